@@ -1,0 +1,117 @@
+"""Parameters and FLOPs per token of a network, in closed form from its widths.
+
+Parameters are what `numel` counts, padding included, tied embeddings once. FLOPs count two per
+multiply-add of every matrix product, as `torch.utils.flop_counter` does; attention counts the
+full square of the sequence; the embedding look-up, norms and activations count nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from evo.subnet import Dimensions, Widths
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What every subnet of a teacher shares with it.
+
+    Attributes:
+        dimensions: the teacher's own widths.
+        vocabulary: rows of the embedding, padding included.
+        head_size: channels of one attention head.
+        queries_per_group: query heads that share one key and value head.
+        mlp_matrices: 2 for GPT-NeoX's MLP, 3 for a gated one.
+        bias: whether linear layers have biases.
+        attention_bias: whether the query, key and value projection has one.
+        head_bias: whether the output head has one.
+        tied: whether embedding and output head are one matrix.
+        norm_parameters: per channel: 2 for LayerNorm, 1 for RMSNorm, 0 without affine.
+        norms_per_block: norms over the residual channels in one block.
+        query_key_norm: none, over one head ("head"), or over all heads ("heads").
+    """
+
+    dimensions: Dimensions
+    vocabulary: int
+    head_size: int
+    queries_per_group: int
+    mlp_matrices: int
+    bias: bool
+    attention_bias: bool
+    head_bias: bool
+    tied: bool
+    norm_parameters: int
+    norms_per_block: int
+    query_key_norm: Literal["none", "head", "heads"] = "none"
+
+    @property
+    def full_widths(self) -> Widths:
+        """The teacher's own widths."""
+        d = self.dimensions
+        return Widths(d.channels, (d.groups,) * d.layers, (d.neurons,) * d.layers)
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Parameters at a given number of channels; the total is linear in everything else.
+
+    Attributes:
+        base: outside the blocks.
+        layer: of a block without any group or neuron.
+        group: of one query group.
+        neuron: of one MLP neuron.
+    """
+
+    base: int
+    layer: int
+    group: int
+    neuron: int
+
+    def total(self, layers: int, groups: int, neurons: int) -> int:
+        """Parameters with so many layers, and so many groups and neurons in all of them."""
+        return self.base + self.layer * layers + self.group * groups + self.neuron * neurons
+
+
+def prices(architecture: Architecture, channels: int) -> Prices:
+    """What a layer, a query group and a neuron cost in parameters at this residual width.
+
+    Works elementwise on an integer array of channels too.
+    """
+    a, d = architecture, channels
+    group_rows = (a.queries_per_group + 2) * a.head_size
+    group_columns = a.queries_per_group * a.head_size
+    norm_over_heads = (a.queries_per_group + 1) * a.head_size * a.norm_parameters
+    return Prices(
+        base=(1 if a.tied else 2) * a.vocabulary * d
+        + a.head_bias * a.vocabulary
+        + a.norm_parameters * d,
+        layer=a.norms_per_block * a.norm_parameters * d
+        + 2 * a.bias * d
+        + (2 * a.head_size * a.norm_parameters if a.query_key_norm == "head" else 0),
+        group=d * (group_rows + group_columns)
+        + (a.bias or a.attention_bias) * group_rows
+        + (norm_over_heads if a.query_key_norm == "heads" else 0),
+        neuron=a.mlp_matrices * d + a.bias * (a.mlp_matrices - 1),
+    )
+
+
+def parameters(architecture: Architecture, widths: Widths) -> int:
+    """The number of parameters of a network of these widths."""
+    return prices(architecture, widths.channels).total(
+        widths.layers, sum(widths.groups), sum(widths.neurons)
+    )
+
+
+def forward_flops(architecture: Architecture, widths: Widths, sequence_length: int) -> int:
+    """FLOPs of one token's forward pass within a sequence of this length.
+
+    A training step costs three times as much: the backward pass is two forwards
+    (Kaplan et al. 2020, section 2.1).
+    """
+    a, d = architecture, widths.channels
+    groups, neurons = sum(widths.groups), sum(widths.neurons)
+    projections = d * groups * (2 * a.queries_per_group + 2) * a.head_size
+    attention = 2 * sequence_length * groups * a.queries_per_group * a.head_size
+    mlp = a.mlp_matrices * d * neurons
+    return 2 * (projections + attention + mlp + a.vocabulary * d)

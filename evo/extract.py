@@ -1,0 +1,107 @@
+"""Cut a subnet out of a teacher: a standalone network with the kept weights.
+
+Nothing is rescaled or permuted: a kept weight is the teacher's. Grouped-query teachers lose whole
+query groups, so that keys, values and their queries stay together; head size and rotary table are
+the teacher's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from litgpt.config import Config
+from litgpt.model import GPT
+from torch import Tensor, nn
+
+from evo.checkpoint import reset_rope
+from evo.model import build, tie
+from evo.subnet import Mask, Subnet
+
+
+def extract(
+    config: Config,
+    weights: Mapping[str, Tensor],
+    subnet: Subnet,
+    *,
+    tied: bool,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> GPT:
+    """The network that a subnet keeps, in evaluation mode.
+
+    Args:
+        config: the teacher's.
+        weights: the teacher's, by litgpt's names; only read.
+        subnet: masks over this teacher.
+        tied: whether the teacher's embedding and output head are one matrix.
+        dtype: of the network's weights.
+        device: where the network is put.
+    """
+    with torch.device("meta"):
+        model = build(config, subnet.widths)
+    kept_layers = np.flatnonzero(subnet.layers)
+    for name, _ in list(model.named_parameters()):
+        source, keep = _cut(name, config, subnet, kept_layers)
+        tensor = weights[source]
+        for dimension, indices in enumerate(keep):
+            if indices is not None and len(indices) < tensor.size(dimension):
+                tensor = tensor.index_select(
+                    dimension, torch.from_numpy(indices).to(tensor.device)
+                )
+        # A part that is kept whole is still a view of the teacher, which nobody may write to.
+        tensor = tensor.to(device, dtype, copy=True)
+        _set_parameter(model, name, nn.Parameter(tensor, requires_grad=False))
+    if tied:
+        tie(model)
+    model.cos, model.sin = model.rope_cache(device=torch.device(device))
+    return model.requires_grad_(True).eval()
+
+
+def _set_parameter(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    owner, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(owner), attribute, parameter)
+
+
+def _indices(mask: Mask) -> np.ndarray | None:
+    return None if mask.all() else np.flatnonzero(mask)
+
+
+def _rows_of(mask: Mask, size: int) -> Mask:
+    """Each entry of a mask repeated for the `size` rows that it stands for."""
+    return np.repeat(mask, size)
+
+
+def _cut(
+    name: str, config: Config, subnet: Subnet, kept_layers: np.ndarray
+) -> tuple[str, tuple[np.ndarray | None, ...]]:
+    """The teacher's name of a parameter, and the kept indices along each of its dimensions."""
+    channels = _indices(subnet.channels)
+    if not name.startswith("transformer.h."):
+        if name == "lm_head.bias":
+            return name, (None,)
+        return name, (channels,) if "ln_f" in name else (None, channels)
+
+    _, _, position, part = name.split(".", 3)
+    layer = int(kept_layers[int(position)])
+    source = f"transformer.h.{layer}.{part}"
+    neurons = _indices(subnet.neurons[layer])
+    groups = subnet.groups[layer]
+    keys = _rows_of(groups, config.head_size)
+    queries = _rows_of(groups, config.head_size * (config.n_head // config.n_query_groups))
+    module, _, kind = part.rpartition(".")
+    if module == "attn.qkv":
+        rows = _indices(np.concatenate([queries, keys, keys]))
+        return source, (rows, channels) if kind == "weight" else (rows,)
+    if module == "attn.proj":
+        return source, (channels, _indices(queries)) if kind == "weight" else (channels,)
+    if module in ("attn.norm_q", "attn.norm_k"):
+        if config.norm_qk_type != "olmo2":
+            return source, (None,)
+        return source, (_indices(queries if module == "attn.norm_q" else keys),)
+    if module in ("mlp.fc", "mlp.fc_1", "mlp.fc_2"):
+        return source, (neurons, channels) if kind == "weight" else (neurons,)
+    if module == "mlp.proj":
+        return source, (channels, neurons) if kind == "weight" else (channels,)
+    return source, (channels,)  # the norms over the residual channels

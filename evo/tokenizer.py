@@ -1,0 +1,79 @@
+"""A checkpoint's tokenizer: `tokenizer.json`, as litgpt and Hugging Face write it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer as FastTokenizer
+
+from evo.errors import UserError
+
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+         "generation_config.json", "tokenizer.model", "vocab.json", "merges.txt")
+
+
+class Tokenizer:
+    """Text to token ids.
+
+    Attributes:
+        vocabulary: the largest token id + 1. (litgpt's `vocab_size` can be smaller: Pythia's
+            runs of spaces lie beyond it.)
+        end_of_text: the id that separates documents.
+        hash: of `tokenizer.json`, to key caches.
+
+    Raises:
+        UserError: the file is damaged, or it does not say which token ends a text.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        path = directory / "tokenizer.json"
+        content = path.read_bytes()
+        try:
+            self._tokenizer = FastTokenizer.from_str(content.decode())
+        except Exception as error:  # `tokenizers` raises bare Exceptions
+            raise UserError(f"{path} is not a tokenizer: {error}") from error
+        self.vocabulary = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        self.end_of_text = self._find_end_of_text(directory)
+        self.hash = hashlib.blake2b(content, digest_size=8).hexdigest()
+
+    def _find_end_of_text(self, directory: Path) -> int:
+        for name in ("tokenizer_config.json", "special_tokens_map.json"):
+            if (directory / name).is_file():
+                token = json.loads((directory / name).read_text()).get("eos_token")
+                token = token["content"] if isinstance(token, dict) else token
+                identifier = self._tokenizer.token_to_id(token) if token else None
+                if identifier is not None:
+                    return identifier
+        identifier = self._tokenizer.token_to_id("<|endoftext|>")
+        if identifier is None:
+            raise UserError(f"{directory} does not say which token ends a text: give "
+                            "`eos_token` in tokenizer_config.json")
+        return identifier
+
+    def encode(self, documents: Iterable[str]) -> list[NDArray[np.int32]]:
+        """Token ids of each document, without special tokens."""
+        encodings = self._tokenizer.encode_batch_fast(list(documents), add_special_tokens=False)
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of token ids."""
+        return self._tokenizer.decode(list(tokens), skip_special_tokens=False)
+
+
+def load_tokenizer(directory: Path) -> Tokenizer | None:
+    """The tokenizer in a checkpoint directory, or None where it has none.
+
+    Raises:
+        UserError: there is one, but not one that can be read.
+    """
+    if (directory / "tokenizer.json").is_file():
+        return Tokenizer(directory)
+    if (directory / "tokenizer.model").is_file():
+        raise UserError(f"{directory} has only a SentencePiece `tokenizer.model`: convert it to "
+                        "`tokenizer.json` (transformers' `save_pretrained` writes one)")
+    return None
