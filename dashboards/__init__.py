@@ -1,0 +1,1 @@
+"""Dashboards and reports: what a search and a pretraining run show."""

@@ -1,0 +1,1 @@
+"""Pretraining of the search's winners on Ray Train."""

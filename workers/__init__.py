@@ -1,0 +1,1 @@
+"""Scoring of subnets on Ray."""
