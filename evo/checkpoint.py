@@ -103,12 +103,16 @@ def load_config(directory: Path) -> tuple[Config, Widths]:
         UserError: no such directory, no config in it, or one that cannot be read.
     """
     if not directory.is_dir():
-        raise UserError(f"{directory} is no directory: name a checkpoint directory "
-                        "(`evo import` makes one)")
+        raise UserError(
+            f"{directory} is no directory: name a checkpoint directory (`evo import` makes one)"
+        )
     path = directory / "model_config.yaml"
     if not path.is_file():
-        hint = (" (it looks like a Hugging Face checkpoint: `evo import` it first)"
-                if (directory / "config.json").is_file() else "")
+        hint = (
+            " (it looks like a Hugging Face checkpoint: `evo import` it first)"
+            if (directory / "config.json").is_file()
+            else ""
+        )
         raise UserError(f"{directory} has no model_config.yaml{hint}")
     try:
         config = Config.from_file(path)
@@ -116,12 +120,23 @@ def load_config(directory: Path) -> tuple[Config, Widths]:
         if (blocks := directory / "blocks.yaml").is_file():
             path = blocks
             listed = yaml.safe_load(blocks.read_text())["blocks"]
-            widths = Widths(config.n_embd, tuple(int(block["n_query_groups"]) for block in listed),
-                            tuple(int(block["intermediate_size"]) for block in listed))
-    except (TypeError, ValueError, KeyError, AssertionError, AttributeError, OSError,
-            yaml.YAMLError) as error:
-        raise UserError(f"{path} is not a model config that litgpt can read: {_line(error)}"
-                        ) from error
+            widths = Widths(
+                config.n_embd,
+                tuple(int(block["n_query_groups"]) for block in listed),
+                tuple(int(block["intermediate_size"]) for block in listed),
+            )
+    except (
+        TypeError,
+        ValueError,
+        KeyError,
+        AssertionError,
+        AttributeError,
+        OSError,
+        yaml.YAMLError,
+    ) as error:
+        raise UserError(
+            f"{path} is not a model config that litgpt can read: {_line(error)}"
+        ) from error
     return config, widths
 
 
@@ -139,8 +154,10 @@ def load(directory: Path) -> Checkpoint:
         if name not in weights:
             raise UserError(f"{path} lacks the tensor {name} that model_config.yaml asks for")
         if tuple(weights[name].shape) != shape:
-            raise UserError(f"{path}: {name} is {tuple(weights[name].shape)}, but model_config.yaml "
-                            f"asks for {shape}")
+            raise UserError(
+                f"{path}: {name} is {tuple(weights[name].shape)}, but model_config.yaml "
+                f"asks for {shape}"
+            )
     if surplus := sorted(set(weights) - set(expected)):
         raise UserError(f"{path} has a tensor {surplus[0]} that model_config.yaml does not know")
     tied = torch.equal(weights[EMBEDDING], weights[HEAD]) and not config.lm_head_bias
@@ -166,8 +183,9 @@ def _read_weights(directory: Path) -> tuple[dict[str, Tensor], Path]:
         if not all(isinstance(tensor, Tensor) for tensor in weights.values()):
             raise ValueError("it holds other things than tensors")
     except Exception as error:  # torch, zipfile and safetensors each raise kinds of their own
-        raise UserError(f"{path} cannot be read, it is damaged or no checkpoint: {_line(error)}"
-                        ) from error
+        raise UserError(
+            f"{path} cannot be read, it is damaged or no checkpoint: {_line(error)}"
+        ) from error
     return weights, path
 
 
@@ -207,8 +225,10 @@ def save(
             raise UserError(f"cannot write {directory / WEIGHTS}: {_line(error)}") from error
         save_config(model.config, temporary)
         if not widths.is_uniform:
-            blocks = [{"n_query_groups": g, "intermediate_size": f}
-                      for g, f in zip(widths.groups, widths.neurons, strict=True)]
+            blocks = [
+                {"n_query_groups": g, "intermediate_size": f}
+                for g, f in zip(widths.groups, widths.neurons, strict=True)
+            ]
             (temporary / "blocks.yaml").write_text(yaml.safe_dump({"blocks": blocks}))
         if tokenizer_from is not None:
             for name in tokenizers.FILES:

@@ -15,7 +15,6 @@ from litgpt.config import Config
 from litgpt.model import GPT
 from torch import Tensor, nn
 
-from evo.checkpoint import reset_rope
 from evo.model import build, tie
 from evo.subnet import Mask, Subnet
 
@@ -47,9 +46,7 @@ def extract(
         tensor = weights[source]
         for dimension, indices in enumerate(keep):
             if indices is not None and len(indices) < tensor.size(dimension):
-                tensor = tensor.index_select(
-                    dimension, torch.from_numpy(indices).to(tensor.device)
-                )
+                tensor = tensor.index_select(dimension, torch.from_numpy(indices).to(tensor.device))
         # A part that is kept whole is still a view of the teacher, which nobody may write to.
         tensor = tensor.to(device, dtype, copy=True)
         _set_parameter(model, name, nn.Parameter(tensor, requires_grad=False))

@@ -97,8 +97,9 @@ class Subnet:
             and self.neurons[self.layers].any(axis=1).all()
         )
         if not kept_everywhere:
-            raise ValueError("a subnet keeps a layer, a channel, and in each kept layer a group "
-                             "and a neuron")
+            raise ValueError(
+                "a subnet keeps a layer, a channel, and in each kept layer a group and a neuron"
+            )
 
     @classmethod
     def full(cls, dimensions: Dimensions) -> Subnet:
@@ -136,8 +137,12 @@ class Subnet:
         d = self.dimensions
         digest = hashlib.blake2b(digest_size=8)
         digest.update(np.array([d.layers, d.channels, d.groups, d.neurons], "<i8").tobytes())
-        for mask in (self.layers, self.channels, self.groups[self.layers],
-                     self.neurons[self.layers]):
+        for mask in (
+            self.layers,
+            self.channels,
+            self.groups[self.layers],
+            self.neurons[self.layers],
+        ):
             digest.update(np.packbits(mask).tobytes())
         return digest.hexdigest()
 
@@ -158,8 +163,9 @@ class Subnet:
         bits = np.frombuffer(packed, np.uint8)
         if bits.size != -(-sum(sizes) // 8):
             raise ValueError(f"{bits.size} bytes are no genome over {d}")
-        masks = np.split(np.unpackbits(bits, count=sum(sizes)).astype(np.bool_),
-                         np.cumsum(sizes)[:-1])
+        masks = np.split(
+            np.unpackbits(bits, count=sum(sizes)).astype(np.bool_), np.cumsum(sizes)[:-1]
+        )
         return cls(
             layers=masks[0],
             channels=masks[1],

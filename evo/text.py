@@ -34,8 +34,9 @@ from evo.tokenizer import Tokenizer
 
 Tokens = NDArray[np.int32]
 SUFFIXES = (".txt", ".jsonl", ".parquet", ".npy")
-KINDS = "stdlib:train, stdlib:validation, hf:REPO[:CONFIG]:SPLIT, or a path or glob of " + ", ".join(
-    SUFFIXES
+KINDS = (
+    "stdlib:train, stdlib:validation, hf:REPO[:CONFIG]:SPLIT, or a path or glob of "
+    + ", ".join(SUFFIXES)
 )
 STDLIB_VALIDATION_SHARE = 1 / 16
 DOCUMENTS_PER_BATCH = 512
@@ -85,30 +86,39 @@ def load_text(
         UserError: an unknown source, one that cannot be read, or text shorter than one block.
     """
     if sequence_length < 2:
-        raise UserError(f"a sequence length of {sequence_length} leaves nothing to predict: "
-                        "give at least 2")
+        raise UserError(
+            f"a sequence length of {sequence_length} leaves nothing to predict: give at least 2"
+        )
     rows = _npy_rows(source)
     if rows is not None:
         if rows.shape[1] > sequence_length:
-            raise UserError(f"{source} has rows of {rows.shape[1]} tokens, more than the sequence "
-                            f"length of {sequence_length}")
+            raise UserError(
+                f"{source} has rows of {rows.shape[1]} tokens, more than the sequence "
+                f"length of {sequence_length}"
+            )
         blocks = rows
     else:
         stream = _stream(source, tokenizer, max_tokens)
         blocks = stream[: len(stream) // sequence_length * sequence_length]
         blocks = blocks.reshape(-1, sequence_length)
         if not len(blocks):
-            raise UserError(f"{source} is too short: {len(stream)} tokens, less than one block of "
-                            f"{sequence_length}")
+            raise UserError(
+                f"{source} is too short: {len(stream)} tokens, less than one block of "
+                f"{sequence_length}"
+            )
     if max_tokens is not None:
         blocks = blocks[: max_tokens // blocks.shape[1]]
         if not len(blocks):
-            raise UserError(f"--max-tokens {max_tokens} is less than one block of "
-                            f"{rows.shape[1] if rows is not None else sequence_length} tokens")
+            raise UserError(
+                f"--max-tokens {max_tokens} is less than one block of "
+                f"{rows.shape[1] if rows is not None else sequence_length} tokens"
+            )
     low, high = int(blocks.min()), int(blocks.max())
     if low < 0 or high >= vocabulary:
-        raise UserError(f"{source} has token id {low if low < 0 else high}, but the model's "
-                        f"vocabulary ends at {vocabulary - 1}")
+        raise UserError(
+            f"{source} has token id {low if low < 0 else high}, but the model's "
+            f"vocabulary ends at {vocabulary - 1}"
+        )
     blocks = np.ascontiguousarray(blocks, np.int32)
     digest = hashlib.blake2b(np.array(blocks.shape, "<i8").tobytes(), digest_size=8)
     digest.update(blocks)
@@ -203,8 +213,10 @@ def _tokens_of(
         yield _load_npy(part.path)
         return
     if tokenizer is None:
-        raise UserError(f"{part.name} is text, but the checkpoint has no tokenizer: give token ids "
-                        "as .npy, or import the checkpoint with its tokenizer")
+        raise UserError(
+            f"{part.name} is text, but the checkpoint has no tokenizer: give token ids "
+            "as .npy, or import the checkpoint with its tokenizer"
+        )
     key = part.cache_key()
     if key is None:  # a stream from the hub may have no end: read only what is asked for
         yield from _tokenise(part.documents(), tokenizer)
@@ -230,7 +242,7 @@ def cache_directory() -> Path:
 
 
 def _stdlib(source: str) -> Iterator[str]:
-    """The standard library's files, a sixteenth of them (by the hash of the path) for validation."""
+    """The standard library's files; by the hash of its path, one in 16 is held out."""
     root = Path(sysconfig.get_paths()["stdlib"])
     excluded = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
     for path in sorted(root.rglob("*.py")):
@@ -270,8 +282,9 @@ def _jsonl(path: Path) -> Iterator[str]:
             try:
                 yield json.loads(line)["text"]
             except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{path}, line {number}: no JSON object with a field `text`"
-                                ) from error
+                raise UserError(
+                    f"{path}, line {number}: no JSON object with a field `text`"
+                ) from error
 
 
 def _parquet(path: Path) -> Iterator[str]:
@@ -294,8 +307,10 @@ def _load_npy(path: Path) -> Tokens:
     except (ValueError, OSError, EOFError) as error:
         raise UserError(f"{path} is no .npy file of token ids: {error}") from error
     if not np.issubdtype(tokens.dtype, np.integer) or tokens.ndim not in (1, 2) or not tokens.size:
-        raise UserError(f"{path} holds {tokens.dtype} of shape {tokens.shape}: token ids are "
-                        "integers, 1-D (a stream) or 2-D (one block per row), and not empty")
+        raise UserError(
+            f"{path} holds {tokens.dtype} of shape {tokens.shape}: token ids are "
+            "integers, 1-D (a stream) or 2-D (one block per row), and not empty"
+        )
     if tokens.ndim == 2 and tokens.shape[1] < 2:
         raise UserError(f"{path} has rows of one token: there is nothing to predict")
     return tokens

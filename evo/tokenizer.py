@@ -13,8 +13,15 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from evo.errors import UserError
 
-FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-         "generation_config.json", "tokenizer.model", "vocab.json", "merges.txt")
+FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
 
 
 class Tokenizer:
@@ -51,8 +58,10 @@ class Tokenizer:
                     return identifier
         identifier = self._tokenizer.token_to_id("<|endoftext|>")
         if identifier is None:
-            raise UserError(f"{directory} does not say which token ends a text: give "
-                            "`eos_token` in tokenizer_config.json")
+            raise UserError(
+                f"{directory} does not say which token ends a text: give "
+                "`eos_token` in tokenizer_config.json"
+            )
         return identifier
 
     def encode(self, documents: Iterable[str]) -> list[NDArray[np.int32]]:
@@ -74,6 +83,8 @@ def load_tokenizer(directory: Path) -> Tokenizer | None:
     if (directory / "tokenizer.json").is_file():
         return Tokenizer(directory)
     if (directory / "tokenizer.model").is_file():
-        raise UserError(f"{directory} has only a SentencePiece `tokenizer.model`: convert it to "
-                        "`tokenizer.json` (transformers' `save_pretrained` writes one)")
+        raise UserError(
+            f"{directory} has only a SentencePiece `tokenizer.model`: convert it to "
+            "`tokenizer.json` (transformers' `save_pretrained` writes one)"
+        )
     return None
