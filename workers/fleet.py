@@ -1,0 +1,253 @@
+"""The pool's workers: asked for, started, replaced when they die, and spoken of when they lack."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+from ray.actor import ActorHandle
+
+from evo.errors import UserError
+from workers.queues import Unit
+from workers.scorer import Scorer, ScoringSettings, ShardScore
+from workers.store import create_store, fetch_teacher
+
+logger = logging.getLogger("evo.pool")
+
+START_DEATHS = 5
+"""So many workers may die in a row while they start, before the fleet gives up."""
+
+RESTART_PAUSE = 5.0
+"""Seconds before a worker that died while it started is replaced, times the deaths in a row."""
+
+MESSAGE_INTERVAL = 60.0
+"""Seconds between messages while no worker is alive, and before too few are spoken of."""
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    """How many workers there are, and on what.
+
+    Attributes:
+        workers: how many to ask for; by default as many as the cluster has room for when the pool
+            is made.
+        gpus_per_worker: of Ray's GPUs, a fraction where several workers share one; 0 on CPU.
+        start_timeout: seconds in which at least one worker must have started.
+
+    Raises:
+        UserError: a value that makes no sense.
+    """
+
+    workers: int | None = None
+    gpus_per_worker: float = 0
+    start_timeout: float = 300
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise UserError(f"{self.workers} workers cannot score anything: ask for at least 1")
+        if self.gpus_per_worker < 0:
+            raise UserError(f"{self.gpus_per_worker} GPUs per worker: give 0 (on CPU) or more")
+        if self.start_timeout <= 0:
+            raise UserError(f"a start timeout of {self.start_timeout} s: give more than 0")
+
+
+class ScoringWorker:
+    """The actor: a `Scorer` over the store's shared weights."""
+
+    def __init__(
+        self, store: ActorHandle, blocks: list[ray.ObjectRef], settings: ScoringSettings
+    ) -> None:
+        """Does nothing yet: see `start`.
+
+        Args:
+            store: whose teacher to score.
+            blocks: one reference to the text's token ids; in a list, which Ray leaves alone.
+            settings: how to score.
+        """
+        self._store = store
+        self._blocks = blocks[0]
+        self._settings = settings
+        self._scorer: Scorer | None = None
+
+    def start(self) -> None:
+        """Fetch weights and text. No part of `__init__`, so that an error keeps its kind."""
+        torch.set_num_threads(self._settings.threads)
+        teacher = fetch_teacher(self._store)
+        blocks = ray.get(self._blocks)
+        self._scorer = Scorer(teacher.config, teacher.weights, teacher.tied, blocks, self._settings)
+
+    def score(self, genome: bytes, candidate: str, start: int, stop: int) -> ShardScore:
+        """One unit of work."""
+        assert self._scorer is not None, "start comes first"
+        return self._scorer.score(genome, candidate, (start, stop))
+
+
+@dataclass(eq=False)
+class Worker:
+    """The driver's side of an actor.
+
+    Attributes:
+        actor: its handle.
+        starting: the reference that is ready when it has started; then None.
+        units: in flight, by the reference of their result.
+        candidate: which it was given last, and so holds.
+    """
+
+    actor: ActorHandle
+    starting: ray.ObjectRef | None
+    units: dict[ray.ObjectRef, Unit] = field(default_factory=dict)
+    candidate: str | None = None
+
+
+class Fleet:
+    """Keeps as many workers as were asked for, or as many as the cluster can hold.
+
+    Attributes:
+        workers: those that live or wait for resources.
+    """
+
+    def __init__(
+        self,
+        teacher: Path,
+        blocks: NDArray[np.integer],
+        scoring: ScoringSettings,
+        settings: PoolSettings,
+    ) -> None:
+        """Ask for the workers; returns at once.
+
+        Args:
+            teacher: a checkpoint directory.
+            blocks: token ids, shape [N, T].
+            scoring: how to score.
+            settings: how many workers.
+
+        Raises:
+            UserError: GPUs without `cuda`, or the other way round.
+        """
+        if (scoring.device == "cuda") != (settings.gpus_per_worker > 0):
+            raise UserError(
+                f"device {scoring.device} and {settings.gpus_per_worker:g} GPUs per worker do not "
+                "fit together: scoring on cuda needs GPUs, on cpu none"
+            )
+        self.workers: list[Worker] = []
+        self._resources: dict[str, float] = {"CPU": scoring.threads}
+        if settings.gpus_per_worker:
+            self._resources["GPU"] = settings.gpus_per_worker
+        self._asked = settings.workers or max(1, self._room())
+        self._start_timeout = settings.start_timeout
+        self._began = self._quiet_since = time.monotonic()
+        self._has_started = self._has_told = False
+        self._start_deaths = 0
+        self._no_start_before = 0.0
+        # The text is the driver's own object, which outlives the store.
+        self._blocks = ray.put(np.ascontiguousarray(blocks, np.int32))
+        self._scoring = scoring
+        self._store = create_store(teacher)
+        options: dict[str, Any] = {
+            "num_cpus": scoring.threads,
+            "num_gpus": settings.gpus_per_worker,
+            "max_restarts": 0,  # the dead are replaced here, and counted
+            "max_task_retries": 0,
+        }
+        self._actor_class: Any = ray.remote(**options)(ScoringWorker)
+        self.refill()
+
+    @property
+    def ready(self) -> list[Worker]:
+        """The workers that have started and are alive, the oldest first."""
+        return [worker for worker in self.workers if worker.starting is None]
+
+    def refill(self) -> None:
+        """Ask for the workers that are missing; Ray starts them where and when there is room."""
+        if time.monotonic() < self._no_start_before:
+            return
+        for _ in range(self._asked - len(self.workers)):
+            actor = self._actor_class.remote(self._store, [self._blocks], self._scoring)
+            self.workers.append(Worker(actor, actor.start.remote()))
+
+    def started(self, worker: Worker) -> None:
+        """A worker has said that it is ready."""
+        worker.starting = None
+        self._has_started = True
+        self._start_deaths = 0
+
+    def bury(self, worker: Worker, reason: str) -> None:
+        """A worker is dead, or cannot be reached; `refill` replaces it.
+
+        Raises:
+            UserError: workers die again and again, and none has ever started.
+        """
+        self.workers.remove(worker)
+        ray.kill(worker.actor)  # one that is only out of reach must not score on
+        logger.warning("a worker died with %d units in flight: %s", len(worker.units), reason)
+        if worker.starting is None:
+            return
+        self._start_deaths += 1
+        self._no_start_before = time.monotonic() + RESTART_PAUSE * self._start_deaths
+        if self._start_deaths >= START_DEATHS and not self._has_started:
+            raise UserError(
+                f"scoring workers die while they start ({self._start_deaths} times in a row): "
+                f"{reason}"
+            )
+
+    def tell(self, waiting: int) -> None:
+        """Say it when workers are missing, and give up if none has ever come.
+
+        Args:
+            waiting: units that no worker has.
+
+        Raises:
+            UserError: no worker has started within the timeout.
+        """
+        now, alive = time.monotonic(), len(self.ready)
+        waited = now - self._began
+        if not self._has_started and waited > self._start_timeout:
+            raise UserError(
+                f"no scoring worker has started in {waited:.0f} s: asked for {self._asked} with "
+                f"{_described(self._resources)} each, the cluster has "
+                f"{_described(ray.cluster_resources())}, of that free "
+                f"{_described(ray.available_resources())}"
+            )
+        too_few = 0 < alive < self._asked and not self._has_told
+        if too_few and (self._room() < self._asked or waited > MESSAGE_INTERVAL):
+            self._has_told = True
+            logger.warning(
+                "asked for %d workers, %d are running, waiting for resources", self._asked, alive
+            )
+        if alive or not self._has_started:
+            self._quiet_since = now
+        elif now - self._quiet_since > MESSAGE_INTERVAL:
+            self._quiet_since = now
+            cluster = _described(ray.cluster_resources())
+            logger.warning(
+                "no worker is alive, %d units wait; the cluster has %s", waiting, cluster
+            )
+
+    def close(self) -> None:
+        """End all workers and the store."""
+        for worker in self.workers:
+            ray.kill(worker.actor)
+        self.workers.clear()
+        ray.kill(self._store)
+
+    def _room(self) -> int:
+        """How many workers all living nodes together could hold if they were empty."""
+        return sum(
+            min(
+                int(node["Resources"].get(name, 0) / amount + 1e-6)
+                for name, amount in self._resources.items()
+            )
+            for node in ray.nodes()
+            if node["Alive"]
+        )
+
+
+def _described(resources: dict[str, float]) -> str:
+    return " and ".join(f"{resources.get(name, 0):g} {name}s" for name in ("CPU", "GPU"))
