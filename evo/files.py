@@ -42,6 +42,21 @@ def atomic_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def refuse_occupied(path: Path) -> None:
+    """Refuse an output directory that could not be written at the end, before any work.
+
+    Raises:
+        UserError: there is something at `path` already, or a file where it needs a directory.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} exists already: name an output that does not")
+    for parent in path.parents:
+        if parent.exists():
+            if not parent.is_dir():
+                raise UserError(f"cannot write {path}: {parent} is a file")
+            break
+
+
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
     """A temporary directory to fill; renamed to `path` at the end, removed on an error.
@@ -52,8 +67,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         UserError: there is something at `path` already, or the place cannot be written to.
     """
     with output_errors(path):
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(f"{path} exists already: name an output that does not")
+        refuse_occupied(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
         try:

@@ -279,7 +279,9 @@ def _rope_adjustments(source: SourceConfig, rope: dict[str, Any]) -> dict[str, A
     if kind == "default":
         return None
     if kind not in ("linear", "llama3"):
-        raise source.refusal(f"its rotary scaling is {kind!r}: default, linear and llama3 are known")
+        raise source.refusal(
+            f"its rotary scaling is {kind!r}: default, linear and llama3 are known"
+        )
     names = ["factor"] if kind == "linear" else ["factor", "low_freq_factor", "high_freq_factor"]
     adjustments = {name: source.positive(f"rope's {name}", rope.get(name)) for name in names}
     if kind == "llama3":

@@ -1,0 +1,60 @@
+"""Small random checkpoints of every family, written by transformers itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+SHAPE = {
+    "vocab_size": 112,
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "intermediate_size": 96,
+    "max_position_embeddings": 80,
+}
+GROUPED = SHAPE | {"num_key_value_heads": 4, "head_dim": 8}
+
+FAMILIES: dict[str, tuple[str, dict]] = {
+    "neox": ("GPTNeoX", SHAPE),
+    "neox-sequential": (
+        "GPTNeoX",
+        SHAPE | {"use_parallel_residual": False, "hidden_act": "gelu_new"},
+    ),
+    "llama": ("Llama", GROUPED),
+    "llama-tied": ("Llama", GROUPED | {"tie_word_embeddings": True}),
+    "llama-biases": ("Llama", GROUPED | {"attention_bias": True, "mlp_bias": True}),
+    "qwen2": ("Qwen2", SHAPE | {"num_key_value_heads": 2, "tie_word_embeddings": True}),
+    "qwen3": ("Qwen3", SHAPE | {"num_key_value_heads": 4, "head_dim": 12}),
+    "olmo2": ("Olmo2", SHAPE | {"num_key_value_heads": 4}),
+}
+"""Each family's prefix in transformers, and the settings of its checkpoint."""
+
+
+def random_model(prefix: str, settings: dict, seed: int = 0) -> transformers.PreTrainedModel:
+    """A network of a family in which every weight matters, norms and biases too."""
+    config = getattr(transformers, f"{prefix}Config")(**settings)
+    model = getattr(transformers, f"{prefix}ForCausalLM")(config)
+    rng = np.random.default_rng(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            values = torch.from_numpy(rng.standard_normal(parameter.shape, np.float32))
+            if "norm" in name and name.endswith("weight"):
+                parameter.copy_(1 + 0.2 * values)
+            else:
+                parameter.copy_(values * (0.2 if parameter.dim() == 1 else 0.1))
+    return model.eval()
+
+
+def write(directory: Path, prefix: str, settings: dict, **how: object) -> Path:
+    """Write such a checkpoint as transformers does."""
+    random_model(prefix, settings).save_pretrained(directory, **how)
+    return directory
+
+
+def random_tokens(rows: int, length: int, vocabulary: int = 112, seed: int = 0) -> np.ndarray:
+    """Token ids, shape [rows, length]."""
+    return np.random.default_rng(seed).integers(vocabulary, size=(rows, length), dtype=np.int32)
