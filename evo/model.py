@@ -14,7 +14,7 @@ from litgpt.config import Config
 from litgpt.model import GPT, Block, do_softcapping
 from torch import Tensor, nn
 
-from evo.cost import Architecture
+from evo.cost import Architecture, parameters
 from evo.subnet import Dimensions, Widths
 
 
@@ -150,3 +150,13 @@ def tensor_shapes(config: Config, widths: Widths) -> dict[str, Sequence[int]]:
     """The name and shape of every tensor of such a network, without allocating any."""
     with torch.device("meta"):
         return {name: tuple(t.shape) for name, t in build(config, widths).state_dict().items()}
+
+
+def named_parameters(name: str) -> int | None:
+    """The parameters of a litgpt model, untied as litgpt builds it; None for an unknown name."""
+    try:
+        config = Config.from_name(name)
+    except ValueError:
+        return None
+    architecture = architecture_of(config, tied=False)
+    return parameters(architecture, architecture.full_widths)

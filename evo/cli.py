@@ -1,0 +1,324 @@
+"""The `evo` command: parse, build, run, close.
+
+A command is a config class and a function that takes it; the class's fields are the flags, its
+docstring the help. Only the module of the command that is asked for is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from importlib import import_module
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from evo.errors import UserError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of `evo`.
+
+    Attributes:
+        help: one line.
+        config: `module:class`, a dataclass whose fields are the flags.
+        run: `module:function`, which takes the config.
+        positional: fields that are given without a flag.
+    """
+
+    help: str
+    config: str
+    run: str
+    positional: tuple[str, ...] = ()
+
+
+COMMANDS = {
+    "quickstart": Command(
+        "search the built-in teacher, pretrain the winner, compare: 5 minutes on a laptop",
+        "evo.quickstart:QuickstartConfig",
+        "evo.quickstart:quickstart",
+    ),
+    "import": Command(
+        "make a teacher of a Hugging Face checkpoint",
+        "evo.import_hf:ImportConfig",
+        "evo.cli:run_import",
+        ("checkpoint",),
+    ),
+    "search": Command(
+        "search a teacher for its best subnets in parameter bins",
+        "evo.driver:SearchConfig",
+        "evo.cli:run_search",
+    ),
+    "extract": Command(
+        "write a candidate of a search as a standalone checkpoint",
+        "evo.cli:ExtractConfig",
+        "evo.cli:run_extract",
+        ("run",),
+    ),
+    "pretrain": Command(
+        "train a checkpoint, or its shape from random weights, with or without distillation",
+        "training.pretrain:PretrainConfig",
+        "evo.cli:run_pretrain",
+    ),
+    "compare": Command(
+        "at what fraction of its FLOPs each run reaches the baseline's final perplexity",
+        "evo.cli:CompareConfig",
+        "evo.cli:run_compare",
+        ("runs",),
+    ),
+    "eval": Command(
+        "perplexity of a checkpoint on a text",
+        "evo.cli:EvalConfig",
+        "evo.cli:run_eval",
+        ("model",),
+    ),
+    "report": Command(
+        "one HTML page of a search's curves and shapes, and its pictures",
+        "evo.cli:ReportConfig",
+        "evo.cli:run_report",
+        ("run",),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    """Write a candidate of a search as a standalone checkpoint.
+
+    Attributes:
+        run: run directory of `evo search`.
+        out: checkpoint directory to make.
+        search: which of the run's searches, SPACE@BIN; not needed where there is only one.
+        candidate: its id in history.parquet; by default the best.
+    """
+
+    run: Path
+    out: Path
+    search: str | None = None
+    candidate: str | None = None
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Mean negative log-likelihood and perplexity of a checkpoint on a text.
+
+    The last line of output is JSON: nll, perplexity, tokens.
+
+    Attributes:
+        model: checkpoint directory: a teacher, a winner, or a pretrained one.
+        text: source of the text, as in `evo search`.
+        sequence_length: tokens of a sequence; by default the model's block size, at most 2048.
+        max_tokens: use so many tokens of the text at most; by default all.
+        micro_batch: sequences that run at once.
+    """
+
+    model: Path
+    text: str
+    sequence_length: int | None = None
+    max_tokens: int | None = None
+    micro_batch: int = 8
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """At what fraction of its FLOPs each run reaches the baseline's final perplexity.
+
+    Attributes:
+        runs: run directories of `evo pretrain`.
+        baseline: one of them; by default the first.
+        out: directory for the table as JSON and the picture; by default none is written.
+    """
+
+    runs: list[Path]
+    baseline: Path | None = None
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """One HTML page of a search's curves and the population's shapes, with its pictures.
+
+    Attributes:
+        run: run directory of `evo search`; may still be running.
+        out: directory for the page and the pictures; by default RUN/report.
+    """
+
+    run: Path
+    out: Path | None = None
+
+
+def run_import(config: Any) -> None:
+    """`evo import`."""
+    from evo.import_hf import import_checkpoint
+
+    print(json.dumps(import_checkpoint(config), indent=2))
+
+
+def run_search(config: Any) -> None:
+    """`evo search`."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from evo.driver import search
+
+    summary = search(config)
+    table = Table(title=str(config.out))
+    for column in ("search", "winner", "parameters", "nll", "perplexity", "evaluations", "ended"):
+        table.add_column(column, justify="left" if column == "search" else "right")
+    for one in summary["searches"]:
+        scored = one["candidate"] is not None
+        table.add_row(
+            one["name"],
+            one["candidate"] or "none: every candidate failed",
+            f"{one['params']:,}" if scored else "",
+            f"{one['nll']:.4f}" if scored else "",
+            f"{one['perplexity']:.2f}" if scored else "",
+            str(one["evaluations"]),
+            one["ended"],
+        )
+    console = Console()
+    console.print(table, width=console.width if console.is_terminal else 160)
+
+
+def run_extract(config: ExtractConfig) -> None:
+    """`evo extract`."""
+    from evo.winner import extract_candidate
+
+    row = extract_candidate(config.run, config.search, config.candidate, config.out)
+    print(
+        f"{config.out}: {row.candidate}, {row.params:,} parameters, perplexity {row.perplexity:.2f}"
+    )
+
+
+def run_pretrain(config: Any) -> None:
+    """`evo pretrain`."""
+    from training.pretrain import pretrain
+
+    summary = pretrain(config)
+    shown = {key: value for key, value in summary.items() if key != "settings"}
+    print(json.dumps(shown))
+
+
+def run_compare(config: CompareConfig) -> None:
+    """`evo compare`."""
+    from training.compare import compare
+
+    compare(config.runs, baseline=config.baseline, out=config.out)
+
+
+def run_eval(config: EvalConfig) -> None:
+    """`evo eval`."""
+    from training.evaluate import evaluate
+
+    result = evaluate(
+        config.model,
+        config.text,
+        sequence_length=config.sequence_length,
+        max_tokens=config.max_tokens,
+        micro_batch=config.micro_batch,
+    )
+    print(json.dumps(result))
+
+
+def run_report(config: ReportConfig) -> None:
+    """`evo report`."""
+    from dashboards.report import report
+
+    print(report(config.run, config.out or config.run / "report"))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; the exit code.
+
+    0 is success, 2 bad input (one line on stderr says what), 130 an interruption.
+    """
+    argv = sys.argv[1:] if arguments is None else arguments
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    name, *rest = argv
+    if name not in COMMANDS:
+        print(f"evo: unknown command {name!r}: it is one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    logging.getLogger("evo").setLevel(logging.INFO)
+    command = COMMANDS[name]
+    try:
+        _load(command.run)(_parse(name, command, rest))
+    except UserError as error:
+        print(f"evo {name}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"evo {name}: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has left; so that Python's exit is quiet too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  evo {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        ["Pretrain small language models from sub-networks of a large one.", "", *lines, "",
+         "evo COMMAND --help lists a command's flags; --config FILE.yaml reads them from a file."]
+    )  # fmt: skip
+
+
+def _load(reference: str) -> Callable[..., Any]:
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _parse(name: str, command: Command, arguments: list[str]) -> Any:
+    """The command's config, from its flags and `--config` files."""
+    from docstring_parser import parse
+    from jsonargparse import ArgumentParser
+
+    config_class = _load(command.config)
+    described = parse(config_class.__doc__ or "")
+    parser = ArgumentParser(prog=f"evo {name}", description=described.short_description)
+    parser.add_argument("--config", action="config", help="a YAML file with values of these flags")
+    kinds = get_type_hints(config_class)
+    lists = {field for field, kind in kinds.items() if get_origin(kind) is list}
+    for param in described.params:
+        if param.arg_name in command.positional:
+            kind = kinds[param.arg_name]
+            kind, number = (get_args(kind)[0], "+") if param.arg_name in lists else (kind, None)
+            parser.add_argument(param.arg_name, type=kind, nargs=number, help=param.description)
+    parser.add_class_arguments(config_class, None, skip=set(command.positional))
+    _show_dashes(parser)
+    parsed = parser.parse_args(_join_lists(arguments, lists))
+    return config_class(**{one.name: parsed[one.name] for one in fields(config_class)})
+
+
+def _show_dashes(parser: Any) -> None:
+    """Spell the flags of fields `like_this` as `--like-this`."""
+    for flag, action in list(parser._option_string_actions.items()):
+        if "_" in flag:
+            dashed = flag.replace("_", "-")
+            parser._option_string_actions[dashed] = action
+            action.option_strings = [
+                dashed if one == flag else one for one in action.option_strings
+            ]
+
+
+def _join_lists(arguments: list[str], lists: set[str]) -> list[str]:
+    """`--bins a b`, as users write it, as `--bins=["a", "b"]`, as jsonargparse takes it."""
+    joined: list[str] = []
+    values: list[str] | None = None
+    for argument in [*arguments, "--"]:
+        if values is not None and not argument.startswith("--"):
+            values.append(argument)
+            continue
+        if values:
+            given = values if not values[0].startswith("[") else None
+            joined[-1] += "=" + (json.dumps(given) if given else " ".join(values))
+        values = [] if argument.removeprefix("--").replace("-", "_") in lists else None
+        joined.append(argument)
+    return joined[:-1]

@@ -1,0 +1,65 @@
+"""A run directory's settings: written once, compared ever after.
+
+Running the same command again goes on where the run stopped; running another one into the same
+directory is refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evo.errors import UserError
+from evo.files import atomic_file, output_errors
+
+FILE = "settings.yaml"
+
+
+def claim_run(directory: Path, settings: dict[str, Any], *, free: tuple[str, ...] = ()) -> bool:
+    """Make a run directory, or find it made by the same settings.
+
+    Args:
+        directory: of the run.
+        settings: resolved, plain values; what the result is a function of, and what is in `free`.
+        free: keys that may differ at every start, such as the number of workers.
+
+    Returns:
+        Whether the run has been started before.
+
+    Raises:
+        UserError: the directory holds another run, or something else, or cannot be written.
+    """
+    path = directory / FILE
+    if path.is_file():
+        before = read_settings(directory)
+        for key in sorted(set(before) | set(settings)):
+            if key not in free and before.get(key) != settings.get(key):
+                raise UserError(
+                    f"{directory} is a run with other settings: {key} was {before.get(key)!r}, now "
+                    f"it is {settings.get(key)!r}; use the same settings, or another --out"
+                )
+        return True
+    with output_errors(directory):
+        if directory.is_dir() and any(directory.iterdir()):
+            raise UserError(f"{directory} is not empty and no run: name another --out")
+        directory.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as temporary:
+        temporary.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return False
+
+
+def read_settings(directory: Path) -> dict[str, Any]:
+    """The settings of a run.
+
+    Raises:
+        UserError: the directory is no run.
+    """
+    try:
+        settings = yaml.safe_load((directory / FILE).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{directory} is no run: it has no {FILE} that can be read") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{directory} is no run: its {FILE} is damaged")
+    return settings
