@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-# Read when huggingface_hub is imported: before any test module is.
+# Both are read when libraries are imported, which is after this file is.
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks are slowest on contended cores
 
 
 @pytest.fixture(scope="session", autouse=True)
