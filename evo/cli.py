@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
@@ -270,7 +269,7 @@ def _overview() -> str:
     )  # fmt: skip
 
 
-def _load(reference: str) -> Callable[..., Any]:
+def _load(reference: str) -> Any:
     module, _, name = reference.partition(":")
     return getattr(import_module(module), name)
 

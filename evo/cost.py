@@ -8,7 +8,7 @@ full square of the sequence; the embedding look-up, norms and activations count 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from evo.subnet import Dimensions, Widths
 
@@ -63,20 +63,22 @@ class Prices:
         neuron: of one MLP neuron.
     """
 
-    base: int
-    layer: int
-    group: int
-    neuron: int
+    base: Any
+    layer: Any
+    group: Any
+    neuron: Any
 
     def total(self, layers: int, groups: int, neurons: int) -> int:
         """Parameters with so many layers, and so many groups and neurons in all of them."""
         return self.base + self.layer * layers + self.group * groups + self.neuron * neurons
 
 
-def prices(architecture: Architecture, channels: int) -> Prices:
+def prices(architecture: Architecture, channels: Any) -> Prices:
     """What a layer, a query group and a neuron cost in parameters at this residual width.
 
-    Works elementwise on an integer array of channels too.
+    Args:
+        architecture: of the teacher.
+        channels: an integer, or an array of them, of which the prices are then arrays too.
     """
     a, d = architecture, channels
     group_rows = (a.queries_per_group + 2) * a.head_size

@@ -8,6 +8,7 @@ change that a dimension needs is solved for, not searched.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
@@ -168,7 +169,8 @@ class _Move:
             free = most - counts[kept] if change > 0 else counts[kept] - 1
             moved = rng.multivariate_hypergeometric(free, abs(change), method="marginals")
             counts[kept] += np.sign(change) * moved
-        return replace(plan, **{self.name: counts})
+        changed: dict[str, Any] = {self.name: counts}
+        return replace(plan, **changed)
 
 
 @dataclass(frozen=True)

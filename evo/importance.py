@@ -15,7 +15,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from litgpt.model import GPT
+from litgpt.model import GPT, Block
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -130,25 +130,25 @@ def _norms(matrix: nn.Linear, dimension: int) -> Tensor:
     return matrix.weight.detach().float().norm(dim=dimension)
 
 
-def _readers(block: nn.Module) -> list[nn.Linear]:
+def _readers(block: Block) -> list[nn.Linear]:
     """The matrices of a block that read the residual channels."""
     names = ("fc",) if hasattr(block.mlp, "fc") else ("fc_1", "fc_2")
     return [block.attn.qkv, *(getattr(block.mlp, name) for name in names)]
 
 
-def _neuron_inputs(block: nn.Module) -> Tensor:
+def _neuron_inputs(block: Block) -> Tensor:
     product = torch.ones((), device=block.mlp.proj.weight.device)
     for matrix in _readers(block)[1:]:
         product = product * _norms(matrix, 1)
     return product
 
 
-def _by_group(values: Tensor, block: nn.Module) -> Tensor:
+def _by_group(values: Tensor, block: Block) -> Tensor:
     """Sum over the channels of each query group's heads."""
     return values.view(block.config.n_query_groups, -1).sum(1)
 
 
-def _split_heads(rows: Tensor, block: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+def _split_heads(rows: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
     """Sums over the rows of the query, key and value projections, by query group."""
     config = block.config
     queries = config.n_head * config.head_size

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from litgpt.config import Config
@@ -84,9 +85,8 @@ def architecture_of(config: Config, *, tied: bool) -> Architecture:
         norm_parameters = 0 if "OLMo" in config.name else 2
     norms = config.norm_1 + (config.norm_2 and not config.shared_attention_norm)
     norms += config.post_attention_norm + config.post_mlp_norm
-    if not config.norm_qk:
-        query_key_norm = "none"
-    else:
+    query_key_norm: Literal["none", "head", "heads"] = "none"
+    if config.norm_qk:
         query_key_norm = "heads" if config.norm_qk_type == "olmo2" else "head"
     return Architecture(
         dimensions=Dimensions(

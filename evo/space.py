@@ -265,7 +265,7 @@ class Space:
             kept, dropped = np.flatnonzero(row < 1), np.flatnonzero(row >= 1)
             most = min(len(kept), len(dropped))
             if most:
-                count = min(most, rng.integers(1, max(1, round(scale * len(kept))) + 1))
+                count = min(most, int(rng.integers(1, max(1, round(scale * len(kept))) + 1)))
                 row[rng.choice(kept, count, replace=False)] += 1
                 row[rng.choice(dropped, count, replace=False)] -= 1
         return keys

@@ -121,7 +121,7 @@ def load_text(
         )
     blocks = np.ascontiguousarray(blocks, np.int32)
     digest = hashlib.blake2b(np.array(blocks.shape, "<i8").tobytes(), digest_size=8)
-    digest.update(blocks)
+    digest.update(blocks.data)
     note = f"Python {platform.python_version()}" if source.startswith("stdlib:") else ""
     return Text(source, blocks, digest.hexdigest(), note)
 
