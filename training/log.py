@@ -1,0 +1,46 @@
+"""`log.jsonl`: one JSON object per line, in the order of the steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from evo.errors import UserError
+from evo.files import atomic_file
+
+LOG = "log.jsonl"
+
+
+def append(run: Path, row: dict[str, Any]) -> None:
+    """Add a line to a run's log."""
+    with (run / LOG).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def cut_back(run: Path, step: int) -> None:
+    """Drop what was logged after a step, a half-written line included; -1 drops all."""
+    kept = [row for row in rows(run) if row["step"] <= step]
+    with atomic_file(run / LOG) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log; a last one that is half-written is left out.
+
+    Raises:
+        UserError: a line that is no JSON object with a step.
+    """
+    path = run / LOG
+    if not path.is_file():
+        return []
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
+        if not line.endswith("\n"):
+            break
+        try:
+            row = json.loads(line)
+            found.append({"step": int(row["step"])} | row)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}, line {number}: no JSON object with a `step`") from error
+    return found
