@@ -1,23 +1,43 @@
 """Summed negative log-likelihood of token blocks, without ever holding a batch's logits.
 
-With a 50k vocabulary the logits, not the blocks, would fill the memory: the head runs over chunks
-of positions, and every chunk's logits live in one buffer that is reused.
+With a 50k vocabulary the logits, not the blocks, would fill the memory. The head therefore runs
+tile by tile, some positions by some of the vocabulary, and a tile is reduced to its log-sum-exp
+while it is still in the processor's cache; those of a position's tiles add up to that of its row.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 import torch
-from litgpt.model import GPT
+from litgpt.model import GPT, do_softcapping
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
-from evo.model import head_logits, hidden_states
+from evo.model import hidden_states
 
-CHUNK_BYTES = 16 * 2**20
-"""Size of the buffer of logits on CPU, about a core's share of the last-level cache."""
 
-CHUNK_BYTES_CUDA = 512 * 2**20
+@dataclass(frozen=True)
+class Tile:
+    """How much of the logits is there at once.
+
+    Attributes:
+        positions: the most rows of a tile; a batch is cut into even parts.
+        vocabulary: columns of a tile.
+    """
+
+    positions: int
+    vocabulary: int
+
+
+CPU_TILE = Tile(positions=512, vocabulary=1024)
+"""2 MiB in float32: measured as the fastest on a core with 1 MiB of L2 and 16 MiB of L3 cache."""
+
+CUDA_TILE = Tile(positions=4096, vocabulary=16384)
+"""256 MiB in float32."""
 
 
 @torch.inference_mode()
@@ -36,35 +56,63 @@ def summed_nll(
     """
     device = model.lm_head.weight.device
     sums = np.empty(len(blocks), np.float64)
-    buffer: Tensor | None = None
     for start in range(0, len(blocks), micro_batch):
         rows = torch.from_numpy(blocks[start : start + micro_batch].astype(np.int64)).to(device)
-        hidden = hidden_states(model, rows[:, :-1])
-        nll, buffer = _token_nll(model, hidden.flatten(0, 1), rows[:, 1:].flatten(), buffer)
+        hidden = hidden_states(model, rows[:, :-1]).flatten(0, 1)
+        targets = rows[:, 1:].flatten()
+        count = math.ceil(len(hidden) / _tile(device).positions)
+        parts = zip(hidden.tensor_split(count), targets.tensor_split(count), strict=True)
+        nll = torch.cat([_token_nll(model, *part) for part in parts])
         sums[start : start + len(rows)] = nll.view(len(rows), -1).double().sum(1).cpu().numpy()
     return sums
 
 
-def _token_nll(
-    model: GPT, hidden: Tensor, targets: Tensor, buffer: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """NLL of each target, float32, shape [positions], and the buffer of logits for reuse."""
+def _tile(device: torch.device) -> Tile:
+    return CUDA_TILE if device.type == "cuda" else CPU_TILE
+
+
+def _token_nll(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
+    """NLL of each target, float32, shape [positions].
+
+    Args:
+        model: whose head to use.
+        hidden: shape [positions, channels].
+        targets: token ids, shape [positions].
+    """
     weight, bias = model.lm_head.weight, model.lm_head.bias
-    vocabulary = weight.size(0)
-    limit = CHUNK_BYTES_CUDA if hidden.is_cuda else CHUNK_BYTES
-    chunk = max(1, min(len(hidden), limit // (vocabulary * hidden.element_size())))
-    if buffer is None or len(buffer) < chunk:
-        buffer = hidden.new_empty(chunk, vocabulary)
-    nll = hidden.new_empty(len(hidden), dtype=torch.float32)
-    for start in range(0, len(hidden), chunk):
-        part = hidden[start : start + chunk]
-        logits = buffer[: len(part)]
-        if model.config.final_logit_softcapping is not None:
-            logits.copy_(head_logits(model, part))
-        elif bias is not None:
-            torch.addmm(bias, part, weight.t(), out=logits)
-        else:
-            torch.mm(part, weight.t(), out=logits)
-        target = logits.gather(1, targets[start : start + len(part), None]).squeeze(1).float()
-        nll[start : start + len(part)] = torch.logsumexp(logits.float(), dim=1) - target
-    return nll, buffer
+    threshold = model.config.final_logit_softcapping
+    target = (hidden.float() * weight[targets].float()).sum(1)
+    if bias is not None:
+        target += bias[targets]
+    if _onednn_takes(hidden):
+        hidden = hidden.to_mkldnn()
+    width = _tile(weight.device).vocabulary
+    sums = []
+    for start in range(0, len(weight), width):
+        part = slice(start, start + width)
+        logits = functional.linear(hidden, weight[part], None if bias is None else bias[part])
+        logits = logits.to_dense().float() if logits.is_mkldnn else logits.float()
+        if threshold is not None:
+            logits = do_softcapping(logits, threshold)
+        sums.append(_logsumexp(logits))
+    if threshold is not None:
+        target = do_softcapping(target, threshold)
+    return torch.stack(sums, 1).logsumexp(1) - target
+
+
+def _onednn_takes(hidden: Tensor) -> bool:
+    """Whether to leave products to oneDNN: in float32 up to twice as fast as MKL, torch's default.
+
+    MKL holds its AVX-512 code back from processors that are not Intel's.
+    """
+    return (
+        hidden.device.type == "cpu"
+        and hidden.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
+        and not torch.is_autocast_enabled("cpu")  # it knows no oneDNN tensors
+    )
+
+
+def _logsumexp(logits: Tensor) -> Tensor:
+    """Over the last dimension: log_softmax is x - logsumexp(x), and one fused pass."""
+    return logits[:, 0] - torch.log_softmax(logits, 1)[:, 0]
