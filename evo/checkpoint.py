@@ -23,7 +23,7 @@ from torch import Tensor
 
 from evo import tokenizer as tokenizers
 from evo.cost import Architecture
-from evo.errors import UserError
+from evo.errors import UserError, first_line
 from evo.files import atomic_directory
 from evo.model import architecture_of, build, is_tied, tensor_shapes, tie, widths_of
 from evo.subnet import Widths
@@ -135,7 +135,7 @@ def load_config(directory: Path) -> tuple[Config, Widths]:
         yaml.YAMLError,
     ) as error:
         raise UserError(
-            f"{path} is not a model config that litgpt can read: {_line(error)}"
+            f"{path} is not a model config that litgpt can read: {first_line(error)}"
         ) from error
     return config, widths
 
@@ -184,14 +184,9 @@ def _read_weights(directory: Path) -> tuple[dict[str, Tensor], Path]:
             raise ValueError("it holds other things than tensors")
     except Exception as error:  # torch, zipfile and safetensors each raise kinds of their own
         raise UserError(
-            f"{path} cannot be read, it is damaged or no checkpoint: {_line(error)}"
+            f"{path} cannot be read, it is damaged or no checkpoint: {first_line(error)}"
         ) from error
     return weights, path
-
-
-def _line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]
 
 
 def save(
@@ -222,7 +217,7 @@ def save(
         try:
             torch.save(weights, temporary / WEIGHTS)
         except RuntimeError as error:  # torch's zip writer hides a full disk behind its own kind
-            raise UserError(f"cannot write {directory / WEIGHTS}: {_line(error)}") from error
+            raise UserError(f"cannot write {directory / WEIGHTS}: {first_line(error)}") from error
         save_config(model.config, temporary)
         if not widths.is_uniform:
             blocks = [

@@ -1,8 +1,16 @@
 """The one exception that means 'the user asked for something that cannot be done'."""
 
+from __future__ import annotations
+
 
 class UserError(Exception):
     """Bad input, said in one line: what is wrong, where, and what would be right.
 
     The command line prints it without a traceback and ends with exit code 2.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, short enough to be part of a `UserError`'s line."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]

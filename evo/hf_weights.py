@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from evo.checkpoint import EMBEDDING, HEAD
-from evo.errors import UserError
+from evo.errors import UserError, first_line
 from evo.hf_config import SourceConfig
 from evo.model import architecture_of, tensor_shapes
 
@@ -66,9 +66,8 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
         try:
             weights.update(_read_file(path))
         except Exception as error:  # torch, zipfile and safetensors each raise kinds of their own
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise UserError(
-                f"{path} cannot be read, it is damaged or no checkpoint: {line}"
+                f"{path} cannot be read, it is damaged or no checkpoint: {first_line(error)}"
             ) from error
     for name, tensor in weights.items():
         if not isinstance(tensor, Tensor):
@@ -150,7 +149,9 @@ def litgpt_weights(
             f"{directory}: the weights have a tensor {name} that no {source.family} model has"
         ) from error
     except RuntimeError as error:  # query, key and value rows that cannot be split by head
-        raise UserError(f"{directory}: the weights do not match config.json: {error}") from error
+        raise UserError(
+            f"{directory}: the weights do not match config.json: {first_line(error)}"
+        ) from error
     if source.tied:
         converted[HEAD] = converted[EMBEDDING]
     _check(directory, config, converted)

@@ -16,7 +16,7 @@ from torch import Tensor
 from evo import checkpoint as checkpoints
 from evo.checkpoint import Checkpoint
 from evo.cost import parameters
-from evo.errors import UserError
+from evo.errors import UserError, first_line
 from evo.files import refuse_occupied
 from evo.hf_config import SourceConfig, litgpt_config
 from evo.hf_weights import litgpt_weights, read_weights
@@ -135,9 +135,9 @@ def _locate(checkpoint: str, revision: str | None) -> Path:
             if any(directory.glob(weights)):
                 break
     except Exception as error:  # the hub and the HTTP library under it raise kinds of their own
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise UserError(
-            f"{checkpoint} is no directory, and cannot be fetched from the Hugging Face hub: {line}"
+            f"{checkpoint} is no directory, and cannot be fetched from the Hugging Face hub: "
+            f"{first_line(error)}"
         ) from error
     return directory
 
@@ -201,8 +201,7 @@ def transformers_logits(
             directory, config=config, dtype=torch.float32, local_files_only=True
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"{directory}: transformers cannot load it: {line}") from error
+        raise UserError(f"{directory}: transformers cannot load it: {first_line(error)}") from error
     if dtype is not None:
         for parameter in model.parameters():
             parameter.data = parameter.data.to(dtype).float()

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from evo.errors import UserError
+from evo.errors import UserError, first_line
 from evo.files import atomic_file
 from evo.tokenizer import Tokenizer
 
@@ -107,7 +107,7 @@ def load_text(
                 f"{sequence_length}"
             )
     if max_tokens is not None:
-        blocks = blocks[: max_tokens // blocks.shape[1]]
+        blocks = blocks[: max(0, max_tokens // blocks.shape[1])]
         if not len(blocks):
             raise UserError(
                 f"--max-tokens {max_tokens} is less than one block of "
@@ -173,7 +173,8 @@ class _Part:
 
 
 def _paths(source: str) -> list[Path]:
-    paths = sorted(Path(path) for path in glob.glob(source, recursive=True))
+    found = [source] if Path(source).is_file() else glob.glob(source, recursive=True)
+    paths = sorted(Path(path) for path in found)
     if not paths:
         raise UserError(f"no text at {source}: a source is {KINDS}")
     for path in paths:
@@ -221,7 +222,7 @@ def _tokens_of(
     if key is None:  # a stream from the hub may have no end: read only what is asked for
         yield from _tokenise(part.documents(), tokenizer)
         return
-    cached = cache_directory() / "tokens" / f"{key}-{tokenizer.hash}.npy"
+    cached = cache_directory() / "tokens" / f"{key}-{tokenizer.hash}-{tokenizer.end_of_text}.npy"
     if not cached.is_file():
         tokens = np.concatenate([np.empty(0, np.int32), *_tokenise(part.documents(), tokenizer)])
         with atomic_file(cached) as temporary, temporary.open("wb") as file:
@@ -266,21 +267,26 @@ def _hub(source: str) -> Iterator[str]:
     try:
         rows = load_dataset(repository, configuration, split=split, streaming=True)
         for row in rows:
-            yield row["text"]
+            yield _string(row["text"])
     except KeyError as error:
         raise UserError(f"{source} has no column {error}; a column `text` is needed") from error
-    except (OSError, ValueError, ConnectionError, RuntimeError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{source} cannot be read from the hub: {line}") from error
+    except (OSError, ValueError, TypeError, ConnectionError, RuntimeError) as error:
+        raise UserError(f"{source} cannot be read from the hub: {first_line(error)}") from error
+
+
+def _string(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a text is {type(value).__name__}, not a string")
+    return value
 
 
 def _jsonl(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
-                yield json.loads(line)["text"]
+                yield _string(json.loads(line)["text"])
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(
                     f"{path}, line {number}: no JSON object with a field `text`"
@@ -296,16 +302,20 @@ def _parquet(path: Path) -> Iterator[str]:
         if "text" not in file.schema_arrow.names:
             raise UserError(f"{path} has no column `text`, but {file.schema_arrow.names}")
         for batch in file.iter_batches(columns=["text"]):
-            yield from (text for text in batch.column(0).to_pylist() if text is not None)
-    except pyarrow.ArrowException as error:
-        raise UserError(f"{path} is no parquet file that can be read: {error}") from error
+            yield from (_string(text) for text in batch.column(0).to_pylist() if text is not None)
+    except (pyarrow.ArrowException, OSError, TypeError) as error:
+        raise UserError(
+            f"{path} is no parquet file that can be read: {first_line(error)}"
+        ) from error
 
 
 def _load_npy(path: Path) -> Tokens:
     try:
         tokens = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path} is no .npy file of token ids: {error}") from error
+        raise UserError(f"{path} is no .npy file of token ids: {first_line(error)}") from error
+    if not isinstance(tokens, np.ndarray):  # an archive of several
+        raise UserError(f"{path} is no .npy file of token ids, but an .npz archive")
     if not np.issubdtype(tokens.dtype, np.integer) or tokens.ndim not in (1, 2) or not tokens.size:
         raise UserError(
             f"{path} holds {tokens.dtype} of shape {tokens.shape}: token ids are "

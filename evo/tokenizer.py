@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as FastTokenizer
 
-from evo.errors import UserError
+from evo.errors import UserError, first_line
 
 FILES = (
     "tokenizer.json",
@@ -43,7 +43,10 @@ class Tokenizer:
         try:
             self._tokenizer = FastTokenizer.from_str(content.decode())
         except Exception as error:  # `tokenizers` raises bare Exceptions
-            raise UserError(f"{path} is not a tokenizer: {error}") from error
+            raise UserError(f"{path} is not a tokenizer: {first_line(error)}") from error
+        # A stored limit on the length would silently cut every document.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
         self.vocabulary = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         self.end_of_text = self._find_end_of_text(directory)
         self.hash = hashlib.blake2b(content, digest_size=8).hexdigest()
@@ -51,8 +54,13 @@ class Tokenizer:
     def _find_end_of_text(self, directory: Path) -> int:
         for name in ("tokenizer_config.json", "special_tokens_map.json"):
             if (directory / name).is_file():
-                token = json.loads((directory / name).read_text()).get("eos_token")
-                token = token["content"] if isinstance(token, dict) else token
+                try:
+                    token = json.loads((directory / name).read_text()).get("eos_token")
+                    token = token["content"] if isinstance(token, dict) else token
+                except (ValueError, KeyError, AttributeError) as error:
+                    raise UserError(
+                        f"{directory / name} is no JSON object with an `eos_token`"
+                    ) from error
                 identifier = self._tokenizer.token_to_id(token) if token else None
                 if identifier is not None:
                     return identifier
