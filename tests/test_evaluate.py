@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from evo import checkpoint
+from evo.errors import UserError
+from tests import tiny_checkpoints
+from training.evaluate import evaluate
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return tiny_checkpoints.llama(tmp_path / "model")
+
+
+def test_equals_litgpts_own_forward(tmp_path: Path, model: Path) -> None:
+    text = tiny_checkpoints.text(tmp_path / "text.npy", blocks=70)
+    found = evaluate(model, text, micro_batch=3)
+    tokens = torch.from_numpy(np.load(text).astype(np.int64))
+    with torch.no_grad():
+        logits = checkpoint.load(model).model()(tokens[:, :-1])
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+    assert found["tokens"] == 70 * 16
+    assert found["nll"] == pytest.approx(expected.item(), rel=1e-5)
+    assert found["perplexity"] == pytest.approx(math.exp(found["nll"]))
+
+
+def test_max_tokens_and_sequence_length(tmp_path: Path, model: Path) -> None:
+    np.save(tmp_path / "stream.npy", np.arange(1000) % tiny_checkpoints.VOCABULARY)
+    found = evaluate(model, str(tmp_path / "stream.npy"), sequence_length=10, max_tokens=50)
+    assert found["tokens"] == 5 * 9
+
+
+def test_refusals(tmp_path: Path, model: Path) -> None:
+    text = tiny_checkpoints.text(tmp_path / "text.npy")
+    with pytest.raises(UserError, match="block size of 32"):
+        evaluate(model, text, sequence_length=64)
+    with pytest.raises(UserError, match="--micro-batch 0"):
+        evaluate(model, text, micro_batch=0)

@@ -1,0 +1,286 @@
+"""Runs on a real Ray; a run is some seconds of starting and almost none of training."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+import yaml
+
+from evo import checkpoint
+from evo.cluster import connect
+from evo.errors import UserError
+from tests import tiny_checkpoints
+from training import log
+from training.evaluate import evaluate
+from training.flops import training_flops
+from training.losses import LossSettings
+from training.plan import Plan, default_batch_tokens, default_learning_rate
+from training.pretrain import PretrainConfig, pretrain
+
+STEPS, BATCH, LENGTH = 20, 6, 17
+TIMES = {"seconds", "tokens_per_second"}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
+    """Of a short run with several checkpoints, epochs and micro-batches."""
+    root = tmp_path_factory.mktemp("pretrain")
+    return PretrainConfig(
+        model=tiny_checkpoints.neox(root / "model"),
+        text=tiny_checkpoints.text(root / "text.npy"),
+        tokens=STEPS * BATCH * LENGTH,
+        out=root / "whole",
+        validation_text=tiny_checkpoints.text(root / "validation.npy", blocks=9, seed=1),
+        batch_tokens=BATCH * LENGTH,
+        learning_rate=1e-2,
+        validate_every=8,
+        checkpoint_every=4,
+        micro_batch=4,
+        workers=1,
+        threads=1,
+        gpus_per_worker=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(config: PretrainConfig) -> dict[str, Any]:
+    """The summary of a run that nothing disturbed."""
+    connect()
+    return pretrain(config)
+
+
+def logged(run: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in log.rows(run)]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load(run / "model").weights
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert logged(one) == logged(other)
+    theirs = weights(other)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in weights(one).items())
+
+
+def kill_when_logged(run: Path, step: int, name: str) -> threading.Thread:
+    """Kill one of this process's descendants once a run has logged a step."""
+
+    def wait_and_kill() -> None:
+        while not (rows := log.rows(run)) or rows[-1]["step"] < step:
+            time.sleep(0.005)
+        children = psutil.Process().children(recursive=True)
+        next(child for child in children if name in " ".join(child.cmdline())).kill()
+
+    thread = threading.Thread(target=wait_and_kill, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_the_log_and_the_result(config: PretrainConfig, whole: dict[str, Any]) -> None:
+    rows = log.rows(config.out)
+    assert [row["step"] for row in rows] == list(range(STEPS + 1))
+    assert rows[-1]["tokens"] == config.tokens
+    validated = [row["step"] for row in rows if "validation_perplexity" in row]
+    assert validated == [0, 8, 16, STEPS]
+    assert rows[-1]["validation_perplexity"] < 0.5 * rows[0]["validation_perplexity"]
+    assert rows[-1]["learning_rate"] < 0.12 * config.learning_rate
+    assert whole["validation_perplexity"] == rows[-1]["validation_perplexity"]
+    assert (
+        whole["flops"] == rows[-1]["flops"] == config.tokens * whole["settings"]["flops_per_token"]
+    )
+    found = evaluate(config.out / "model", config.validation_text, device="cpu")
+    assert found["perplexity"] == pytest.approx(whole["validation_perplexity"], rel=1e-5)
+    assert json.loads((config.out / "model" / "subnet.json").read_text())["pretraining"]
+    assert not (config.out / "checkpoints").exists()
+
+
+def test_the_first_loss_and_step_equal_plain_pytorch(
+    config: PretrainConfig, whole: dict[str, Any]
+) -> None:
+    """AdamW on cross-entropy over the same batches, written the usual way."""
+    from training.data import batch_of_step
+
+    blocks = np.load(config.text)
+    model = checkpoint.load(config.model).model().train()
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() == 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
+    for row in log.rows(config.out)[1:]:
+        batch = batch_of_step(row["step"] - 1, batch=BATCH, blocks=len(blocks), seed=0)
+        tokens = torch.from_numpy(blocks[batch].astype(np.int64))
+        logits = model(tokens[:, :-1])
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        assert row["loss"] == pytest.approx(loss.item(), rel=1e-4)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = row["learning_rate"]
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_two_workers_one_of_them_killed(config: PretrainConfig, whole: dict[str, Any]) -> None:
+    other = replace(config, out=config.out.with_name("two"), workers=2)
+    killer = kill_when_logged(other.out, 6, "ray::RayTrainWorker")
+    pretrain(other)
+    assert not killer.is_alive()
+    for one, two in zip(logged(config.out), logged(other.out), strict=True):
+        assert two == pytest.approx(one, rel=1e-5)
+
+
+def test_a_killed_driver_goes_on_at_the_next_step(
+    config: PretrainConfig, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    other = replace(config, out=config.out.with_name("killed"))
+    script = (
+        "import sys, yaml; from pathlib import Path\n"
+        "from training.pretrain import PretrainConfig, pretrain\n"
+        "settings = yaml.safe_load(Path(sys.argv[1]).read_text())\n"
+        "for name in ('model', 'out'): settings[name] = Path(settings[name])\n"
+        "pretrain(PretrainConfig(**settings))\n"
+    )
+    plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(other).items()}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain))
+    root = str(Path(__file__).parents[1])
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, tmp_path / "config.yaml"],
+        env=os.environ | {"PYTHONPATH": root},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not (rows := log.rows(other.out)) or rows[-1]["step"] < 10:
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (other.out / "summary.json").exists()
+    pretrain(other)
+    assert_same_run(config.out, other.out)
+
+
+def test_distillation_of_tied_weights(config: PretrainConfig, whole: dict[str, Any]) -> None:
+    """From a teacher with another padded vocabulary, in bfloat16."""
+    root = config.out.parent
+    taught = replace(
+        config,
+        model=tiny_checkpoints.llama(root / "llama"),
+        teacher=config.out / "model",
+        out=root / "distilled",
+        precision="bfloat16",
+    )
+    summary = pretrain(taught)
+    rows = log.rows(taught.out)
+    for row in rows[1:]:
+        assert row["loss"] == pytest.approx(0.2 * row["ce"] + 0.8 * 0.9**2 * row["kl"], rel=1e-5)
+    assert rows[-1]["kl"] < 0.7 * rows[1]["kl"]
+    assert checkpoint.load(taught.out / "model").tied
+    assert summary["settings"]["loss"] == asdict(LossSettings(0.2, 0.8, 0.9, 60))
+    student, teacher = checkpoint.load(taught.model), checkpoint.load(taught.teacher)
+    assert summary["settings"]["flops_per_token"] == training_flops(
+        (student.architecture, student.widths), (teacher.architecture, teacher.widths), LENGTH
+    )
+
+
+def test_a_finished_run_is_left_alone(
+    config: PretrainConfig, whole: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (config.out / "log.jsonl").stat().st_mtime_ns
+    assert pretrain(replace(config, workers=2, checkpoint_every=3)) == whole
+    assert "finished" in capsys.readouterr().out
+    assert (config.out / "log.jsonl").stat().st_mtime_ns == before
+
+
+def test_other_settings_are_refused(config: PretrainConfig, whole: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"its learning_rate is 0\.01, not 0\.02"):
+        pretrain(replace(config, learning_rate=0.02))
+    other = tiny_checkpoints.text(config.out.parent / "other.npy", seed=5)
+    with pytest.raises(UserError, match="its text_hash is"):
+        pretrain(replace(config, text=other))
+
+
+def test_a_loss_that_is_not_finite(config: PretrainConfig, whole: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="the loss is nan at step"):
+        pretrain(
+            replace(config, out=config.out.with_name("nan"), learning_rate=1e30, gradient_clip=1e30)
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tokens": 0}, "--tokens 0"),
+        ({"learning_rate": -1.0}, "--learning-rate -1.0"),
+        ({"tokens": 8}, "less than one sequence of 32"),
+        ({"sequence_length": 64}, "block size of 32"),
+        ({"sequence_length": 16}, "more than the sequence length of 16"),
+        ({"workers": 7}, "cannot be shared by 7 workers"),
+        ({"gpus_per_worker": 2.0}, "--gpus-per-worker 2"),
+        ({"warmup": 1.0}, "--warmup 1.0"),
+        ({"text": "stdlib:train"}, "no tokenizer"),
+        ({"model": Path("nowhere")}, "no directory"),
+        ({"teacher": Path("nowhere")}, "no directory"),
+    ],
+)
+def test_bad_input_leaves_nothing_behind(
+    config: PretrainConfig, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        pretrain(replace(config, out=tmp_path / "out" / "run", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_directory_of_something_else_is_refused(config: PretrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="no pretraining run"):
+        pretrain(replace(config, out=tmp_path))
+    with pytest.raises(UserError, match="cannot write"):
+        pretrain(replace(config, out=tmp_path / "file" / "run"))
+
+
+def test_the_log_is_cut_back_to_a_step_and_to_whole_lines(tmp_path: Path) -> None:
+    for step in range(5):
+        log.append(tmp_path, {"step": step})
+    with (tmp_path / log.LOG).open("a") as file:
+        file.write('{"step": 5, "lo')
+    log.cut_back(tmp_path, 3)
+    assert [row["step"] for row in log.rows(tmp_path)] == [0, 1, 2, 3]
+    log.cut_back(tmp_path, -1)
+    assert log.rows(tmp_path) == []
+
+
+@pytest.mark.parametrize("tokens", [10_000, 1_000_000, 40_000_000, 10**10])
+def test_default_batches_make_at_least_a_hundred_steps(tokens: int) -> None:
+    assert tokens // default_batch_tokens(tokens) >= 100
+
+
+def test_default_learning_rates_are_pythias() -> None:
+    assert default_learning_rate(70_000_000) == pytest.approx(1e-3, rel=0.05)
+    assert default_learning_rate(2_800_000_000) == pytest.approx(1.6e-4, rel=0.05)
+    assert default_learning_rate(1_000_000) == 2e-3
+
+
+def test_the_learning_rate_rises_and_falls_to_a_tenth() -> None:
+    plan = Plan(
+        "weights", 100, 4, 8, 4, 1.0, 10, 0.1, 1.0, 0, 0, "float32", "cpu", LossSettings(), 1
+    )
+    rates = [plan.learning_rate_at(step) for step in range(100)]
+    assert rates[:10] == pytest.approx([(n + 1) / 10 for n in range(10)])
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert rates[55] == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi / 2)) / 2)
+    assert 0.1 < rates[-1] < 0.101
