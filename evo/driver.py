@@ -25,6 +25,7 @@ from evo.errors import UserError
 from evo.evolution import Evolution, Rates
 from evo.files import atomic_file
 from evo.history import History, Shard
+from evo.importance import activation_flops
 from evo.lane import Lane
 from evo.model import named_parameters
 from evo.order import KINDS, Order
@@ -274,11 +275,18 @@ class _Run:
             "teacher": str(self.teacher.path.resolve()),
             "text": asdict(self.text) | {"blocks": list(self.text.blocks.shape)},
             "order": self.config.order,
+            "order_flops": self._order_flops(),
             "searches": searches,
         }
         with atomic_file(self.config.out / "summary.json") as temporary:
             temporary.write_text(json.dumps(summary, indent=2) + "\n")
         return summary
+
+    def _order_flops(self) -> int:
+        if self.config.order != "activation":
+            return 0
+        sequences, length = self.order_text.blocks.shape
+        return activation_flops(self.teacher.architecture, sequences, length)
 
     def _conclude(self, lane: Lane) -> dict[str, Any]:
         space, bin = lane.strategy.space, lane.strategy.space.bin

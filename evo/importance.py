@@ -19,9 +19,11 @@ from litgpt.model import GPT, Block
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from evo.cost import Architecture, forward_flops
 from evo.model import hidden_states
 from evo.nll import summed_nll
 from evo.order import Order
+from evo.subnet import Widths
 
 SEQUENCES = 128
 """Sequences of text over which activations are averaged."""
@@ -68,6 +70,15 @@ def order_by_activation(model: GPT, blocks: NDArray[np.int32], micro_batch: int 
             channels = channels + sizes[matrix] * _norms(matrix, 0)
     layers = _costs_of_dropping(model, _spread(blocks, LAYER_SEQUENCES), micro_batch)
     return _order(layers, channels, groups, neurons)
+
+
+def activation_flops(architecture: Architecture, sequences: int, length: int) -> int:
+    """What `order_by_activation` costs on so many sequences of so many tokens, in FLOPs."""
+    widths = architecture.full_widths
+    shorter = Widths(widths.channels, widths.groups[1:], widths.neurons[1:])
+    once = min(sequences, SEQUENCES) * forward_flops(architecture, widths, length)
+    again = min(sequences, LAYER_SEQUENCES) * forward_flops(architecture, shorter, length)
+    return length * (once + widths.layers * again)
 
 
 def _mean_activations(
