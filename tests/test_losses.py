@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional
 
 from training import losses
-from training.losses import Head, LossSettings, summed_losses
+from training.losses import Head, summed_losses
+from training.plan import LossSettings
 
 POSITIONS, CHANNELS, REAL = 37, 12, 50
 

@@ -27,8 +27,7 @@ from tests import tiny_checkpoints
 from training import log
 from training.evaluate import evaluate
 from training.flops import training_flops
-from training.losses import LossSettings
-from training.plan import Plan, default_batch_tokens, default_learning_rate
+from training.plan import LossSettings, Plan, default_batch_tokens, default_learning_rate
 from training.pretrain import PretrainConfig, pretrain
 
 STEPS, BATCH, LENGTH = 20, 6, 17

@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import ray.train
-import torch
 from numpy.typing import NDArray
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchTrainer
+from ray.train import CheckpointConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from evo.cluster import connect
 from evo.errors import UserError
-from training.loop import Job, train
+from training import log
+from training.loop import train
 from training.plan import Plan
 from training.progress import show_progress
+from training.run_directory import CHECKPOINTS
+from training.worker import Job
 
-MOST_FAILURES = 8
-"""How often a run whose worker died goes on from its last checkpoint by itself."""
+MOST_FAILURES = 4
+"""So many failures without a further step between them end a run."""
 
 
 def fit(
@@ -56,7 +57,7 @@ def fit(
         threads: of a worker on the CPU; by default the cores divided by the workers.
 
     Raises:
-        UserError: the loss is not finite, or the memory is not enough.
+        UserError: the loss is not finite, the memory or the disk is full.
     """
     connect()
     cores = ray.cluster_resources().get("CPU", 1.0)
@@ -72,36 +73,62 @@ def fit(
         threads=threads or max(1, len(os.sched_getaffinity(0)) // workers),
     )
     resources = {"CPU": min(1.0, cores / workers), "GPU": gpus_per_worker}
-    trainer = TorchTrainer(
-        lambda config: train(config["job"]),  # type: ignore[arg-type]  # may return a value
-        train_loop_config={"job": job},
-        scaling_config=ScalingConfig(
-            num_workers=workers,
-            use_gpu=gpus_per_worker > 0,
-            resources_per_worker={kind: amount for kind, amount in resources.items() if amount},
-        ),
-        run_config=RunConfig(
-            name=name,
-            storage_path=str(run / "checkpoints"),
-            failure_config=FailureConfig(max_failures=MOST_FAILURES),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
-        ),
+    scaling = ScalingConfig(
+        num_workers=workers,
+        use_gpu=gpus_per_worker > 0,
+        resources_per_worker={kind: amount for kind, amount in resources.items() if amount},
     )
     finished = threading.Event()
     progress = threading.Thread(target=show_progress, args=(run, plan, finished), daemon=True)
     progress.start()
     try:
-        result = trainer.fit()
-    except TrainingFailedError as error:
-        causes = getattr(error, "worker_failures", {}).values()
-        if any(isinstance(cause, torch.OutOfMemoryError) for cause in causes):
-            raise UserError(
-                f"micro-batches of {plan.micro_batch} sequences do not fit in memory: "
-                "give a smaller --micro-batch"
-            ) from error
-        raise
+        _fit_again_while_workers_die(job, scaling, name)
     finally:
         finished.set()
         progress.join()
-    if message := getattr(result, "return_value", None):
-        raise UserError(message)
+
+
+def _fit_again_while_workers_die(job: Job, scaling: ScalingConfig, name: str) -> None:
+    """Go on from the last checkpoint after a worker's death, unless it never gets any further.
+
+    Ray Train's own limit counts all failures of a run, however long it is, and would try again
+    what the user must put right.
+    """
+    furthest, failures = -1, 0
+    while True:
+        try:
+            _trainer(job, scaling, name).fit()
+            return
+        except TrainingFailedError as error:
+            if message := _user_error(error):
+                raise UserError(message) from error
+            step = max((row["step"] for row in log.rows(job.run)), default=-1)
+            failures = 1 if step > furthest else failures + 1
+            furthest = max(furthest, step)
+            if failures == MOST_FAILURES:
+                raise
+
+
+def _trainer(job: Job, scaling: ScalingConfig, name: str) -> TorchTrainer:
+    return TorchTrainer(
+        lambda config: train(config["job"]),
+        train_loop_config={"job": job},
+        # NCCL refuses two workers on one GPU.
+        torch_config=TorchConfig(backend="nccl" if scaling.num_gpus_per_worker == 1 else "gloo"),
+        scaling_config=scaling,
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(job.run / CHECKPOINTS),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    )
+
+
+def _user_error(error: TrainingFailedError) -> str | None:
+    """The message of a `UserError` in a worker; Ray Train hands over its traceback as text."""
+    kind = f"{UserError.__module__}.{UserError.__qualname__}: "
+    for cause in getattr(error, "worker_failures", {}).values():
+        last = str(cause).strip().splitlines()[-1]
+        if last.startswith(kind):
+            return last.removeprefix(kind)
+    return None

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from evo.errors import UserError
-from evo.files import atomic_file
+from evo.files import atomic_file, output_errors
 
 LOG = "log.jsonl"
 
 
 def append(run: Path, row: dict[str, Any]) -> None:
     """Add a line to a run's log."""
-    with (run / LOG).open("a", encoding="utf-8") as file:
+    with output_errors(run / LOG), (run / LOG).open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 
 

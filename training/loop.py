@@ -3,136 +3,58 @@
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
-import ray.train
-import ray.train.torch
 import torch
-import torch.distributed
-from litgpt.model import GPT
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from evo import checkpoint
-from evo.checkpoint import Checkpoint
+from evo.errors import UserError
 from evo.model import hidden_states
 from evo.nll import summed_nll
 from training import log
-from training.attention import use_float32_attention
 from training.data import batch_of_step, share_of_rank
-from training.initialise import initialise
 from training.losses import Head, head_of
-from training.plan import Plan
-from training.student import Student
+from training.state import commit, resume, save_result
+from training.worker import Job, Worker, start_worker
 
-BETAS = (0.9, 0.95)
-STATE = "state.pt"
 Blocks = NDArray[np.int32]
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a worker is given.
-
-    Attributes:
-        plan: the settings.
-        run: the run directory, absolute, on a file system that all workers share.
-        model: the checkpoint directory of what is trained.
-        teacher: the one of what it is distilled from.
-        text: an object reference to token blocks, shape [N, T].
-        validation: one to those of the validation text.
-        origin: for `subnet.json` of the result.
-        checkpoint_every: steps from one checkpoint to the next.
-        threads: of a worker on the CPU.
-    """
-
-    plan: Plan
-    run: Path
-    model: Path
-    teacher: Path | None
-    text: Any
-    validation: Any
-    origin: dict[str, Any]
-    checkpoint_every: int
-    threads: int
-
-
-@dataclass
-class Worker:
-    """One worker's part of a run.
-
-    Attributes:
-        job: what it was given.
-        rank: its number, from 0; the first one writes.
-        workers: how many there are.
-        device: where it computes.
-        model: what is trained.
-        student: the same, wrapped for data parallelism.
-        teacher: None without distillation.
-        optimizer: AdamW.
-        step: optimiser steps done.
-        seconds: spent up to the last checkpoint, restarts left out.
-    """
-
-    job: Job
-    rank: int
-    workers: int
-    device: torch.device
-    model: GPT
-    student: nn.Module
-    teacher: GPT | None
-    optimizer: torch.optim.Optimizer
-    step: int = 0
-    seconds: float = 0.0
-    started: float = field(default_factory=time.perf_counter)
-
-    @property
-    def plan(self) -> Plan:
-        """The settings."""
-        return self.job.plan
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The plan's precision."""
-        enabled = self.plan.precision == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
-
-    def elapsed(self) -> float:
-        """Seconds of training so far."""
-        return self.seconds + time.perf_counter() - self.started
-
-    def sum_over_workers(self, values: Tensor) -> Tensor:
-        """The sum of a float64 tensor over all workers."""
-        if self.workers > 1:
-            values = values.to(self.device)
-            torch.distributed.all_reduce(values)
-        return values.cpu()
-
-
-def train(job: Job) -> str | None:
+def train(job: Job) -> None:
     """Train one model; run by every worker.
 
-    Returns:
-        Why training was given up, where the loss is not finite.
+    Raises:
+        UserError: the loss is not finite, the memory or the disk is full.
     """
-    worker = _start(job)
-    _resume(worker)
-    plan = job.plan
+    try:
+        worker = start_worker(job)
+        resume(worker)
+        _run(worker)
+        if worker.rank == 0:
+            save_result(worker)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"micro-batches of {job.plan.micro_batch} sequences do not fit in memory: "
+            "give a smaller --micro-batch"
+        ) from error
+
+
+def _run(worker: Worker) -> None:
+    """All steps that are left, each with its line in the log."""
+    job, plan = worker.job, worker.plan
     text = ray.get(job.text)
     validation = np.empty((0, 0), np.int32) if job.validation is None else ray.get(job.validation)
     if worker.rank == 0:
         log.cut_back(job.run, worker.step if worker.step else -1)
     if worker.step == 0:
-        row = {"step": 0, "tokens": 0, "flops": 0, "seconds": 0.0}
+        row: dict[str, Any] = {"step": 0, "tokens": 0, "flops": 0, "seconds": 0.0}
         if plan.validate_every:
             row["validation_perplexity"] = _validation_perplexity(worker, validation)
         if worker.rank == 0:
@@ -141,7 +63,7 @@ def train(job: Job) -> str | None:
         began = time.perf_counter()
         row = _train_step(worker, text)
         if not math.isfinite(row["loss"]):
-            return (
+            raise UserError(
                 f"the loss is {row['loss']} at step {worker.step}: give a lower --learning-rate, "
                 "or --precision float32"
             )
@@ -152,53 +74,7 @@ def train(job: Job) -> str | None:
         if worker.rank == 0:
             log.append(job.run, row)
         if worker.step % job.checkpoint_every == 0 or worker.step == plan.steps:
-            _report(worker)
-    if worker.rank == 0:
-        _save_model(worker)
-    return None
-
-
-def _start(job: Job) -> Worker:
-    context, device = ray.train.get_context(), ray.train.torch.get_device()
-    plan = job.plan
-    if device.type == "cpu":
-        torch.set_num_threads(job.threads)
-    stored = checkpoint.load(job.model)
-    model = stored.model()
-    if plan.init == "random":
-        initialise(model, torch.Generator().manual_seed(plan.seed))
-    model.train()
-    if job.teacher is None:
-        teacher = None
-    else:
-        teacher = _teacher(checkpoint.load(job.teacher), plan).to(device)
-    if device.type == "cpu" and plan.precision == "bfloat16":
-        use_float32_attention(model)
-    student = ray.train.torch.prepare_model(Student(model, plan.loss))
-    return Worker(
-        job=job,
-        rank=context.get_world_rank(),
-        workers=context.get_world_size(),
-        device=device,
-        model=model,
-        student=student,
-        teacher=teacher,
-        optimizer=_optimizer(model, plan),
-    )
-
-
-def _teacher(stored: Checkpoint, plan: Plan) -> GPT:
-    dtype = torch.bfloat16 if plan.precision == "bfloat16" else torch.float32
-    return stored.model(dtype).requires_grad_(False)
-
-
-def _optimizer(model: GPT, plan: Plan) -> torch.optim.Optimizer:
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": plan.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=BETAS)
+            commit(worker)
 
 
 def _train_step(worker: Worker, text: Blocks) -> dict[str, Any]:
@@ -264,39 +140,3 @@ def _validation_perplexity(worker: Worker, blocks: Blocks) -> float:
     total = worker.sum_over_workers(torch.tensor([nll], dtype=torch.float64))
     mean = total.item() / (len(blocks) * (blocks.shape[1] - 1))
     return math.exp(mean) if mean < 700 else math.inf
-
-
-def _report(worker: Worker) -> None:
-    """Hand Ray Train a checkpoint, from which a run goes on exactly."""
-    with tempfile.TemporaryDirectory() as directory:
-        handed = None
-        if worker.rank == 0:
-            state = {
-                "step": worker.step,
-                "seconds": worker.elapsed(),
-                "model": worker.model.state_dict(),
-                "optimizer": worker.optimizer.state_dict(),
-            }
-            torch.save(state, Path(directory) / STATE)
-            handed = ray.train.Checkpoint.from_directory(directory)
-        ray.train.report({"step": worker.step}, checkpoint=handed)
-
-
-def _resume(worker: Worker) -> None:
-    committed = ray.train.get_checkpoint()
-    if committed is None:
-        return
-    with committed.as_directory() as directory:
-        state = torch.load(Path(directory) / STATE, map_location=worker.device, weights_only=True)
-    worker.model.load_state_dict(state["model"])
-    worker.optimizer.load_state_dict(state["optimizer"])
-    worker.step, worker.seconds = state["step"], state["seconds"]
-
-
-def _save_model(worker: Worker) -> None:
-    directory = worker.job.run / "model"
-    if directory.exists():  # an earlier try was cut off after it had written its result
-        shutil.rmtree(directory)
-    checkpoint.save(
-        directory, worker.model, tokenizer_from=worker.job.model, origin=worker.job.origin
-    )

@@ -8,35 +8,18 @@ fused linear cross-entropy in Liger Kernel, Hsu et al. 2024).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from litgpt.model import GPT
 from torch import Tensor
 
+from training.plan import LossSettings
+
 CHUNK_BYTES = 16 * 2**20
 """Size of a chunk of float32 logits on CPU."""
 
 CHUNK_BYTES_CUDA = 512 * 2**20
-
-
-@dataclass(frozen=True)
-class LossSettings:
-    """`alpha * CE + beta * temperature^2 * KL(teacher || student)` (Hinton et al. 2015).
-
-    Attributes:
-        alpha: weight of the cross-entropy with the text.
-        beta: weight of the KL divergence from the teacher; needs a teacher unless 0.
-        temperature: divides both networks' logits before the softmax of the KL divergence.
-        vocabulary: the KL divergence is between distributions over token ids below this: what is
-            real in both networks, padding left out.
-    """
-
-    alpha: float = 1.0
-    beta: float = 0.0
-    temperature: float = 1.0
-    vocabulary: int = 0
 
 
 class Head(NamedTuple):

@@ -6,10 +6,26 @@ from dataclasses import dataclass
 from math import ceil, cos, pi, sqrt
 from typing import Literal
 
-from training.losses import LossSettings
-
 DECAY = 0.1
 """The learning rate ends at this part of its peak."""
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """`alpha * CE + beta * temperature^2 * KL(teacher || student)` (Hinton et al. 2015).
+
+    Attributes:
+        alpha: weight of the cross-entropy with the text.
+        beta: weight of the KL divergence from the teacher; needs a teacher unless 0.
+        temperature: divides both networks' logits before the softmax of the KL divergence.
+        vocabulary: the KL divergence is between distributions over token ids below this: what is
+            real in both networks, padding left out.
+    """
+
+    alpha: float = 1.0
+    beta: float = 0.0
+    temperature: float = 1.0
+    vocabulary: int = 0
 
 
 @dataclass(frozen=True)

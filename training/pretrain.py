@@ -3,35 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import ray
-import torch
-
-from evo.cluster import connect
-from evo.cost import parameters
 from evo.errors import UserError
 from evo.files import atomic_file
 from training import log
-from training.driver import fit
-from training.flops import training_flops
-from training.inputs import Inputs, read_inputs
-from training.losses import LossSettings
-from training.plan import (
-    Plan,
-    default_batch_tokens,
-    default_learning_rate,
-    default_micro_batch,
-    steps_of,
-)
-from training.run_directory import claim, settings_hash
-
-ACTIVATION_BYTES = {"cpu": 2**29, "cuda": 8 * 2**30}
-"""Memory that a micro-batch's activations may take where no size is given."""
+from training.run_directory import CHECKPOINTS, RESULT, SUMMARY, claim, settings_hash
 
 
 @dataclass(frozen=True)
@@ -151,6 +131,11 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     Raises:
         UserError: bad input, a run directory of other settings, or a loss that is not finite.
     """
+    # Only now: torch and Ray take seconds to import, which `--help` should not.
+    from training.driver import fit
+    from training.inputs import read_inputs
+    from training.resolve import make_plan, resources, settings_of
+
     inputs = read_inputs(
         model=config.model,
         teacher=config.teacher,
@@ -160,19 +145,19 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         validation_tokens=config.validation_tokens or max(2**12, config.tokens // 50),
         sequence_length=config.sequence_length,
     )
-    workers, gpus_per_worker = _resources(config)
-    plan = _plan(config, inputs, "cuda" if gpus_per_worker else "cpu")
+    workers, gpus_per_worker = resources(config)
+    plan = make_plan(config, inputs, "cuda" if gpus_per_worker else "cpu")
     if plan.batch < workers:
         raise UserError(
             f"a batch of {plan.batch} sequences cannot be shared by {workers} workers: "
             f"give fewer --workers or more --batch-tokens than {plan.tokens_per_step}"
         )
     run = Path(config.out).absolute()
-    settings = _settings(config, inputs, plan)
+    settings = settings_of(config, inputs, plan)
     claim(run, settings)
-    if (run / "summary.json").is_file():
+    if (run / SUMMARY).is_file():
         print(f"{run} is finished: nothing is left to do")
-        return json.loads((run / "summary.json").read_text())
+        return json.loads((run / SUMMARY).read_text())
     fit(
         run,
         plan,
@@ -190,85 +175,6 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     return _finish(run, settings)
 
 
-def _resources(config: PretrainConfig) -> tuple[int, float]:
-    """How many workers, and what share of a GPU each of them has."""
-    share = config.gpus_per_worker
-    gpus = 0.0 if share == 0 else _available_gpus()
-    if share is None:
-        share = 1.0 if gpus else 0.0
-    if share == 0:
-        return config.workers or 1, 0.0
-    workers = config.workers or max(1, int(gpus / share))
-    if workers * share > gpus + 1e-9:
-        raise UserError(
-            f"{workers} workers with {share:g} GPUs each need more than the {gpus:g} "
-            "GPUs there are: give fewer --workers or a smaller --gpus-per-worker"
-        )
-    return workers, share
-
-
-def _available_gpus() -> float:
-    """GPUs of the cluster, or of this machine where Ray is not running yet."""
-    if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
-        connect()
-        return float(ray.cluster_resources().get("GPU", 0.0))
-    return float(torch.cuda.device_count())
-
-
-def _plan(config: PretrainConfig, inputs: Inputs, device: Literal["cpu", "cuda"]) -> Plan:
-    student, teacher, length = inputs.student, inputs.teacher, inputs.sequence_length
-    batch = max(1, (config.batch_tokens or default_batch_tokens(config.tokens)) // length)
-    steps = steps_of(config.tokens, batch * length)
-    size = parameters(student.architecture, student.widths)
-    width = student.widths.channels * student.widths.layers
-    loss = LossSettings()
-    if teacher is not None:
-        common = min(student.vocabulary, teacher.vocabulary)
-        loss = LossSettings(config.alpha, config.beta, config.temperature, common)
-    return Plan(
-        init=config.init,
-        steps=steps,
-        batch=batch,
-        sequence_length=length,
-        micro_batch=config.micro_batch
-        or default_micro_batch(batch, length, width, ACTIVATION_BYTES[device]),
-        learning_rate=config.learning_rate or default_learning_rate(size),
-        warmup_steps=round(config.warmup * steps),
-        weight_decay=config.weight_decay,
-        gradient_clip=config.gradient_clip,
-        validate_every=0
-        if inputs.validation is None
-        else config.validate_every or max(1, steps // 20),
-        seed=config.seed,
-        precision=config.precision or ("bfloat16" if device == "cuda" else "float32"),
-        device=device,
-        loss=loss,
-        flops_per_token=training_flops(
-            (student.architecture, student.widths),
-            None if teacher is None else (teacher.architecture, teacher.widths),
-            length,
-        ),
-    )
-
-
-def _settings(config: PretrainConfig, inputs: Inputs, plan: Plan) -> dict[str, Any]:
-    """All that the result depends on, as plain values."""
-    teacher, validation = inputs.teacher, inputs.validation
-    return {
-        "model": str(config.model),
-        "model_hash": inputs.student.hash,
-        "teacher": None if teacher is None else str(config.teacher),
-        "teacher_hash": None if teacher is None else teacher.hash,
-        "text": config.text,
-        "text_hash": inputs.text.hash,
-        "text_tokens": inputs.text.tokens,
-        "validation_text": config.validation_text,
-        "validation_hash": None if validation is None else validation.hash,
-        "validation_tokens": None if validation is None else validation.tokens,
-        **asdict(plan),
-    }
-
-
 def _origin(directory: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Where the checkpoint came from, with this run added to how it was trained."""
     path = directory / "subnet.json"
@@ -278,7 +184,13 @@ def _origin(directory: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _finish(run: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    last = log.rows(run)[-1]
+    rows = log.rows(run)
+    if not rows or not (run / RESULT).is_dir():
+        raise UserError(
+            f"the workers' results are not in {run}: --out must be on a file system "
+            "that all nodes share"
+        )
+    last = rows[-1]
     names = ("steps", "tokens", "flops", "seconds", "loss", "validation_perplexity")
     summary = {
         name: last["step" if name == "steps" else name]
@@ -286,7 +198,7 @@ def _finish(run: Path, settings: dict[str, Any]) -> dict[str, Any]:
         if name in last or name == "steps"
     }
     summary["settings"] = settings
-    with atomic_file(run / "summary.json") as temporary:
+    with atomic_file(run / SUMMARY) as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
-    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
     return summary

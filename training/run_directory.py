@@ -12,7 +12,14 @@ import yaml
 from evo.errors import UserError
 from evo.files import atomic_file, output_errors
 
-SETTINGS = "settings.yaml"
+SETTINGS, SUMMARY = "settings.yaml", "summary.json"
+
+RESULT = "model"
+"""The checkpoint directory of what was trained."""
+
+CHECKPOINTS = "checkpoints"
+"""Where Ray Train keeps what an interrupted run goes on from."""
+
 NAMES = ("model", "teacher", "text", "validation_text")
 """Where things lie is not what they are: they are told by their hashes, which stand beside."""
 

@@ -7,7 +7,8 @@ from litgpt.model import GPT
 from torch import Tensor, nn
 
 from evo.model import hidden_states
-from training.losses import Head, LossSettings, head_of, summed_losses
+from training.losses import Head, head_of, summed_losses
+from training.plan import LossSettings
 
 
 class Student(nn.Module):

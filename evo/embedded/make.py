@@ -2,7 +2,7 @@
 
     python -m evo.embedded.make --out DIR [--tokens N]
 
-writes `teacher/`, `log.jsonl`, `settings.yaml` and `SHA256SUMS` in DIR. The text depends on the
+writes `teacher/`, `log.jsonl` and `SHA256SUMS` in DIR. The text depends on the
 version of Python and the last bits of the weights on the processor, so the checksums say whether
 the shipped files are whole, not that another machine makes the same.
 """
@@ -119,8 +119,7 @@ def make(out: Path, tokens: int = TOKENS) -> None:
     shutil.rmtree(teacher := out / "teacher", ignore_errors=True)
     checkpoint.save(teacher, trained.model(), tokenizer_from=start, dtype=torch.bfloat16)
     (out / "SHA256SUMS").write_text(checksums(teacher))
-    for name in ("log.jsonl", "settings.yaml"):
-        shutil.copy(work / "run" / name, out / name)
+    shutil.copy(work / "run" / "log.jsonl", out / "log.jsonl")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,118 @@
+"""From what the user said to what a run will do: every default filled in."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from typing import Any, Literal
+
+import ray
+import torch
+
+from evo.cluster import connect
+from evo.cost import parameters
+from evo.errors import UserError
+from training.flops import training_flops
+from training.inputs import Inputs
+from training.plan import (
+    LossSettings,
+    Plan,
+    default_batch_tokens,
+    default_learning_rate,
+    default_micro_batch,
+    steps_of,
+)
+from training.pretrain import PretrainConfig
+
+ACTIVATION_BYTES = {"cpu": 2**29, "cuda": 8 * 2**30}
+"""Memory that a micro-batch's activations may take where no size is given."""
+
+
+def resources(config: PretrainConfig) -> tuple[int, float]:
+    """How many workers, and what share of a GPU each of them has.
+
+    Raises:
+        UserError: they need more GPUs than there are.
+    """
+    share = config.gpus_per_worker
+    gpus = 0.0 if share == 0 else _available_gpus()
+    if share is None:
+        share = 1.0 if gpus else 0.0
+    if share == 0:
+        return config.workers or 1, 0.0
+    workers = config.workers or max(1, int(gpus / share))
+    if workers * share > gpus + 1e-9:
+        raise UserError(
+            f"{workers} workers with {share:g} GPUs each need more than the {gpus:g} "
+            "GPUs there are: give fewer --workers or a smaller --gpus-per-worker"
+        )
+    return workers, share
+
+
+def _available_gpus() -> float:
+    """GPUs of the cluster, or of this machine where Ray is not running yet."""
+    if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
+        connect()
+        return float(ray.cluster_resources().get("GPU", 0.0))
+    return float(torch.cuda.device_count())
+
+
+def make_plan(config: PretrainConfig, inputs: Inputs, device: Literal["cpu", "cuda"]) -> Plan:
+    """The settings in numbers.
+
+    Args:
+        config: as given by the user.
+        inputs: what is trained on what.
+        device: kind of device.
+    """
+    student, teacher, length = inputs.student, inputs.teacher, inputs.sequence_length
+    batch = max(1, (config.batch_tokens or default_batch_tokens(config.tokens)) // length)
+    steps = steps_of(config.tokens, batch * length)
+    size = parameters(student.architecture, student.widths)
+    width = student.widths.channels * student.widths.layers
+    loss = LossSettings()
+    if teacher is not None:
+        common = min(student.vocabulary, teacher.vocabulary)
+        loss = LossSettings(config.alpha, config.beta, config.temperature, common)
+    return Plan(
+        init=config.init,
+        steps=steps,
+        batch=batch,
+        sequence_length=length,
+        micro_batch=config.micro_batch
+        or default_micro_batch(batch, length, width, ACTIVATION_BYTES[device]),
+        learning_rate=config.learning_rate or default_learning_rate(size),
+        warmup_steps=round(config.warmup * steps),
+        weight_decay=config.weight_decay,
+        gradient_clip=config.gradient_clip,
+        validate_every=0
+        if inputs.validation is None
+        else config.validate_every or max(1, steps // 20),
+        seed=config.seed,
+        precision=config.precision or ("bfloat16" if device == "cuda" else "float32"),
+        device=device,
+        loss=loss,
+        flops_per_token=training_flops(
+            (student.architecture, student.widths),
+            None if teacher is None else (teacher.architecture, teacher.widths),
+            length,
+        ),
+    )
+
+
+def settings_of(config: PretrainConfig, inputs: Inputs, plan: Plan) -> dict[str, Any]:
+    """All that the result depends on, as plain values."""
+    teacher, validation = inputs.teacher, inputs.validation
+    return {
+        "model": str(config.model),
+        "model_hash": inputs.student.hash,
+        "teacher": None if teacher is None else str(config.teacher),
+        "teacher_hash": None if teacher is None else teacher.hash,
+        "text": config.text,
+        "text_hash": inputs.text.hash,
+        "text_tokens": inputs.text.tokens,
+        "validation_text": config.validation_text,
+        "validation_hash": None if validation is None else validation.hash,
+        "validation_tokens": None if validation is None else validation.tokens,
+        **asdict(plan),
+    }
