@@ -125,6 +125,11 @@ class Scorer:
         self._weights = _on_device(weights) if settings.device == "cuda" else dict(weights)
         self._models: OrderedDict[str, GPT] = OrderedDict()
 
+    @property
+    def held(self) -> tuple[str, ...]:
+        """The ids of the candidates whose weights are kept, the last scored one last."""
+        return tuple(self._models)
+
     def score(self, genome: bytes, candidate_id: str, rows: tuple[int, int]) -> ShardScore:
         """The NLL of one candidate on one shard.
 

@@ -1,0 +1,200 @@
+import logging
+import math
+import os
+import signal
+import threading
+import time
+from collections import Counter
+
+import numpy as np
+import psutil
+import pytest
+import ray
+
+from evo import checkpoint
+from evo.errors import UserError
+from tests.cuts import random_subnet
+from tests.families import random_tokens
+from workers.pool import LONE_DEATHS, Pool, PoolSettings
+from workers.queues import AFFINITY_LEAD, Unit
+from workers.scorer import Scorer, ScoringSettings
+
+SHARDS = [(0, 5), (5, 10), (10, 12)]
+BLOCKS = random_tokens(12, 60)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray():
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def subnets(teacher):
+    rng = np.random.default_rng(1)
+    dimensions = checkpoint.load(teacher("qwen2")).architecture.dimensions
+    return [random_subnet(dimensions, rng, uniform=False) for _ in range(20)]
+
+
+@pytest.fixture(scope="module")
+def expected(teacher, subnets):
+    loaded = checkpoint.load(teacher("qwen2"))
+    scorer = Scorer(loaded.config, loaded.weights, loaded.tied, BLOCKS, ScoringSettings())
+    return {
+        (subnet.id, rows): scorer.score(subnet.pack(), subnet.id, rows).nll
+        for subnet in subnets
+        for rows in SHARDS
+    }
+
+
+def units_of(subnets, lanes="a"):
+    return [
+        Unit(lane, subnet.id, subnet.pack(), shard, *rows)
+        for lane in lanes
+        for subnet in subnets
+        for shard, rows in enumerate(SHARDS)
+    ]
+
+
+def pool_of(teacher, workers=2):
+    return Pool(teacher("qwen2"), BLOCKS, ScoringSettings(), PoolSettings(workers=workers))
+
+
+def drain(pool, seconds=250.0):
+    results = []
+    deadline = time.monotonic() + seconds
+    while pool.pending():
+        assert time.monotonic() < deadline
+        results += pool.wait(5)
+    return results
+
+
+def assert_exact(results, units, expected):
+    """Each unit has one result, which is the scorer's own bit for bit."""
+    assert Counter(result.unit for result in results) == Counter(units)
+    for result in results:
+        rows = (result.unit.start, result.unit.stop)
+        assert (result.nll, result.failure) == (expected[result.unit.candidate, rows], None)
+        assert result.tokens == (rows[1] - rows[0]) * 59
+
+
+def scoring_processes():
+    return [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if "ScoringWorker" in " ".join(process.cmdline() or [process.name()])
+    ]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_scores_what_the_scorer_scores(teacher, subnets, expected, workers):
+    units = units_of(subnets, lanes="ab")
+    with pool_of(teacher, workers) as pool:
+        assert pool.wait(0.1) == []
+        pool.submit(units)
+        assert pool.pending() == 2 * pool.pending("a") == len(units)
+        assert_exact(drain(pool), units, expected)
+        assert pool.workers == workers
+        assert pool.pending("a") == pool.pending("nobody") == 0
+
+
+def test_lanes_share_evenly(teacher, subnets):
+    with pool_of(teacher, 1) as pool:
+        pool.submit(units_of(subnets, lanes="a"))
+        pool.submit(units_of(subnets[:7], lanes="b"))
+        results = []
+        while len(results) < 30:
+            results += pool.wait(60)
+        given = Counter(result.unit.lane for result in results[:30])
+        assert abs(given["a"] - given["b"]) <= AFFINITY_LEAD + 2
+
+
+def test_killed_workers_change_nothing(teacher, subnets, expected):
+    units = units_of(subnets, lanes="abcd")
+    with pool_of(teacher) as pool:
+        pool.submit(units)
+        results = pool.wait(60)
+        killed = 0
+        while pool.pending():
+            if killed < 3 and len(results) > 20 * killed and (alive := scoring_processes()):
+                alive[0].kill()
+                killed += 1
+            results += pool.wait(60)
+        assert killed == 3
+        assert_exact(results, units, expected)
+
+
+def test_a_killed_store_changes_nothing(teacher, subnets, expected):
+    units = units_of(subnets)
+    with pool_of(teacher) as pool:
+        pool.submit(units)
+        results = pool.wait(60)
+        for process in psutil.Process().children(recursive=True):
+            if "TeacherStore" in " ".join(process.cmdline()):
+                process.kill()
+        scoring_processes()[0].kill()  # its successor needs the weights again
+        results += drain(pool)
+        assert_exact(results, units, expected)
+        pool.submit(units)
+        assert_exact(drain(pool), units, expected)
+
+
+class Poison(bytes):
+    """A genome that ends the process that unpickles it."""
+
+    def __reduce__(self):
+        return os._exit, (1,)
+
+
+def test_a_unit_that_kills_its_workers_fails_alone(teacher, subnets, expected):
+    units = units_of(subnets)
+    poison = Unit("a", "poison", Poison(), 0, 0, 5)
+    with pool_of(teacher) as pool:
+        pool.submit([*units[:7], poison, *units[7:]])
+        results = drain(pool)
+    failed = [result for result in results if result.failure]
+    assert [result.unit for result in failed] == [poison]
+    assert failed[0].failure.startswith(f"killed its worker {LONE_DEATHS} times: ")
+    assert math.isnan(failed[0].nll)
+    assert_exact([result for result in results if not result.failure], units, expected)
+
+
+def test_an_error_of_the_program_is_raised(teacher, subnets):
+    with pool_of(teacher, 1) as pool:
+        pool.submit([Unit("a", "short", b"short", 0, 0, 5)])
+        with pytest.raises(ValueError, match="no genome"):
+            drain(pool)
+
+
+def test_a_stopped_worker_is_waited_for(teacher, subnets, expected):
+    units = units_of(subnets)
+    with pool_of(teacher) as pool:
+        pool.submit(units)
+        results = pool.wait(60)
+        victim = scoring_processes()[0]
+        victim.send_signal(signal.SIGSTOP)
+        threading.Timer(3, victim.send_signal, [signal.SIGCONT]).start()
+        assert_exact(results + drain(pool), units, expected)
+
+
+def test_bad_text_is_the_users_error(teacher):
+    blocks = random_tokens(2, 500)
+    with Pool(teacher("qwen2"), blocks, ScoringSettings(), PoolSettings(workers=1)) as pool:
+        pool.submit([Unit("a", "x", b"", 0, 0, 1)])
+        with pytest.raises(UserError, match="too long") as caught:
+            drain(pool)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_close_ends_the_workers(teacher, subnets, caplog):
+    with caplog.at_level(logging.WARNING, "evo.pool"), pool_of(teacher) as pool:
+        pool.submit(units_of(subnets[:2]))
+        drain(pool)
+        assert scoring_processes()
+    deadline = time.monotonic() + 30
+    while scoring_processes():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    pool.close()
+    assert not caplog.records
