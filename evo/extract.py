@@ -15,6 +15,7 @@ from litgpt.config import Config
 from litgpt.model import GPT
 from torch import Tensor, nn
 
+from evo.checkpoint import HEAD
 from evo.model import build, tie
 from evo.subnet import Mask, Subnet
 
@@ -42,13 +43,16 @@ def extract(
         model = build(config, subnet.widths)
     kept_layers = np.flatnonzero(subnet.layers)
     for name, _ in list(model.named_parameters()):
+        if tied and name == HEAD:
+            continue
         source, keep = _cut(name, config, subnet, kept_layers)
         tensor = weights[source]
         for dimension, indices in enumerate(keep):
             if indices is not None and len(indices) < tensor.size(dimension):
-                tensor = tensor.index_select(dimension, torch.from_numpy(indices).to(tensor.device))
+                chosen = torch.from_numpy(indices).to(tensor.device)
+                tensor = tensor.index_select(dimension, chosen)
         # A part that is kept whole is still a view of the teacher, which nobody may write to.
-        tensor = tensor.to(device, dtype, copy=True)
+        tensor = tensor.to(device, dtype, copy=tensor is weights[source])
         _set_parameter(model, name, nn.Parameter(tensor, requires_grad=False))
     if tied:
         tie(model)
