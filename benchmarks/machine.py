@@ -1,0 +1,41 @@
+"""Where and how a figure was measured."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+
+def measured_on(packages: tuple[str, ...] = ("torch", "litgpt", "numpy")) -> dict[str, Any]:
+    """The machine, the versions, the command, and how busy others kept the machine."""
+    cpu = platform.processor()
+    if (info := Path("/proc/cpuinfo")).is_file():
+        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0].partition(":")[2].strip() if names else cpu
+    script = Path(sys.argv[0]).stem
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+        "command": " ".join(["python -m", f"benchmarks.{script}", *sys.argv[1:]]),
+        "date": datetime.now(UTC).date().isoformat(),
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+    }
+
+
+def sentence(machine: dict[str, Any]) -> str:
+    """The same, to stand below a table."""
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    return (
+        f"`{machine['command']}`, {machine['date']}, {machine['cpu']} ({machine['cores']} cores), "
+        f"Python {machine['python']}, {versions}; load average {machine['load_average'][0]}."
+    )

@@ -1,0 +1,251 @@
+"""Seconds per candidate and peak memory of our scoring, against litgpt's own forward.
+
+    python -m benchmarks.scoring
+
+A Pythia-14m-shaped teacher with its vocabulary of 50304, random weights, one thread, the same
+tokens. litgpt's forward with full logits and torch's cross-entropy, and its `lm_head_chunk_size`
+with its `chunked_cross_entropy`, against `Scorer.score` of a candidate that keeps the whole teacher
+(and is extracted anew each time; litgpt's network is there already). Each at its own fastest
+micro-batch, which is searched first; then all take turns. Peak memory is that of a process of its
+own beyond the loaded network. Writes scoring.json and scoring.md beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from litgpt.config import Config
+from litgpt.model import GPT
+from litgpt.utils import chunked_cross_entropy
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from benchmarks.machine import measured_on, sentence
+from evo.cost import forward_flops
+from evo.model import architecture_of
+from evo.subnet import Subnet
+from workers.scorer import Scorer, ScoringSettings
+
+MICRO_BATCHES = (1, 2, 4, 8, 16)
+CHUNKS = (32, 128, 256)
+HERE = Path(__file__).parent
+NAMES = {
+    "ours": "`Scorer.score`",
+    "full": "litgpt, full logits, `cross_entropy`",
+    "chunked": "litgpt, `lm_head_chunk_size`, `chunked_cross_entropy`",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a contender runs; `chunk` is litgpt's `lm_head_chunk_size`, where that is used."""
+
+    micro_batch: int
+    chunk: int = 0
+
+
+class Contenders:
+    """The same network and tokens for all."""
+
+    def __init__(self, sequences: int) -> None:
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        self.config = Config.from_name("pythia-14m")
+        self.model = GPT(self.config).eval()
+        length, vocabulary = self.config.block_size, self.config.vocab_size
+        rng = np.random.default_rng(0)
+        self.blocks: NDArray[np.int32] = rng.integers(
+            vocabulary, size=(sequences, length), dtype=np.int32
+        )
+        self.architecture = architecture_of(self.config, tied=False)
+        self.subnet = Subnet.full(self.architecture.dimensions)
+
+    def ours(self, setting: Setting) -> float:
+        """Summed NLL by our scorer, the candidate's extraction included."""
+        weights = self.model.state_dict()
+        settings = ScoringSettings(micro_batch=setting.micro_batch)
+        scorer = Scorer(self.config, weights, False, self.blocks, settings)
+        rows = (0, len(self.blocks))
+        return scorer.score(self.subnet.pack(), self.subnet.id, rows).nll
+
+    @torch.inference_mode()
+    def full(self, setting: Setting) -> float:
+        """Summed NLL by litgpt's forward and torch's cross-entropy."""
+        total = 0.0
+        for tokens in torch.from_numpy(self.blocks).long().split(setting.micro_batch):
+            logits = self.model(tokens[:, :-1])
+            targets = tokens[:, 1:].flatten()
+            total += functional.cross_entropy(logits.flatten(0, 1), targets, reduction="sum").item()
+        return total
+
+    @torch.inference_mode()
+    def chunked(self, setting: Setting) -> float:
+        """Summed NLL by litgpt's chunked head and chunked cross-entropy."""
+        total = 0.0
+        for tokens in torch.from_numpy(self.blocks).long().split(setting.micro_batch):
+            logits = self.model(tokens[:, :-1], lm_head_chunk_size=setting.chunk)
+            targets = tokens[:, 1:]
+            total += chunked_cross_entropy(logits, targets).item() * targets.numel()
+        return total
+
+    def settings(self, name: str) -> list[Setting]:
+        """All among which a contender's fastest is looked for."""
+        chunks = CHUNKS if name == "chunked" else (0,)
+        sizes = [size for size in MICRO_BATCHES if size <= len(self.blocks)]
+        return [Setting(size, chunk) for size in sizes for chunk in chunks]
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Wall-clock time of one call."""
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def products() -> dict[str, Callable[[], object]]:
+    """A square product in float32, by each library that torch has for it."""
+    left, right = torch.rand(2048, 2048), torch.rand(2048, 2048)
+    out = torch.empty(2048, 2048)
+    return {
+        "torch.mm (MKL)": lambda: torch.mm(left, right, out=out),
+        "oneDNN": lambda: functional.linear(left.to_mkldnn(), right),
+    }
+
+
+def fastest(contenders: Contenders, name: str, tries: int) -> Setting:
+    """The setting with the least time, the best of so many tries each."""
+    best: dict[Setting, float] = {}
+    for _ in range(tries):
+        for setting in contenders.settings(name):
+            took = seconds(lambda s=setting: getattr(contenders, name)(s))
+            best[setting] = min(took, best.get(setting, math.inf))
+    return min(best, key=best.__getitem__)
+
+
+def peak_memory(name: str, setting: Setting, sequences: int) -> float:
+    """MiB beyond the loaded network, at the highest, in a process of its own."""
+    arguments = ["--only", name, str(setting.micro_batch), str(setting.chunk)]
+    command = [sys.executable, "-m", "benchmarks.scoring", "--sequences", str(sequences)]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def print_own_peak(name: str, setting: Setting, sequences: int) -> None:
+    """What `peak_memory` reads."""
+    contenders = Contenders(sequences)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    getattr(contenders, name)(setting)
+    print(json.dumps((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+
+
+def measure(sequences: int, repeats: int) -> dict:
+    """All figures."""
+    contenders = Contenders(sequences)
+    machine = measured_on()
+    chosen = {name: fastest(contenders, name, 2) for name in NAMES}
+    nll = {name: getattr(contenders, name)(setting) for name, setting in chosen.items()}
+    times: dict[str, list[float]] = {name: [] for name in (*NAMES, *products())}
+    for _ in range(repeats):
+        for name, setting in chosen.items():
+            times[name].append(seconds(lambda n=name, s=setting: getattr(contenders, n)(s)))
+        for name, product in products().items():
+            times[name].append(min(seconds(product) for _ in range(3)))
+    median = {name: statistics.median(values) for name, values in times.items()}
+    length = contenders.blocks.shape[1] - 1
+    widths = contenders.architecture.full_widths
+    flops = forward_flops(contenders.architecture, widths, length) * length * sequences
+    rates = {name: 2 * 2048**3 / median[name] / 1e9 for name in products()}
+    rows = {
+        name: {
+            "micro_batch": setting.micro_batch,
+            "chunk": setting.chunk,
+            "seconds": median[name],
+            "all_seconds": times[name],
+            "gflops": flops / median[name] / 1e9,
+            "peak_mib": peak_memory(name, setting, sequences),
+            "nll_per_token": nll[name] / (sequences * length),
+        }
+        for name, setting in chosen.items()
+    }
+    return {
+        "machine": machine | {"load_average_after": os.getloadavg()},
+        "sequences": sequences,
+        "targets_per_sequence": length,
+        "flops": flops,
+        "contenders": rows,
+        "matrix_product_gflops": rates,
+        "share_of_matrix_product": {
+            name: rows["ours"]["gflops"] / rate for name, rate in rates.items()
+        },
+    }
+
+
+def markdown(result: dict) -> str:
+    """The table, and what it says."""
+    rows, ours = result["contenders"], result["contenders"]["ours"]
+    lines = [
+        "# Scoring a candidate",
+        "",
+        f"A Pythia-14m-shaped candidate (vocabulary 50304), {result['sequences']} sequences of "
+        f"{result['targets_per_sequence']} targets, one thread, float32; each contender at its own "
+        f"fastest micro-batch, medians of {len(ours['all_seconds'])} interleaved runs. Ours "
+        "includes extracting the candidate.",
+        "",
+        "| | micro-batch | chunk | seconds per candidate | times ours | GFLOP/s | peak MiB |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, row in rows.items():
+        lines.append(
+            f"| {NAMES[name]} | {row['micro_batch']} | {row['chunk'] or '–'} | "
+            f"{row['seconds']:.3f} | {row['seconds'] / ours['seconds']:.2f} | "
+            f"{row['gflops']:.0f} | {row['peak_mib']:.0f} |"
+        )
+    shares = "; ".join(
+        f"{name} {rate:.0f} GFLOP/s, of which ours reaches "
+        f"{result['share_of_matrix_product'][name]:.2f}"
+        for name, rate in result["matrix_product_gflops"].items()
+    )
+    lines += [
+        "",
+        "Peak memory is beyond the loaded network; ours holds the extracted candidate besides. "
+        "FLOPs are those of all matrix products (`evo.cost.forward_flops`), without the softmax's "
+        f"exponentials. A square product of 2048 in the same run: {shares}.",
+        "",
+        sentence(result["machine"]),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print, and write beside this file."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--sequences", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--only", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.only:
+        name, micro_batch, chunk = options.only
+        print_own_peak(name, Setting(int(micro_batch), int(chunk)), options.sequences)
+        return
+    result = measure(options.sequences, options.repeats)
+    (HERE / "scoring.json").write_text(json.dumps(result, indent=2) + "\n")
+    (HERE / "scoring.md").write_text(markdown(result))
+    print(markdown(result))
+
+
+if __name__ == "__main__":
+    main()
