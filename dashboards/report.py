@@ -61,7 +61,7 @@ def _header(run: RunRecord) -> Iterator[Markup]:
     rows: list[tuple[str, object]] = [
         ("Teacher", _code(settings["teacher"])),
         ("Fitness text", _fitness_text(run)),
-        ("Order", _order(settings)),
+        ("Order", _order(run)),
         ("Searches", f"{' and '.join(settings['spaces'])}, each in {', '.join(settings['bins'])}"),
         ("Algorithm", _algorithm(settings)),
         ("Seed", settings["seed"]),
@@ -96,14 +96,18 @@ def _fitness_text(run: RunRecord) -> Markup:
     return element("span", _code(settings["text"]), *parts)
 
 
-def _order(settings: dict[str, Any]) -> Markup:
+def _order(run: RunRecord) -> Markup:
+    settings = run.settings
     kind = settings["order"]
     if kind != "activation":
         return element("span", f"{kind}; no text is read for it")
-    if settings["order_text"] is None:
-        return element("span", "activation, on the fitness text")
-    source = _code(settings["order_text"])
-    return element("span", "activation, on ", source, f", content {settings['order_text_hash']}")
+    parts: list[object] = ["activation, on the fitness text"]
+    if settings["order_text"] is not None:
+        source = _code(settings["order_text"])
+        parts = ["activation, on ", source, f", content {settings['order_text_hash']}"]
+    if run.summary is not None:
+        parts += [", ", _power_of_ten(run.summary["order_flops"]), " FLOPs"]
+    return element("span", *parts)
 
 
 def _algorithm(settings: dict[str, Any]) -> str:
