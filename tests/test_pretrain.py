@@ -143,6 +143,7 @@ def test_two_workers_one_of_them_killed(config: PretrainConfig, whole: dict[str,
         assert two == pytest.approx(one, rel=1e-5)
 
 
+@pytest.mark.timeout(600)
 def test_a_killed_driver_goes_on_at_the_next_step(
     config: PretrainConfig, whole: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -213,7 +214,8 @@ def test_other_settings_are_refused(config: PretrainConfig, whole: dict[str, Any
         pretrain(replace(config, text=other))
 
 
-def test_a_loss_that_is_not_finite(config: PretrainConfig, whole: dict[str, Any]) -> None:
+def test_a_loss_that_is_not_finite(config: PretrainConfig) -> None:
+    connect()
     with pytest.raises(UserError, match="the loss is nan at step"):
         pretrain(
             replace(config, out=config.out.with_name("nan"), learning_rate=1e30, gradient_clip=1e30)

@@ -127,8 +127,7 @@ def _trainer(job: Job, scaling: ScalingConfig, name: str) -> TorchTrainer:
 def _user_error(error: TrainingFailedError) -> str | None:
     """The message of a `UserError` in a worker; Ray Train hands over its traceback as text."""
     kind = f"{UserError.__module__}.{UserError.__qualname__}: "
-    for cause in getattr(error, "worker_failures", {}).values():
-        last = str(cause).strip().splitlines()[-1]
-        if last.startswith(kind):
-            return last.removeprefix(kind)
+    for line in map(str.strip, str(error).splitlines()):
+        if line.startswith(kind):
+            return line.removeprefix(kind)
     return None
