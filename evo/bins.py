@@ -12,7 +12,7 @@ TOLERANCE = 0.05
 """A single value means itself plus or minus this share."""
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
-_NUMBER = r"(\d+(?:\.\d+)?)\s*([KMB]?)"
+_NUMBER = r"(\d+(?:\.\d+)?)([KMB]?)"
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Bin:
     """A range of parameters, both ends included.
 
     Attributes:
-        name: as the user wrote it; part of a search's name.
+        name: as the user wrote it, of a model's the last part; part of a search's name and so of
+            a directory's.
         low: the fewest parameters.
         high: the most parameters.
 
@@ -55,11 +56,11 @@ def parse_bin(text: str, teacher: int, model_parameters: Callable[[str], int | N
     Raises:
         UserError: the text is none of these.
     """
-    text = text.strip()
-    if match := re.fullmatch(rf"{_NUMBER}\s*-\s*{_NUMBER}", text, re.IGNORECASE):
+    text = "".join(text.split())
+    if match := re.fullmatch(rf"{_NUMBER}-{_NUMBER}", text, re.IGNORECASE):
         low, low_unit, high, high_unit = match.groups()
         return Bin(text, round(_value(low, low_unit or high_unit)), round(_value(high, high_unit)))
-    if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text):
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?)%", text):
         center = float(match[1]) / 100 * teacher
     elif match := re.fullmatch(_NUMBER, text, re.IGNORECASE):
         center = _value(match[1], match[2])
@@ -70,7 +71,8 @@ def parse_bin(text: str, teacher: int, model_parameters: Callable[[str], int | N
             f"unknown bin {text!r}: a bin is a range like 385M-426M, a size like 400M, "
             "a share of the teacher like 40%, or the name of a litgpt model"
         )
-    return Bin(text, round(center * (1 - TOLERANCE)), round(center * (1 + TOLERANCE)))
+    name = text.rpartition("/")[2]
+    return Bin(name, round(center * (1 - TOLERANCE)), round(center * (1 + TOLERANCE)))
 
 
 def _value(number: str, unit: str) -> float:

@@ -10,10 +10,10 @@ import json
 import logging
 import os
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from evo.errors import UserError
 
@@ -247,7 +247,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("evo").setLevel(logging.INFO)
     command = COMMANDS[name]
     try:
-        _load(command.run)(_parse(name, command, rest))
+        _load(command.run)(_parse(name, rest))
     except UserError as error:
         print(f"evo {name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -269,55 +269,15 @@ def _overview() -> str:
     )  # fmt: skip
 
 
+def _parse(name: str, arguments: list[str]) -> Any:
+    from evo.flags import parse_config
+
+    command = COMMANDS[name]
+    return parse_config(
+        f"evo {name}", _load(command.config), arguments, positional=command.positional
+    )
+
+
 def _load(reference: str) -> Any:
     module, _, name = reference.partition(":")
     return getattr(import_module(module), name)
-
-
-def _parse(name: str, command: Command, arguments: list[str]) -> Any:
-    """The command's config, from its flags and `--config` files."""
-    from docstring_parser import parse
-    from jsonargparse import ArgumentParser
-
-    config_class = _load(command.config)
-    described = parse(config_class.__doc__ or "")
-    parser = ArgumentParser(prog=f"evo {name}", description=described.short_description)
-    parser.add_argument("--config", action="config", help="a YAML file with values of these flags")
-    kinds = get_type_hints(config_class)
-    lists = {field for field, kind in kinds.items() if get_origin(kind) is list}
-    for param in described.params:
-        if param.arg_name in command.positional:
-            kind = kinds[param.arg_name]
-            kind, number = (get_args(kind)[0], "+") if param.arg_name in lists else (kind, None)
-            parser.add_argument(param.arg_name, type=kind, nargs=number, help=param.description)
-    parser.add_class_arguments(config_class, None, skip=set(command.positional))
-    _show_dashes(parser)
-    parsed = parser.parse_args(_join_lists(arguments, lists))
-    return config_class(**{one.name: parsed[one.name] for one in fields(config_class)})
-
-
-def _show_dashes(parser: Any) -> None:
-    """Spell the flags of fields `like_this` as `--like-this`."""
-    for flag, action in list(parser._option_string_actions.items()):
-        if "_" in flag:
-            dashed = flag.replace("_", "-")
-            parser._option_string_actions[dashed] = action
-            action.option_strings = [
-                dashed if one == flag else one for one in action.option_strings
-            ]
-
-
-def _join_lists(arguments: list[str], lists: set[str]) -> list[str]:
-    """`--bins a b`, as users write it, as `--bins=["a", "b"]`, as jsonargparse takes it."""
-    joined: list[str] = []
-    values: list[str] | None = None
-    for argument in [*arguments, "--"]:
-        if values is not None and not argument.startswith("--"):
-            values.append(argument)
-            continue
-        if values:
-            given = values if not values[0].startswith("[") else None
-            joined[-1] += "=" + (json.dumps(given) if given else " ".join(values))
-        values = [] if argument.removeprefix("--").replace("-", "_") in lists else None
-        joined.append(argument)
-    return joined[:-1]

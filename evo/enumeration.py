@@ -8,19 +8,23 @@ from itertools import combinations, islice, product
 import numpy as np
 
 from evo.cost import prices
-from evo.fit import reach
+from evo.reach import reach
 from evo.space import Space
 from evo.subnet import Subnet
 
 
-def enumerate_space(space: Space, limit: int) -> list[Subnet] | None:
-    """Every candidate of a space, in a fixed order, or None where there are more than `limit`."""
+def enumerate_space(space: Space, limit: int) -> dict[str, bytes] | None:
+    """Every candidate of a space, in a fixed order, or None where there are more than `limit`.
+
+    Returns:
+        Packed genomes by id: a byte for eight entries of the masks, as there may be many.
+    """
     if reach(space.architecture, space.bin, uniform=True).inside > limit:
         return None  # every space holds at least one candidate of each uniform shape
-    found: dict[str, Subnet] = {}
+    found: dict[str, bytes] = {}
     for subnet in islice(_subnets(space), limit + 1):
-        found[subnet.id] = subnet
-    return list(found.values()) if len(found) <= limit else None
+        found[subnet.id] = subnet.pack()
+    return found if len(found) <= limit else None
 
 
 def _subnets(space: Space) -> Iterator[Subnet]:

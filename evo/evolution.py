@@ -37,7 +37,8 @@ class Rates:
     def __post_init__(self) -> None:
         if self.elites < 1:
             raise UserError(f"{self.elites} elites have no offspring: give at least 1")
-        if min(self.mutation, self.crossover) < 0 or self.mutation + self.crossover > 1:
+        shares = self.mutation >= 0 and self.crossover >= 0
+        if not (shares and self.mutation + self.crossover <= 1):
             raise UserError(
                 f"rates of {self.mutation} (mutation) and {self.crossover} (crossover) are no "
                 "shares: give numbers from 0 whose sum is at most 1"

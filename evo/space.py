@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from evo.bins import Bin
 from evo.cost import Architecture, parameters, prices
 from evo.errors import UserError
-from evo.fit import DIMENSIONS, Plan, check_reachable, cost, fit
+from evo.fit import DIMENSIONS, Plan, cost, fit
 from evo.order import Order
+from evo.reach import check_reachable, drawn
 from evo.subnet import Mask, Subnet
 
 SPACES = ("coarse-uniform", "coarse-layerwise", "fine-uniform", "fine-layerwise")
@@ -107,12 +108,11 @@ class Space:
             raise UserError(
                 f"none of {REJECTIONS:,} proposals was in the bin {self.bin}: use --in-bin fit"
             )
-        while True:  # the bin can be reached, so a fresh draw ends it
-            genes = propose()
-            plan = fit(self.architecture, self.bin, genes.plan, rng, uniform=self.uniform)
-            if plan is not None:
-                return self._subnet(replace(genes, plan=plan))
-            propose = lambda: self._random_genes(rng)  # noqa: E731
+        genes = propose()
+        plan = fit(self.architecture, self.bin, genes.plan, rng, uniform=self.uniform)
+        if plan is None:
+            plan = drawn(self.architecture, self.bin, genes.plan, rng, uniform=self.uniform)
+        return self._subnet(replace(genes, plan=plan))
 
     # Shapes
 
@@ -177,20 +177,24 @@ class Space:
     def _genes(self, parent: Subnet, rng: Generator) -> Genes:
         """A subnet's plan, and keys that keep what it keeps, then the best of the rest."""
         masks = self._by_rank(parent)
+        rows = slice(None)
+        if self.uniform:  # as the kept layers are; dropped ones need not be alike
+            first = int(parent.layers.argmax())
+            rows = slice(first, first + 1)
+        masks = (masks[0], masks[1][rows], masks[2][rows])
+        every = (self.architecture.dimensions.layers,)
         depth_keys = np.where(parent.layers, 0.0, 1.0) + self._tie_break(
             self.order.layers / self.order.layers.size, rng
         )
         plan = Plan(
             layers=int(parent.layers.sum()),
             channels=int(parent.channels.sum()),
-            groups=masks[1].sum(1),
-            neurons=masks[2].sum(1),
+            groups=np.broadcast_to(masks[1].sum(1), every),
+            neurons=np.broadcast_to(masks[2].sum(1), every),
             depth=np.argsort(np.argsort(depth_keys)) if self.fine else self.order.layers,
         )
         if not self.fine:
             return Genes(plan, *self._order_keys())
-        rows = slice(0, 1) if self.uniform else slice(None)
-        masks = (masks[0], masks[1][rows], masks[2][rows])
         keys = (
             np.where(mask, 0.0, 1.0) + self._tie_break(np.broadcast_to(order, mask.shape), rng)
             for mask, order in zip(masks, self._order_keys(), strict=True)

@@ -11,6 +11,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,14 @@ from evo.errors import UserError
 from evo.space import Space
 from evo.subnet import Subnet
 
-TRIES = 64
+TRIES = 32
 """Draws for one new candidate, before asking whether there is a new one at all."""
 
 ENUMERABLE = 50_000
-"""Spaces of at most so many candidates are listed to find those that are left."""
+"""Spaces of at most so many candidates are listed to find those that are left,"""
+
+ENUMERABLE_BYTES = 2**30
+"""if their genomes take at most so much memory."""
 
 Seed = int | Sequence[int]
 """What `numpy.random.default_rng` takes."""
@@ -179,13 +183,20 @@ class Strategy(ABC):
             proposal = self._propose()
             if proposal.subnet.id not in self.seen:
                 return proposal
-        every = enumerate_space(self.space, ENUMERABLE)
-        if every is None:
+        if self._every is None:
             return self._new_sample()
-        unseen = [subnet for subnet in every if subnet.id not in self.seen]
+        unseen = [candidate for candidate in self._every if candidate not in self.seen]
         if not unseen:
             return None
-        return Proposal(unseen[self.rng.integers(len(unseen))], "enumeration")
+        genome = self._every[unseen[self.rng.integers(len(unseen))]]
+        dimensions = self.space.architecture.dimensions
+        return Proposal(Subnet.unpack(genome, dimensions), "enumeration")
+
+    @cached_property
+    def _every(self) -> dict[str, bytes] | None:
+        """The genomes of all candidates of the space; None where they are too many."""
+        packed = len(Subnet.full(self.space.architecture.dimensions).pack())
+        return enumerate_space(self.space, min(ENUMERABLE, ENUMERABLE_BYTES // packed))
 
     def _new_sample(self) -> Proposal | None:
         """A random candidate from a space that has very many more than were ever seen."""

@@ -1,0 +1,122 @@
+"""A config dataclass as command-line flags: its fields are the flags, its docstring the help."""
+
+from __future__ import annotations
+
+import json
+import re
+from argparse import ArgumentError
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import docstring_parser
+from jsonargparse import ArgumentParser
+
+from evo.errors import UserError
+
+Config = TypeVar("Config")
+
+
+def parse_config(
+    program: str,
+    config_class: type[Config],
+    arguments: Sequence[str],
+    *,
+    positional: Sequence[str] = (),
+) -> Config:
+    """The config, from flags and `--config` files. A field `like_this` is the flag `--like-this`.
+
+    Args:
+        program: the command, for its help.
+        config_class: a dataclass with a Google-style docstring.
+        arguments: what follows the command.
+        positional: fields that are given without a flag.
+
+    Raises:
+        UserError: an unknown flag, a missing one, or a value that is not of its type.
+        SystemExit: after `--help`.
+    """
+    described = docstring_parser.parse(config_class.__doc__ or "")
+    parser = ArgumentParser(
+        prog=program,
+        description=described.short_description,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="a YAML file with values of these flags")
+    kinds = get_type_hints(config_class)
+    lists = {field for field, kind in kinds.items() if get_origin(kind) is list}
+    for param in described.params:
+        if param.arg_name in positional:
+            kind = kinds[param.arg_name]
+            kind, number = (get_args(kind)[0], "+") if param.arg_name in lists else (kind, None)
+            parser.add_argument(param.arg_name, type=kind, nargs=number, help=param.description)
+    parser.add_class_arguments(config_class, None, skip=set(positional))
+    _show_dashes(parser)
+    try:
+        parsed = parser.parse_args(_join_lists(arguments, lists))
+    except ArgumentError as error:
+        names = {name: name if name in positional else _flag(name) for name in kinds}
+        problem = _problem(str(error), kinds, names)
+        raise UserError(f"{problem}; `{program} --help` lists the flags") from error
+    return config_class(**{one.name: parsed[one.name] for one in fields(config_class)})  # type: ignore[arg-type]
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _problem(message: str, kinds: dict[str, Any], names: dict[str, str]) -> str:
+    """What the argument parser complains of, in one line and in the words of the command line."""
+    found = re.search(r'Parser key "(\w+)"', message)
+    if found and found[1] in kinds:
+        return f"{names[found[1]]}: give {_wanted(kinds[found[1]])}"
+    if found := re.search(r'Key "(\w+)" is required', message):
+        return f"{names.get(found[1], found[1])} is missing"
+    if found := re.search(r'Key "(\w+)" not found in namespace', message):
+        return f"a config file spells {found[1].replace('_', '-')} as {found[1]}"
+    return message.removeprefix("Validation failed: ").rstrip(".")
+
+
+def _wanted(kind: Any) -> str:
+    """What a flag of this type takes."""
+    choices = [one for one in get_args(kind) if one is not type(None)]
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, choices))}"
+    if get_origin(kind) is list:
+        return "values, one after the other"
+    if choices:  # one type, or none
+        return _wanted(choices[0])
+    return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a value")
+
+
+def _show_dashes(parser: Any) -> None:
+    """Spell the flags of fields `like_this` as `--like-this`."""
+    for flag, action in list(parser._option_string_actions.items()):
+        if "_" in flag:
+            dashed = flag.replace("_", "-")
+            parser._option_string_actions[dashed] = action
+            action.option_strings = [
+                dashed if one == flag else one for one in action.option_strings
+            ]
+
+
+def _join_lists(arguments: Sequence[str], lists: set[str]) -> list[str]:
+    """`--bins a b`, as users write it, as `--bins=["a", "b"]`, as jsonargparse takes it."""
+    joined: list[str | list[str]] = []
+    flag: list[str] | None = None  # one that takes several values, and its values so far
+    for argument in arguments:
+        if argument.startswith("-"):
+            name, given, value = argument.partition("=")
+            takes_several = name.removeprefix("--").replace("-", "_") in lists
+            flag = [name, *([value] if given else [])] if takes_several else None
+            joined.append(argument if flag is None else flag)
+        elif flag is not None:
+            flag.append(argument)
+        else:
+            joined.append(argument)
+    return [one if isinstance(one, str) else f"{one[0]}={_as_list(one[1:])}" for one in joined]
+
+
+def _as_list(values: list[str]) -> str:
+    return values[0] if len(values) == 1 and values[0].startswith("[") else json.dumps(values)

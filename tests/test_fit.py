@@ -1,0 +1,134 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from evo.bins import Bin
+from evo.cost import Architecture, Widths, parameters
+from evo.fit import Plan, cost, fit
+from tests.architectures import ARCHITECTURES, full_cost, share
+
+
+def random_plan(architecture: Architecture, rng: np.random.Generator, *, uniform: bool) -> Plan:
+    d = architecture.dimensions
+    rows = 1 if uniform else d.layers
+    every = np.ones(d.layers, np.int64)
+    return Plan(
+        layers=int(rng.integers(1, d.layers + 1)),
+        channels=int(rng.integers(architecture.head_size, d.channels + 1)),
+        groups=rng.integers(1, d.groups + 1, rows) * every,
+        neurons=rng.integers(1, d.neurons + 1, rows) * every,
+        depth=rng.permutation(d.layers),
+    )
+
+
+def widths(plan: Plan) -> Widths:
+    kept = plan.depth < plan.layers
+    return Widths(plan.channels, tuple(plan.groups[kept]), tuple(plan.neurons[kept]))
+
+
+def shape(plan: Plan) -> tuple[int, int, int, int]:
+    kept = plan.kept
+    groups, neurons = plan.groups[kept].sum(), plan.neurons[kept].sum()
+    return plan.layers, plan.channels, int(groups), int(neurons)
+
+
+def single_changes(architecture: Architecture, plan: Plan, bin: Bin, *, uniform: bool) -> set:
+    """By brute force: for each dimension the smallest change of it alone that lands in the bin."""
+    d = architecture.dimensions
+    kept = plan.kept
+    layers, channels, groups, neurons = shape(plan)
+    many = layers if uniform else 1
+    in_bin = {
+        "layers": [
+            shape(replace(plan, layers=n))
+            for n in range(1, d.layers + 1)
+            if cost(architecture, replace(plan, layers=n)) in bin
+        ],
+        "channels": [(layers, n, groups, neurons) for n in
+                     range(architecture.head_size, d.channels + 1)],
+        "groups": [(layers, channels, n, neurons) for n in
+                   range(layers, d.groups * layers + 1, many)],
+        "neurons": [(layers, channels, groups, n) for n in
+                    range(layers, d.neurons * layers + 1, many)],
+    }  # fmt: skip
+    assert kept.sum() == layers
+    best = set()
+    for axis, (name, shapes) in enumerate(in_bin.items()):
+        if name != "layers":
+            shapes = [one for one in shapes if cost_of_sums(architecture, one) in bin]
+        if shapes:
+            best.add(min(shapes, key=lambda one: abs(one[axis] - shape(plan)[axis])))
+    return best
+
+
+def cost_of_sums(architecture: Architecture, sums: tuple[int, int, int, int]) -> int:
+    layers, channels, groups, neurons = sums
+    filled = (groups - layers + 1,) + (1,) * (layers - 1)
+    filled_neurons = (neurons - layers + 1,) + (1,) * (layers - 1)
+    return parameters(architecture, Widths(channels, filled, filled_neurons))
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_smallest_change_of_one_dimension(name, uniform):
+    architecture = ARCHITECTURES[name]
+    rng = np.random.default_rng(1)
+    bin = share(architecture, 0.35, 0.4)
+    single = 0
+    for _ in range(12):
+        plan = random_plan(architecture, rng, uniform=uniform)
+        expected = single_changes(architecture, plan, bin, uniform=uniform)
+        fitted = [fit(architecture, bin, plan, rng, uniform=uniform) for _ in range(20)]
+        assert all(parameters(architecture, widths(one)) in bin for one in fitted)
+        if cost(architecture, plan) in bin:
+            assert all(one is plan for one in fitted)
+        elif expected:
+            single += 1
+            assert {shape(one) for one in fitted} <= expected
+            if len(expected) <= 2:
+                assert {shape(one) for one in fitted} == expected
+    assert single > 5
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+def test_what_is_not_moved_stays_as_it_was(uniform):
+    architecture = ARCHITECTURES["neox"]
+    rng = np.random.default_rng(2)
+    bin = share(architecture, 0.35, 0.4)
+    for _ in range(30):
+        plan = random_plan(architecture, rng, uniform=uniform)
+        fitted = fit(architecture, bin, plan, rng, uniform=uniform)
+        dropped = ~(plan.kept | fitted.kept)
+        if not uniform:  # genes of dropped layers are kept as they are
+            assert (fitted.groups[dropped] == plan.groups[dropped]).all()
+            assert (fitted.neurons[dropped] == plan.neurons[dropped]).all()
+        else:
+            assert len(set(fitted.groups)) == len(set(fitted.neurons)) == 1
+        for counts, most in ((fitted.groups, 4), (fitted.neurons, 40)):
+            assert counts.min() >= 1
+            assert counts.max() <= most
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+def test_far_bins_are_reached_in_several_steps(uniform):
+    architecture = ARCHITECTURES["grouped"]
+    rng = np.random.default_rng(3)
+    d = architecture.dimensions
+    full = Plan(d.layers, d.channels, np.full(5, 3), np.full(5, 64), np.arange(5))
+    least = Plan(1, 8, np.ones(5, int), np.ones(5, int), np.arange(5))
+    top = full_cost(architecture)
+    assert cost(architecture, full) == top
+    small = Bin("small", 1, cost(architecture, least) + 150)
+    for plan, bin in ((full, small), (least, Bin("large", top - 500, top))):
+        fitted = [fit(architecture, bin, plan, rng, uniform=uniform) for _ in range(10)]
+        assert any(fitted)
+        assert all(cost(architecture, one) in bin for one in fitted if one is not None)
+
+
+def test_no_way_in_is_said():
+    architecture = ARCHITECTURES["neox"]
+    rng = np.random.default_rng(4)
+    full = full_cost(architecture)
+    plan = random_plan(architecture, rng, uniform=True)
+    assert fit(architecture, Bin("above", full + 1, full + 2), plan, rng, uniform=True) is None
