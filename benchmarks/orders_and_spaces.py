@@ -29,8 +29,8 @@ from evo.space import SPACES
 BINS = ["25%", "50%"]
 SEEDS = (0, 1, 2)
 ALGORITHMS = ("random", "evolution")
-POPULATION, GENERATIONS = 16, 5
-TEXT, TOKENS = "stdlib:validation", 8192
+POPULATION, GENERATIONS = 16, 3
+TEXT, TOKENS = "stdlib:validation", 4096
 HERE = Path(__file__).parent
 
 
@@ -101,8 +101,8 @@ def paired(rows: pd.DataFrame) -> str:
             )
             gain = (wide[other] - wide[one]).to_numpy()
             lines.append(
-                f"- {bin}: {one} better than {other} in {np.sum(gain > 0)} of {len(gain)} pairs, by "
-                f"{gain.mean():+.3f} nats on average"
+                f"- {bin}: {one} better than {other} in {np.sum(gain > 0)} of {len(gain)} pairs, "
+                f"by {gain.mean():+.3f} nats on average"
             )
     return "\n".join(lines)
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class Checkpoint:
         padded = self.config.padded_vocab_size
         return min(self.tokenizer.vocabulary, padded) if self.tokenizer else padded
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Of the shape and the weights' content."""
         return weights_hash(self.weights)

@@ -32,7 +32,7 @@ from evo.order import KINDS, Order
 from evo.settings import claim_run
 from evo.space import SPACES, Space
 from evo.strategy import Budget, Proposal, Strategy
-from evo.text import Text, load_text
+from evo.text import Text, load_text, sequence_length_of
 from evo.winner import save_candidate
 from workers.metrics import SearchMetrics, SearchStatus
 from workers.pool import Pool, PoolSettings
@@ -43,7 +43,6 @@ from workers.scorer import ScoringSettings
 logger = logging.getLogger("evo.search")
 
 ALGORITHMS = ("evolution", "random", "local")
-LONGEST_SEQUENCE = 2048
 
 
 @dataclass(frozen=True)
@@ -192,12 +191,7 @@ class _Run:
         architecture = self.teacher.architecture
         size = parameters(architecture, architecture.full_widths)
         self.bins = [parse_bin(text, size, named_parameters) for text in config.bins]
-        block_size = self.teacher.config.block_size
-        self.length = config.sequence_length or min(block_size, LONGEST_SEQUENCE)
-        if self.length > block_size:
-            raise UserError(
-                f"a sequence length of {self.length} is more than the teacher's {block_size}"
-            )
+        self.length = sequence_length_of(config.sequence_length, self.teacher.config.block_size)
         self.text = self._load(config.text, config.max_tokens)
         self.order_text = self._load(config.order_text) if config.order_text else self.text
         for bin in self.bins:  # refuses what cannot be reached, before anything is written

@@ -22,10 +22,10 @@ from evo.files import atomic_file
 BINS = ("25%", "50%")
 SPACE = "coarse-layerwise"
 FITNESS_TEXT, TRAINING_TEXT, VALIDATION_TEXT = "stdlib:train", "stdlib:train", "stdlib:validation"
-FITNESS_TOKENS = 16384
+FITNESS_TOKENS = 8192
 POPULATION, GENERATIONS = 16, 9
-TOKENS = 400_000
-VALIDATION_TOKENS = 32768
+TOKENS = 300_000
+VALIDATION_TOKENS = 16384
 BATCH_TOKENS = 4096
 
 LEARNING_RATES = {"random": 4e-3, "winner": 2e-3, "distilled": 2e-3}

@@ -33,12 +33,12 @@ def claim_run(directory: Path, settings: dict[str, Any], *, free: tuple[str, ...
     """
     path = directory / FILE
     if path.is_file():
-        before = read_settings(directory)
-        for key in sorted(set(before) | set(settings)):
-            if key not in free and before.get(key) != settings.get(key):
+        before, now = flat(read_settings(directory)), flat(settings)
+        for key in sorted(set(before) | set(now)):
+            if key not in free and before.get(key) != now.get(key):
                 raise UserError(
                     f"{directory} is a run with other settings: {key} was {before.get(key)!r}, now "
-                    f"it is {settings.get(key)!r}; use the same settings, or another --out"
+                    f"it is {now.get(key)!r}; use the same settings, or another --out"
                 )
         return True
     with output_errors(directory):
@@ -48,6 +48,17 @@ def claim_run(directory: Path, settings: dict[str, Any], *, free: tuple[str, ...
     with atomic_file(path) as temporary:
         temporary.write_text(yaml.safe_dump(settings, sort_keys=False))
     return False
+
+
+def flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with those of a part named `part.name`."""
+    parts: dict[str, Any] = {}
+    for name, value in settings.items():
+        inner = (
+            {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {}
+        )
+        parts |= inner or {name: value}
+    return parts
 
 
 def read_settings(directory: Path) -> dict[str, Any]:

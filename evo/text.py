@@ -38,6 +38,7 @@ KINDS = (
     "stdlib:train, stdlib:validation, hf:REPO[:CONFIG]:SPLIT, or a path or glob of "
     + ", ".join(SUFFIXES)
 )
+LONGEST_DEFAULT_SEQUENCE = 2048
 STDLIB_VALIDATION_SHARE = 1 / 16
 DOCUMENTS_PER_BATCH = 512
 
@@ -124,6 +125,20 @@ def load_text(
     digest.update(blocks.data)
     note = f"Python {platform.python_version()}" if source.startswith("stdlib:") else ""
     return Text(source, blocks, digest.hexdigest(), note)
+
+
+def sequence_length_of(asked: int | None, block_size: int) -> int:
+    """The tokens of a sequence: as asked for, else the model's block size, at most 2048.
+
+    Raises:
+        UserError: more than the model takes, or too few to predict anything.
+    """
+    length = asked if asked is not None else min(block_size, LONGEST_DEFAULT_SEQUENCE)
+    if not 2 <= length <= block_size:
+        raise UserError(
+            f"--sequence-length {length} cannot be: give 2 to {block_size}, this model's block size"
+        )
+    return length
 
 
 def documents(source: str) -> Iterator[str]:

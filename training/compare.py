@@ -16,8 +16,8 @@ from rich.table import Table
 
 from evo.errors import UserError
 from evo.files import atomic_file
+from evo.settings import FILE as SETTINGS
 from training import log
-from training.run_directory import SETTINGS
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,8 @@ from rich.progress import track
 from evo import checkpoint
 from evo.errors import UserError
 from evo.nll import summed_nll
-from evo.text import load_text
+from evo.text import load_text, sequence_length_of
 
-LONGEST_DEFAULT_SEQUENCE = 2048
 BLOCKS_PER_UPDATE = 64
 
 
@@ -47,17 +46,11 @@ def evaluate(
     if micro_batch < 1:
         raise UserError(f"--micro-batch {micro_batch}: it must be at least 1")
     stored = checkpoint.load(model)
-    block_size = stored.config.block_size
-    length = sequence_length or min(block_size, LONGEST_DEFAULT_SEQUENCE)
-    if length > block_size:
-        raise UserError(
-            f"--sequence-length {length} is more than the model's block size of {block_size}"
-        )
     blocks = load_text(
         text,
         tokenizer=stored.tokenizer,
         vocabulary=stored.vocabulary,
-        sequence_length=length,
+        sequence_length=sequence_length_of(sequence_length, stored.config.block_size),
         max_tokens=max_tokens,
     ).blocks
     network = stored.model().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -10,9 +10,7 @@ import numpy as np
 from evo import checkpoint
 from evo.checkpoint import Checkpoint
 from evo.errors import UserError
-from evo.text import Text, load_text
-
-LONGEST_DEFAULT_SEQUENCE = 2048
+from evo.text import Text, load_text, sequence_length_of
 
 WHOLE_TEXT_TOKENS = 2**25
 """Of a text up to this long all is read, also where a run needs less."""
@@ -65,12 +63,7 @@ def read_inputs(
         UserError: anything missing, damaged, or not fitting together.
     """
     student = checkpoint.load(model)
-    block_size = student.config.block_size
-    length = sequence_length or min(block_size, LONGEST_DEFAULT_SEQUENCE)
-    if length > block_size:
-        raise UserError(
-            f"--sequence-length {length} is more than the model's block size of {block_size}"
-        )
+    length = sequence_length_of(sequence_length, student.config.block_size)
     if tokens < length:
         raise UserError(f"--tokens {tokens} is less than one sequence of {length}")
     taught_by = None if teacher is None else checkpoint.load(teacher)
