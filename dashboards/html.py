@@ -9,6 +9,7 @@ from pathlib import Path
 from string import Template
 
 TEMPLATE = Path(__file__).with_name("report.html")
+UNKNOWN = "–"
 
 
 class Markup(str):
@@ -26,6 +27,16 @@ def element(tag: str, *content: object, **attributes: str) -> Markup:
         f' {name.rstrip("_")}="{escape(value)}"' for name, value in attributes.items() if value
     )
     return Markup(f"<{tag}{given}>{''.join(map(markup, content))}</{tag}>")
+
+
+def code(text: object) -> Markup:
+    """A path, a command or a setting."""
+    return element("code", text)
+
+
+def identifier(candidate: str) -> Markup:
+    """A candidate's id, on one line."""
+    return element("code", candidate, class_="id")
 
 
 def table(

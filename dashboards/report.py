@@ -7,19 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
-from dashboards.history_statistics import failures, operator_statistics, winner
-from dashboards.html import Markup, element, page, picture, table
-from dashboards.pictures import population_shapes, search_curves
+from dashboards.history_statistics import winner
+from dashboards.html import UNKNOWN, Markup, code, element, identifier, page, picture, table
+from dashboards.pictures import search_curves
 from dashboards.search_run import RunRecord, SearchRecord, read_run
+from dashboards.search_section import search_section
 from evo.files import atomic_file
-from evo.history import perplexity
-from evo.subnet import Dimensions, Subnet
 
 PAGE = "index.html"
-UNKNOWN = "–"
 
 
 def report(run: Path, out: Path) -> Path:
@@ -40,14 +35,11 @@ def report(run: Path, out: Path) -> Path:
     record = read_run(run)
     body = [*_header(record), *_overview(record, out)]
     for search in record.searches:
-        body.extend(_search(record, search, out))
+        body.extend(search_section(record, search, out))
     body.append(_settings(record))
     with atomic_file(out / PAGE) as temporary:
         temporary.write_text(page(f"evo: {_run_name(record)}", body), encoding="utf-8")
     return out / PAGE
-
-
-# The run
 
 
 def _run_name(run: RunRecord) -> str:
@@ -59,7 +51,7 @@ def _header(run: RunRecord) -> Iterator[Markup]:
     yield element("p", _status(run), class_="status")
     settings = run.settings
     rows: list[tuple[str, object]] = [
-        ("Teacher", _code(settings["teacher"])),
+        ("Teacher", code(settings["teacher"])),
         ("Fitness text", _fitness_text(run)),
         ("Order", _order(run)),
         ("Searches", f"{' and '.join(settings['spaces'])}, each in {', '.join(settings['bins'])}"),
@@ -93,7 +85,7 @@ def _fitness_text(run: RunRecord) -> Markup:
         parts.append(f", {count:,} sequences of {length:,} tokens")
     else:
         parts.append(f", sequences of at most {settings['sequence_length']:,} tokens")
-    return element("span", _code(settings["text"]), *parts)
+    return element("span", code(settings["text"]), *parts)
 
 
 def _order(run: RunRecord) -> Markup:
@@ -103,7 +95,7 @@ def _order(run: RunRecord) -> Markup:
         return element("span", f"{kind}; no text is read for it")
     parts: list[object] = ["activation, on the fitness text"]
     if settings["order_text"] is not None:
-        source = _code(settings["order_text"])
+        source = code(settings["order_text"])
         parts = ["activation, on ", source, f", content {settings['order_text_hash']}"]
     if run.summary is not None:
         parts += [", ", _power_of_ten(run.summary["order_flops"]), " FLOPs"]
@@ -150,7 +142,7 @@ def _overview_row(search: SearchRecord) -> list[object]:
     flops = _power_of_ten(search.summary["flops"]) if search.summary else UNKNOWN
     return [
         _overview_name(search),
-        _id(best["candidate"]) if best is not None else UNKNOWN,
+        identifier(best["candidate"]) if best is not None else UNKNOWN,
         f"{best['params']:,}" if best is not None else UNKNOWN,
         f"{best['nll']:.4f}" if best is not None else UNKNOWN,
         f"{best['perplexity']:,.2f}" if best is not None else UNKNOWN,
@@ -172,158 +164,12 @@ def _overview_name(search: SearchRecord) -> Markup:
 
 
 def _settings(run: RunRecord) -> Markup:
-    rows = [(name, _code(_plain(value))) for name, value in run.settings.items()]
+    rows = [(name, code(_plain(value))) for name, value in run.settings.items()]
     return element("details", element("summary", "All settings"), table(("", ""), rows))
 
 
 def _plain(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-# A search
-
-
-def _search(run: RunRecord, search: SearchRecord, out: Path) -> Iterator[Markup]:
-    yield element("h2", search.name, id=search.name)
-    yield element("p", _progress(run, search), class_="status")
-    if search.history.empty:
-        return
-    best = winner(search.history)
-    if best is not None:
-        assert run.dimensions is not None
-        yield element("h3", "Winner")
-        yield _winner(run, search, best, run.dimensions)
-        curve, shapes = out / f"curve-{search.name}.png", out / f"shapes-{search.name}.png"
-        search_curves({search.name: search.history}, curve)
-        yield element("h3", "Fitness")
-        yield picture(curve, "Perplexity of each candidate, of the best so far, and each "
-                             "generation's median.")  # fmt: skip
-        population_shapes(search.history, shapes, dimensions=run.dimensions)
-        yield element("h3", "Shapes")
-        yield picture(shapes, "Each candidate's perplexity against its widths, averaged over its "
-                              "layers, coloured by generation.")  # fmt: skip
-    yield element("h3", "Operators")
-    yield from _operators(search.history)
-    yield element("h3", "Failures")
-    yield _failures(search.history)
-
-
-def _progress(run: RunRecord, search: SearchRecord) -> str:
-    total = run.settings["generations"] + 1
-    text = f"{search.generations:,} of {total:,} generations, {len(search.history):,} evaluations"
-    if search.ended is not None:
-        return f"Ended ({search.ended}) after {text}."
-    return f"So far {text}." if search.generations else "No generation has ended yet."
-
-
-def _winner(run: RunRecord, search: SearchRecord, best: pd.Series, teacher: Dimensions) -> Markup:
-    rows: list[tuple[str, object]] = [
-        ("Candidate", _candidate(best)),
-        ("Parameters", _parameters(search, best)),
-        ("Perplexity", f"{best['perplexity']:,.2f} ({best['nll']:.4f} nats per token)"),
-        *_shape(Subnet.unpack(best["genome"], teacher)),
-        ("Checkpoint", _checkpoint(run, search)),
-    ]
-    return table(("", ""), rows)
-
-
-def _candidate(best: pd.Series) -> Markup:
-    parts: list[object] = [
-        _id(best["candidate"]),
-        f", by {best['operator']} in generation {best['generation']}",
-    ]
-    for index, parent in enumerate(best["parents"]):
-        parts += [" and " if index else ", from ", _id(parent)]
-    return element("span", *parts)
-
-
-def _parameters(search: SearchRecord, best: pd.Series) -> str:
-    text = f"{best['params']:,}"
-    if search.summary is not None:
-        text += f" (the bin: {search.summary['low']:,} to {search.summary['high']:,})"
-    return text
-
-
-def _shape(subnet: Subnet) -> Iterator[tuple[str, str]]:
-    """The shape in words."""
-    d, widths = subnet.dimensions, subnet.widths
-    yield (
-        "Shape",
-        f"{widths.layers} of {d.layers} layers × {widths.channels:,} of {d.channels:,} channels",
-    )
-    dropped = np.flatnonzero(~subnet.layers).tolist()
-    if dropped:
-        yield "Dropped layers", f"{', '.join(map(str, dropped))}, counted from 0"
-    yield "Query groups (heads)", _widths(widths.groups, d.groups)
-    yield "MLP neurons", _widths(widths.neurons, d.neurons)
-
-
-def _widths(widths: tuple[int, ...], most: int) -> str:
-    if len(set(widths)) == 1:
-        return f"{widths[0]:,} of {most:,} in each layer"
-    return f"{', '.join(map(str, widths))} of {most:,}, layer by layer"
-
-
-def _checkpoint(run: RunRecord, search: SearchRecord) -> Markup:
-    directory = search.directory / "winner"
-    if directory.is_dir():
-        return _code(directory.resolve())
-    command = f"evo extract {run.path} --search {search.name} --out DIRECTORY"
-    return element("span", "not written before the run ends; the best so far: ", _code(command))
-
-
-def _operators(history: pd.DataFrame) -> Iterator[Markup]:
-    headings = ("operator", "candidates", "better than parents", "new bests", "median perplexity",
-                "best perplexity")  # fmt: skip
-    rows = [
-        (
-            row["operator"],
-            f"{row['candidates']:,}",
-            _share(row["better_than_parents"], row["with_parents"]),
-            f"{row['new_bests']:,}",
-            _perplexity(row["median_nll"]),
-            _perplexity(row["best_nll"]),
-        )
-        for row in operator_statistics(history).to_dict("records")
-    ]
-    yield table(headings, rows, numbers=headings[1:])
-    yield element(
-        "p",
-        "Better than parents: than each of them, of the candidates that have any and did not "
-        "fail. New bests: how often the best of a generation came from this operator and was "
-        "better than all generations before; the first generation is not counted.",
-        class_="note",
-    )
-
-
-def _failures(history: pd.DataFrame) -> Markup:
-    found = failures(history)
-    if found.empty:
-        return element("p", "None.")
-    rows = [
-        (row["reason"], f"{row['candidates']:,}", _id(row["example"]))
-        for row in found.to_dict("records")
-    ]
-    return table(("reason", "candidates", "for example"), rows, numbers=("candidates",))
-
-
-# Words and numbers
-
-
-def _code(text: object) -> Markup:
-    return element("code", text)
-
-
-def _id(candidate: str) -> Markup:
-    return element("code", candidate, class_="id")
-
-
-def _share(part: int, whole: int) -> str:
-    return f"{part:,} of {whole:,} ({part / whole:.0%})" if whole else UNKNOWN
-
-
-def _perplexity(nll: float) -> str:
-    return UNKNOWN if np.isnan(nll) else f"{perplexity(nll):,.2f}"
 
 
 def _power_of_ten(value: float) -> Markup:
