@@ -38,7 +38,7 @@ def test_max_tokens_and_sequence_length(tmp_path: Path, model: Path) -> None:
 
 def test_refusals(tmp_path: Path, model: Path) -> None:
     text = tiny_checkpoints.text(tmp_path / "text.npy")
-    with pytest.raises(UserError, match="block size of 32"):
+    with pytest.raises(UserError, match="give 2 to 32"):
         evaluate(model, text, sequence_length=64)
     with pytest.raises(UserError, match="--micro-batch 0"):
         evaluate(model, text, micro_batch=0)

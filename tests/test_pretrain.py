@@ -207,10 +207,10 @@ def test_a_finished_run_is_left_alone(
 
 
 def test_other_settings_are_refused(config: PretrainConfig, whole: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"its learning_rate is 0\.01, not 0\.02"):
+    with pytest.raises(UserError, match=r"learning_rate was 0\.01, now it is 0\.02"):
         pretrain(replace(config, learning_rate=0.02))
     other = tiny_checkpoints.text(config.out.parent / "other.npy", seed=5)
-    with pytest.raises(UserError, match="its text_hash is"):
+    with pytest.raises(UserError, match="text_hash was"):
         pretrain(replace(config, text=other))
 
 
@@ -228,7 +228,7 @@ def test_a_loss_that_is_not_finite(config: PretrainConfig) -> None:
         ({"tokens": 0}, "--tokens 0"),
         ({"learning_rate": -1.0}, "--learning-rate -1.0"),
         ({"tokens": 8}, "less than one sequence of 32"),
-        ({"sequence_length": 64}, "block size of 32"),
+        ({"sequence_length": 64}, "give 2 to 32"),
         ({"sequence_length": 16}, "more than the sequence length of 16"),
         ({"workers": 7}, "cannot be shared by 7 workers"),
         ({"gpus_per_worker": 2.0}, "--gpus-per-worker 2"),
@@ -248,7 +248,7 @@ def test_bad_input_leaves_nothing_behind(
 
 def test_a_directory_of_something_else_is_refused(config: PretrainConfig, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="no pretraining run"):
+    with pytest.raises(UserError, match="is not empty and no run"):
         pretrain(replace(config, out=tmp_path))
     with pytest.raises(UserError, match="cannot write"):
         pretrain(replace(config, out=tmp_path / "file" / "run"))
