@@ -111,7 +111,7 @@ class EvalConfig:
         model: checkpoint directory: a teacher, a winner, or a pretrained one.
         text: source of the text, as in `evo search`.
         sequence_length: tokens of a sequence; by default the model's block size, at most 2048.
-        max_tokens: use so many tokens of the text at most; by default all.
+        max_tokens: use so many tokens of the text at most, evenly spaced; by default all.
         micro_batch: sequences that run at once.
     """
 

@@ -73,7 +73,7 @@ class SearchConfig:
         in_bin: fit moves every proposal into its bin; reject draws until one is in it, as the
             paper does.
         sequence_length: tokens of a sequence; by default the teacher's block size, at most 2048.
-        max_tokens: use so many tokens of the text at most; by default all.
+        max_tokens: use so many tokens of the text at most, evenly spaced; by default all.
         shard_tokens: tokens of a unit of work, one candidate on one slice of the text.
         micro_batch: sequences that run through a candidate at once.
         dtype: float32 or bfloat16; by default float32 on CPU and bfloat16 on CUDA.

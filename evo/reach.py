@@ -10,9 +10,10 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from evo.bins import Bin
-from evo.cost import Architecture, prices
+from evo.cost import Architecture, parameters, prices
 from evo.errors import UserError
 from evo.fit import Counts, Plan
+from evo.subnet import Widths
 
 
 @dataclass(frozen=True)
@@ -55,20 +56,28 @@ def check_reachable(architecture: Architecture, bin: Bin, *, uniform: bool) -> N
     """Refuse a bin that no subnet of the teacher can be in.
 
     Raises:
-        UserError: naming the nearest costs that can be reached, or the whole range.
+        UserError: naming the range that can be reached, and the nearest costs within it.
     """
     found = reach(architecture, bin, uniform=True)
     if not found.inside and not uniform:
         found = reach(architecture, bin, uniform=False)
     if found.inside:
         return
-    if found.below is None:
-        near = f"the smallest subnet has {found.above:,}"
-    elif found.above is None:
-        near = f"the teacher has {found.below:,}"
-    else:
-        near = f"the nearest have {found.below:,} and {found.above:,}"
-    raise UserError(f"no subnet of this teacher is in the bin {bin}: {near} parameters")
+    least = smallest(architecture)
+    most = parameters(architecture, architecture.full_widths)
+    near = ""
+    if found.below is not None and found.above is not None:
+        near = f", the nearest {found.below:,} and {found.above:,}"
+    raise UserError(
+        f"no subnet of this teacher is in the bin {bin}: they have from {least:,} to {most:,} "
+        f"parameters{near}"
+    )
+
+
+def smallest(architecture: Architecture) -> int:
+    """The parameters of the smallest subnet: one layer, one head's worth of channels."""
+    channels = min(architecture.head_size, architecture.dimensions.channels)
+    return parameters(architecture, Widths(channels, (1,), (1,)))
 
 
 def drawn(

@@ -39,6 +39,9 @@ KINDS = (
     + ", ".join(SUFFIXES)
 )
 LONGEST_DEFAULT_SEQUENCE = 2048
+SAMPLED_TOKENS = 2**25
+"""Of a text up to this long all is read, also where less is used."""
+
 STDLIB_VALIDATION_SHARE = 1 / 16
 DOCUMENTS_PER_BATCH = 512
 
@@ -81,7 +84,9 @@ def load_text(
         vocabulary: token ids must be below it.
         sequence_length: tokens of a block. Rows of a 2-D `.npy` keep their own length, which may
             not exceed it.
-        max_tokens: use no more than so many tokens, from the front.
+        max_tokens: use no more than so many tokens, in blocks evenly spaced in what is read: the
+            front of a text is no fair sample of it. Read are the first 33M tokens, or `max_tokens`
+            if those are more; of a stream from the hub, which may have no end, just these.
 
     Raises:
         UserError: an unknown source, one that cannot be read, or text shorter than one block.
@@ -99,7 +104,7 @@ def load_text(
             )
         blocks = rows
     else:
-        stream = _stream(source, tokenizer, max_tokens)
+        stream = _stream(source, tokenizer, _tokens_to_read(source, max_tokens))
         blocks = stream[: len(stream) // sequence_length * sequence_length]
         blocks = blocks.reshape(-1, sequence_length)
         if not len(blocks):
@@ -108,12 +113,14 @@ def load_text(
                 f"{sequence_length}"
             )
     if max_tokens is not None:
-        blocks = blocks[: max(0, max_tokens // blocks.shape[1])]
-        if not len(blocks):
+        count = max_tokens // blocks.shape[1]
+        if count < 1:
             raise UserError(
                 f"--max-tokens {max_tokens} is less than one block of "
                 f"{rows.shape[1] if rows is not None else sequence_length} tokens"
             )
+        if count < len(blocks):
+            blocks = blocks[np.arange(count) * len(blocks) // count]
     low, high = int(blocks.min()), int(blocks.max())
     if low < 0 or high >= vocabulary:
         raise UserError(
@@ -125,6 +132,12 @@ def load_text(
     digest.update(blocks.data)
     note = f"Python {platform.python_version()}" if source.startswith("stdlib:") else ""
     return Text(source, blocks, digest.hexdigest(), note)
+
+
+def _tokens_to_read(source: str, max_tokens: int | None) -> int | None:
+    if max_tokens is None or source.startswith("hf:"):
+        return max_tokens
+    return max(max_tokens, SAMPLED_TOKENS)
 
 
 def sequence_length_of(asked: int | None, block_size: int) -> int:

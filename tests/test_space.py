@@ -99,9 +99,9 @@ def test_the_whole_range_of_costs(name):
     teacher = Space(name, GROUPED, order, Bin("teacher", full, full))
     assert teacher.sample(rng).id == Subnet.full(GROUPED.dimensions).id
     smallest = Bin("smallest", 1, 1)
-    with pytest.raises(UserError, match="the smallest subnet has") as caught:
+    with pytest.raises(UserError, match="they have from") as caught:
         Space(name, GROUPED, order, smallest)
-    least = int(str(caught.value).split("has ")[1].split(" ")[0].replace(",", ""))
+    least = int(str(caught.value).split("from ")[1].split(" ")[0].replace(",", ""))
     space = Space(name, GROUPED, order, Bin("least", least, least))
     assert space.sample(rng).widths.channels == GROUPED.head_size
     assert space.sample(rng).widths.groups == space.sample(rng).widths.neurons == (1,)

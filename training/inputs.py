@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from evo import checkpoint
 from evo.checkpoint import Checkpoint
 from evo.errors import UserError
-from evo.text import Text, load_text, sequence_length_of
-
-WHOLE_TEXT_TOKENS = 2**25
-"""Of a text up to this long all is read, also where a run needs less."""
+from evo.text import SAMPLED_TOKENS, Text, load_text, sequence_length_of
 
 
 @dataclass(frozen=True)
@@ -78,25 +73,15 @@ def read_inputs(
             tokenizer=student.tokenizer,
             vocabulary=vocabulary,
             sequence_length=length,
-            # The front of a text is no fair sample of it, so what can be read in a minute is read
-            # whole; a stream from the hub may have no end, and its front must do.
-            max_tokens=most if source.startswith("hf:") else max(most, WHOLE_TEXT_TOKENS),
+            max_tokens=most,
         )
 
     validation = None
     if validation_text is not None:
-        cap = max(length, validation_tokens)
-        validation = _evenly(read(validation_text, cap), cap)
-    return Inputs(student, taught_by, read(text, tokens), validation)
-
-
-def _evenly(text: Text, tokens: int) -> Text:
-    """No more than so many tokens of a text, in blocks that are evenly spaced in it."""
-    count = max(1, tokens // text.blocks.shape[1])
-    if count >= len(text.blocks):
-        return text
-    chosen = np.arange(count) * len(text.blocks) // count
-    return replace(text, blocks=np.ascontiguousarray(text.blocks[chosen]))
+        validation = read(validation_text, max(length, validation_tokens))
+    # A short run, too, draws from all of the text; only a stream from the hub may have no end.
+    most = tokens if text.startswith("hf:") else max(tokens, SAMPLED_TOKENS)
+    return Inputs(student, taught_by, read(text, most), validation)
 
 
 def _check_teacher(student: Checkpoint, teacher: Checkpoint, sequence_length: int) -> None:
