@@ -25,25 +25,40 @@ from evo.driver import SearchConfig, search
 from evo.embedded import teacher_path
 from evo.order import KINDS
 from evo.space import SPACES
+from evo.text import load_text
+from evo.tokenizer import load_tokenizer
 
 BINS = ["25%", "50%"]
 SEEDS = (0, 1, 2)
 ALGORITHMS = ("random", "evolution")
-POPULATION, GENERATIONS = 16, 3
-TEXT, TOKENS = "stdlib:validation", 4096
+POPULATION, GENERATIONS = 16, 2
+TEXT, SEQUENCES, LENGTH = "stdlib:validation", 12, 256
 HERE = Path(__file__).parent
+
+
+def fitness_text(out: Path) -> Path:
+    """A few sequences evenly spaced in the text: its front alone would be one file's style."""
+    tokenizer = load_tokenizer(teacher_path())
+    assert tokenizer is not None
+    blocks = load_text(
+        TEXT, tokenizer=tokenizer, vocabulary=tokenizer.vocabulary, sequence_length=LENGTH
+    ).blocks
+    out.mkdir(parents=True, exist_ok=True)
+    np.save(out / "text.npy", blocks[np.linspace(0, len(blocks) - 1, SEQUENCES).astype(int)])
+    return out / "text.npy"
 
 
 def run(out: Path) -> pd.DataFrame:
     """Every search; a row each, with its best fitness."""
     rows = []
+    text = fitness_text(out)
     for seed, order, algorithm in product(SEEDS, KINDS, ALGORITHMS):
         began = time.perf_counter()
         summary = search(
             SearchConfig(
                 teacher=teacher_path(),
-                text=TEXT,
-                max_tokens=TOKENS,
+                text=str(text),
+                order_text=TEXT,
                 bins=BINS,
                 spaces=list(SPACES),
                 out=out / f"{order}-{algorithm}-{seed}",
@@ -118,8 +133,8 @@ def main() -> None:
     setting = (
         f"Best fitness (nats per token, mean and standard deviation over seeds "
         f"{', '.join(map(str, SEEDS))}) after {evaluations} evaluations (population {POPULATION}), "
-        f"embedded teacher, first {TOKENS:,} tokens of {TEXT}. torch {torch.__version__}, "
-        f"Python {platform.python_version()}, {platform.machine()}, CPU."
+        f"embedded teacher, {SEQUENCES} evenly spaced sequences of {LENGTH} tokens of {TEXT}. "
+        f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}, CPU."
     )
     (HERE / "orders_and_spaces.json").write_text(
         json.dumps({"setting": setting, "rows": rows.to_dict("records")}, indent=1) + "\n"
