@@ -115,8 +115,8 @@ def test_the_standard_library_is_split_by_file(load, tokenizer):
     text = load("stdlib:validation", max_tokens=4096, sequence_length=256)
     assert text.blocks.shape == (16, 256)
     assert text.note == f"Python {platform.python_version()}"
-    expected = packed(parts["validation"][:20], tokenizer, 256)
-    assert np.array_equal(text.blocks, expected[:16])
+    expected = packed(parts["validation"], tokenizer, 256)
+    assert np.array_equal(text.blocks, expected[np.arange(16) * len(expected) // 16])
 
 
 def test_what_was_tokenised_is_cached(load, tokenizer, tmp_path, monkeypatch):
