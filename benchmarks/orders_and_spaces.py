@@ -21,9 +21,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from evo.driver import SearchConfig, search
+from evo.driver import search
 from evo.embedded import teacher_path
 from evo.order import KINDS
+from evo.search_config import SearchConfig
 from evo.space import SPACES
 from evo.text import load_text
 from evo.tokenizer import load_tokenizer

@@ -49,7 +49,7 @@ COMMANDS = {
     ),
     "search": Command(
         "search a teacher for its best subnets in parameter bins",
-        "evo.driver:SearchConfig",
+        "evo.search_config:SearchConfig",
         "evo.cli:run_search",
     ),
     "extract": Command(

@@ -14,13 +14,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from evo.driver import SearchConfig, search
+from evo.driver import search
 from evo.embedded import teacher_path
 from evo.errors import UserError
 from evo.files import atomic_file
+from evo.search_config import SearchConfig
 
 BINS = ("25%", "50%")
-SPACE = "coarse-layerwise"
+SPACE = "coarse-uniform"
 FITNESS_TEXT, TRAINING_TEXT, VALIDATION_TEXT = "stdlib:train", "stdlib:train", "stdlib:validation"
 FITNESS_TOKENS = 8192
 POPULATION, GENERATIONS = 16, 9

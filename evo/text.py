@@ -1,25 +1,15 @@
 """Corpora to token blocks.
 
-A source is one of
-
-- `stdlib:train`, `stdlib:validation`: the source text of the running Python's standard library,
-  split by file; always there, no download;
-- a path or glob of `.txt` (one document per file), `.jsonl` (field `text`), `.parquet` (column
-  `text`) or `.npy` (token ids: 1-D is a stream to pack, 2-D is one block per row);
-- `hf:REPO[:CONFIG]:SPLIT`: a data set of the Hugging Face hub, streamed.
-
-Documents are tokenised, each is followed by the end-of-text token, and the stream is packed into
-blocks. What was tokenised is cached by content and tokenizer, in `$EVO_CACHE` or `~/.cache/evo`.
+`evo.sources` says what a source is. Documents are tokenised, each is followed by the end-of-text
+token, and the stream is packed into blocks. What was tokenised is cached by content and tokenizer,
+in `$EVO_CACHE` or `~/.cache/evo`.
 """
 
 from __future__ import annotations
 
-import glob
 import hashlib
-import json
 import os
 import platform
-import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -30,19 +20,14 @@ from numpy.typing import NDArray
 
 from evo.errors import UserError, first_line
 from evo.files import atomic_file
+from evo.sources import Part, parts, paths_of
 from evo.tokenizer import Tokenizer
 
 Tokens = NDArray[np.int32]
-SUFFIXES = (".txt", ".jsonl", ".parquet", ".npy")
-KINDS = (
-    "stdlib:train, stdlib:validation, hf:REPO[:CONFIG]:SPLIT, or a path or glob of "
-    + ", ".join(SUFFIXES)
-)
 LONGEST_DEFAULT_SEQUENCE = 2048
 SAMPLED_TOKENS = 2**25
 """Of a text up to this long all is read, also where less is used."""
 
-STDLIB_VALIDATION_SHARE = 1 / 16
 DOCUMENTS_PER_BATCH = 512
 
 
@@ -79,7 +64,7 @@ def load_text(
     """Read, tokenise and pack a source.
 
     Args:
-        source: see the module.
+        source: see `evo.sources`.
         tokenizer: not needed for `.npy`.
         vocabulary: token ids must be below it.
         sequence_length: tokens of a block. Rows of a 2-D `.npy` keep their own length, which may
@@ -154,77 +139,10 @@ def sequence_length_of(asked: int | None, block_size: int) -> int:
     return length
 
 
-def documents(source: str) -> Iterator[str]:
-    """The documents of a source of text, in a fixed order.
-
-    Raises:
-        UserError: an unknown source, or one that cannot be read.
-    """
-    for part in _parts(source):
-        yield from part.documents()
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A piece of a source that is tokenised, and cached, at once."""
-
-    name: str
-    path: Path | None = None
-
-    def documents(self) -> Iterator[str]:
-        if self.path is None:
-            yield from (_stdlib if self.name.startswith("stdlib:") else _hub)(self.name)
-        elif self.path.suffix == ".txt":
-            try:
-                yield self.path.read_text(encoding="utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(f"{self.path} is not UTF-8 text: {error}") from error
-        elif self.path.suffix == ".jsonl":
-            yield from _jsonl(self.path)
-        else:
-            yield from _parquet(self.path)
-
-    def cache_key(self) -> str | None:
-        """A hash of the content, or None where only reading it all would tell."""
-        digest = hashlib.blake2b(digest_size=12)
-        if self.path is not None:
-            digest.update(self.path.suffix.encode())
-            with self.path.open("rb") as file:
-                while chunk := file.read(2**24):
-                    digest.update(chunk)
-        elif self.name.startswith("stdlib:"):
-            for document in self.documents():
-                digest.update(document.encode() + b"\0")
-        else:
-            return None
-        return digest.hexdigest()
-
-
-def _paths(source: str) -> list[Path]:
-    found = [source] if Path(source).is_file() else glob.glob(source, recursive=True)
-    paths = sorted(Path(path) for path in found)
-    if not paths:
-        raise UserError(f"no text at {source}: a source is {KINDS}")
-    for path in paths:
-        if path.suffix not in SUFFIXES or not path.is_file():
-            raise UserError(f"{path} is no text that can be read: a source is {KINDS}")
-    return paths
-
-
-def _parts(source: str) -> list[_Part]:
-    if source.startswith("stdlib:"):
-        if source not in ("stdlib:train", "stdlib:validation"):
-            raise UserError(f"unknown source {source}: a source is {KINDS}")
-        return [_Part(source)]
-    if source.startswith("hf:"):
-        return [_Part(source)]
-    return [_Part(str(path), path) for path in _paths(source)]
-
-
 def _stream(source: str, tokenizer: Tokenizer | None, max_tokens: int | None) -> Tokens:
     pieces: list[Tokens] = []
     total = 0
-    for part in _parts(source):
+    for part in parts(source):
         for piece in _tokens_of(part, tokenizer, max_tokens):
             pieces.append(piece)
             total += len(piece)
@@ -235,9 +153,7 @@ def _stream(source: str, tokenizer: Tokenizer | None, max_tokens: int | None) ->
     return np.concatenate(pieces)
 
 
-def _tokens_of(
-    part: _Part, tokenizer: Tokenizer | None, max_tokens: int | None
-) -> Iterator[Tokens]:
+def _tokens_of(part: Part, tokenizer: Tokenizer | None, max_tokens: int | None) -> Iterator[Tokens]:
     if part.path is not None and part.path.suffix == ".npy":
         yield _load_npy(part.path)
         return
@@ -270,73 +186,6 @@ def cache_directory() -> Path:
     return Path(os.environ.get("EVO_CACHE") or Path.home() / ".cache" / "evo")
 
 
-def _stdlib(source: str) -> Iterator[str]:
-    """The standard library's files; by the hash of its path, one in 16 is held out."""
-    root = Path(sysconfig.get_paths()["stdlib"])
-    excluded = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
-    for path in sorted(root.rglob("*.py")):
-        relative = path.relative_to(root)
-        if excluded & set(relative.parts) or any(p.startswith("config-") for p in relative.parts):
-            continue
-        digest = hashlib.blake2b(relative.as_posix().encode(), digest_size=4).digest()
-        held_out = int.from_bytes(digest, "big") / 2**32 < STDLIB_VALIDATION_SHARE
-        if held_out == (source == "stdlib:validation"):
-            yield path.read_text(encoding="utf-8", errors="replace")
-
-
-def _hub(source: str) -> Iterator[str]:
-    fields = source.split(":")
-    if len(fields) not in (3, 4) or not all(fields):
-        raise UserError(f"{source} is no source: write hf:REPO[:CONFIG]:SPLIT")
-    repository, split = fields[1], fields[-1]
-    configuration = fields[2] if len(fields) == 4 else None
-    from datasets import load_dataset
-
-    try:
-        rows = load_dataset(repository, configuration, split=split, streaming=True)
-        for row in rows:
-            yield _string(row["text"])
-    except KeyError as error:
-        raise UserError(f"{source} has no column {error}; a column `text` is needed") from error
-    except (OSError, ValueError, TypeError, ConnectionError, RuntimeError) as error:
-        raise UserError(f"{source} cannot be read from the hub: {first_line(error)}") from error
-
-
-def _string(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"a text is {type(value).__name__}, not a string")
-    return value
-
-
-def _jsonl(path: Path) -> Iterator[str]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                yield _string(json.loads(line)["text"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(
-                    f"{path}, line {number}: no JSON object with a field `text`"
-                ) from error
-
-
-def _parquet(path: Path) -> Iterator[str]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-        if "text" not in file.schema_arrow.names:
-            raise UserError(f"{path} has no column `text`, but {file.schema_arrow.names}")
-        for batch in file.iter_batches(columns=["text"]):
-            yield from (_string(text) for text in batch.column(0).to_pylist() if text is not None)
-    except (pyarrow.ArrowException, OSError, TypeError) as error:
-        raise UserError(
-            f"{path} is no parquet file that can be read: {first_line(error)}"
-        ) from error
-
-
 def _load_npy(path: Path) -> Tokens:
     try:
         tokens = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -358,7 +207,7 @@ def _npy_rows(source: str) -> Tokens | None:
     """The rows of a 2-D `.npy` source, or None where the source is something else."""
     if source.startswith(("stdlib:", "hf:")) or not source.endswith(".npy"):
         return None
-    arrays = [_load_npy(path) for path in _paths(source)]
+    arrays = [_load_npy(path) for path in paths_of(source)]
     if all(array.ndim == 1 for array in arrays):
         return None
     if len({array.shape[1:] for array in arrays}) > 1:

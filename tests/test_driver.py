@@ -21,9 +21,10 @@ import torch
 from litgpt import GPT, Config
 
 from evo import checkpoint
-from evo.driver import SearchConfig, search
+from evo.driver import search
 from evo.errors import UserError
 from evo.nll import summed_nll
+from evo.search_config import SearchConfig
 from evo.space import SPACES
 from evo.winner import extract_candidate
 

@@ -17,11 +17,12 @@ import yaml
 
 from dashboards.report import report
 from evo.cli import main
-from evo.driver import SearchConfig, _Run
+from evo.driver import _Run
 from evo.errors import UserError
 from evo.history import Shard, frame
 from evo.importance import order_by_activation
 from evo.order import Order
+from evo.search_config import SearchConfig
 from tests.histories import DIMENSIONS, evolve
 from workers.scorer import Scorer
 

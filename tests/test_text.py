@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from evo.errors import UserError
-from evo.text import documents, load_text
+from evo.sources import documents
+from evo.text import load_text
 from evo.tokenizer import Tokenizer
 from tests.bpe import TEXT, write_tokenizer
 

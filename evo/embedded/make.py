@@ -21,7 +21,7 @@ from litgpt.model import GPT
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from evo import checkpoint
-from evo.text import documents
+from evo.sources import documents
 from training.initialise import initialise
 from training.pretrain import PretrainConfig, pretrain
 

@@ -1,0 +1,130 @@
+"""The settings of `evo search`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from evo.errors import UserError
+from evo.evolution import Rates
+from evo.order import KINDS
+from evo.space import SPACES
+from evo.strategy import Budget
+from workers.fleet import PoolSettings
+from workers.scorer import ScoringSettings
+
+ALGORITHMS = ("evolution", "random", "local")
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Search a teacher for its best subnets, one search for every space and bin.
+
+    Running the same command again resumes.
+
+    Attributes:
+        teacher: checkpoint directory in litgpt's layout (`evo import` makes one).
+        text: source of the fitness text: stdlib:train, stdlib:validation, hf:REPO[:CONFIG]:SPLIT,
+            or a path or glob of .txt, .jsonl, .parquet or .npy.
+        bins: ranges of parameters: 385M-426M, 400M or 40% (plus or minus 5%), or a litgpt model's
+            name.
+        out: run directory.
+        spaces: coarse-uniform, coarse-layerwise, fine-uniform, fine-layerwise.
+        population: candidates of a generation.
+        generations: generations after the first, random one.
+        patience: end a search after so many generations without a better best.
+        seed: of all randomness; the same seed gives the same history on any number of workers.
+        algorithm: evolution, or a baseline: random (samples only), local (mutates the best).
+        elites: how many of the best candidates are parents.
+        mutation_rate: share of offspring that mutate one elite.
+        crossover_rate: share that recombine two elites; the rest are random samples.
+        order: what "the first n" means: index (as stored, the paper's), magnitude (of weights) or
+            activation (contributions on text).
+        order_text: source for the activation order; by default the fitness text.
+        in_bin: fit moves every proposal into its bin; reject draws until one is in it, as the
+            paper does.
+        sequence_length: tokens of a sequence; by default the teacher's block size, at most 2048.
+        max_tokens: use so many tokens of the text at most, evenly spaced; by default all.
+        shard_tokens: tokens of a unit of work, one candidate on one slice of the text.
+        micro_batch: sequences that run through a candidate at once.
+        dtype: float32 or bfloat16; by default float32 on CPU and bfloat16 on CUDA.
+        threads: CPU threads of a worker.
+        workers: how many; by default as many as the cluster has room for. May differ at every
+            start.
+        gpus_per_worker: 0 scores on CPU; a fraction lets several workers share a GPU.
+
+    Raises:
+        UserError: a value that makes no sense.
+    """
+
+    teacher: Path
+    text: str
+    bins: list[str]
+    out: Path
+    spaces: list[str] = field(default_factory=lambda: ["coarse-uniform"])
+    population: int = 50
+    generations: int = 100
+    patience: int | None = None
+    seed: int = 0
+    algorithm: Literal["evolution", "random", "local"] = "evolution"
+    elites: int = 10
+    mutation_rate: float = 0.5
+    crossover_rate: float = 0.4
+    order: Literal["index", "magnitude", "activation"] = "activation"
+    order_text: str | None = None
+    in_bin: Literal["fit", "reject"] = "fit"
+    sequence_length: int | None = None
+    max_tokens: int | None = None
+    shard_tokens: int = 16384
+    micro_batch: int = 8
+    dtype: Literal["float32", "bfloat16"] | None = None
+    threads: int = 1
+    workers: int | None = None
+    gpus_per_worker: float = 0
+
+    def __post_init__(self) -> None:
+        for name, known in (("order", KINDS), ("algorithm", ALGORITHMS)):
+            if getattr(self, name) not in known:
+                raise UserError(
+                    f"unknown {name} {getattr(self, name)!r}: give one of {', '.join(known)}"
+                )
+        for name in ("bins", "spaces"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise UserError(f"--{name} {' '.join(values)}: give at least one, each once")
+        for space in self.spaces:
+            if space not in SPACES:
+                raise UserError(f"unknown space {space!r}: the spaces are {', '.join(SPACES)}")
+        if self.shard_tokens < 1:
+            raise UserError(f"shards of {self.shard_tokens} tokens cannot be: give at least 1")
+        if self.seed < 0:
+            raise UserError(f"a seed of {self.seed} cannot be: give 0 or more")
+        _ = self.budget, self.rates, self.scoring, self.pool  # each validates its own
+
+    @property
+    def budget(self) -> Budget:
+        """How long a search goes on."""
+        return Budget(self.population, self.generations, self.patience)
+
+    @property
+    def rates(self) -> Rates:
+        """Where offspring come from."""
+        return Rates(self.elites, self.mutation_rate, self.crossover_rate)
+
+    @property
+    def scoring(self) -> ScoringSettings:
+        """How candidates are scored."""
+        device: Literal["cpu", "cuda"] = "cuda" if self.gpus_per_worker else "cpu"
+        return ScoringSettings(
+            device=device, dtype=self.dtype, micro_batch=self.micro_batch, threads=self.threads
+        )
+
+    @property
+    def pool(self) -> PoolSettings:
+        """How many workers, and on what."""
+        return PoolSettings(workers=self.workers, gpus_per_worker=self.gpus_per_worker)
+
+
+FREE = ("workers", "gpus_per_worker", "teacher", "out")
+"""Settings that may differ when a run is resumed; the teacher is compared by its hash."""
