@@ -28,6 +28,7 @@ def extract(
     tied: bool,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    sequence_length: int | None = None,
 ) -> GPT:
     """The network that a subnet keeps, in evaluation mode.
 
@@ -38,6 +39,8 @@ def extract(
         tied: whether the teacher's embedding and output head are one matrix.
         dtype: of the network's weights.
         device: where the network is put.
+        sequence_length: the longest sequence it is to see; by default the teacher's block size,
+            whose rotary table may be large.
     """
     with torch.device("meta"):
         model = build(config, subnet.widths)
@@ -56,6 +59,7 @@ def extract(
         _set_parameter(model, name, nn.Parameter(tensor, requires_grad=False))
     if tied:
         tie(model)
+    model.max_seq_length = sequence_length or config.block_size
     model.cos, model.sin = model.rope_cache(device=torch.device(device))
     return model.requires_grad_(True).eval()
 

@@ -180,6 +180,7 @@ class Scorer:
                 tied=self._tied,
                 dtype=self._settings.torch_dtype,
                 device=self._settings.device,
+                sequence_length=self._blocks.shape[1],
             )
         self._models.move_to_end(candidate_id)
         return self._models[candidate_id]
