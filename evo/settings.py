@@ -68,7 +68,7 @@ def read_settings(directory: Path) -> dict[str, Any]:
         UserError: the directory is no run.
     """
     try:
-        settings = yaml.safe_load((directory / FILE).read_text())
+        settings = yaml.safe_load((directory / FILE).read_bytes())
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{directory} is no run: it has no {FILE} that can be read") from error
     if not isinstance(settings, dict):

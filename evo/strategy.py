@@ -133,9 +133,12 @@ class Strategy(ABC):
         """The fitness of all that `ask` gave, in any order."""
         ranked = sorted(scored, key=lambda one: one.subnet.id)
         valid = [one for one in ranked if one.fitness is not None]
-        for one in valid:
-            if self.best is None or rank_key(one) < rank_key(self.best):
-                self.best, self.improved = one, self.generation
+        before = self.best
+        self.best = min([*([before] if before else []), *valid], key=rank_key, default=None)
+        if self.best is not None and (
+            before is None or rank_key(self.best)[0] < rank_key(before)[0]
+        ):
+            self.improved = self.generation
         self._learn(valid)
         patience = self.budget.patience
         if len(scored) < self.budget.population:
