@@ -14,7 +14,7 @@ from pathlib import Path
 from evo.driver import search
 from evo.quickstart import LABELS, QuickstartConfig, pretrain_arm, search_config
 
-GRID = (1e-3, 2e-3, 4e-3, 8e-3)
+GRID = (2e-3, 4e-3, 8e-3, 16e-3)
 HERE = Path(__file__).parent
 
 

@@ -159,9 +159,9 @@ def run_import(config: Any) -> None:
 
 def run_search(config: Any) -> None:
     """`evo search`."""
-    from rich.console import Console
     from rich.table import Table
 
+    from evo.display import result_console
     from evo.driver import search
 
     summary = search(config)
@@ -179,8 +179,7 @@ def run_search(config: Any) -> None:
             str(one["evaluations"]),
             one["ended"],
         )
-    console = Console()
-    console.print(table, width=console.width if console.is_terminal else 160)
+    result_console().print(table)
 
 
 def run_extract(config: ExtractConfig) -> None:

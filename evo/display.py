@@ -17,6 +17,12 @@ from evo.strategy import Budget
 logger = logging.getLogger("evo.search")
 
 
+def result_console() -> Console:
+    """Where results are printed: stdout, wide enough for a table where that is no terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=140)
+
+
 class SearchDisplay:
     """Shows searches while they run; a context manager.
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from evo.display import result_console
 from evo.driver import search
 from evo.embedded import teacher_path
 from evo.errors import UserError
@@ -25,7 +25,7 @@ SPACE = "coarse-uniform"
 FITNESS_TEXT, TRAINING_TEXT, VALIDATION_TEXT = "stdlib:train", "stdlib:train", "stdlib:validation"
 FITNESS_TOKENS = 8192
 POPULATION, GENERATIONS = 16, 9
-TOKENS = 300_000
+TOKENS = 400_000
 VALIDATION_TOKENS = 16384
 BATCH_TOKENS = 4096
 
@@ -64,7 +64,7 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     Returns:
         What the table says, as written to `summary.json`.
     """
-    console = Console()
+    console = result_console()
     console.print(f"[bold]1. Search[/] the embedded teacher for {SPACE} subnets of {_and(BINS)} of "
                   "its parameters")  # fmt: skip
     found = search(search_config(config))
@@ -81,8 +81,8 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     with atomic_file(config.out / "summary.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
     _draw(config.out, found)
-    console.print(_table(summary), width=console.width if console.is_terminal else 140)
-    console.print(_closing(config.out), highlight=False)
+    console.print(_table(summary))
+    console.print(_closing(config.out), soft_wrap=True)
     return summary
 
 
