@@ -70,5 +70,5 @@ def test_damaged_settings(tmp_path, content):
 
 
 def test_no_run_at_all(tmp_path):
-    with pytest.raises(UserError, match="is no run: it has no settings.yaml"):
+    with pytest.raises(UserError, match=r"is no run: it has no settings\.yaml"):
         read_settings(tmp_path / "nowhere")
