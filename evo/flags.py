@@ -7,6 +7,7 @@ import re
 from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import fields
+from itertools import islice
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import docstring_parser
@@ -25,6 +26,8 @@ def parse_config(
     positional: Sequence[str] = (),
 ) -> Config:
     """The config, from flags and `--config` files. A field `like_this` is the flag `--like-this`.
+
+    Flags count more than files, wherever they stand.
 
     Args:
         program: the command, for its help.
@@ -54,7 +57,7 @@ def parse_config(
     parser.add_class_arguments(config_class, None, skip=set(positional))
     _show_dashes(parser)
     try:
-        parsed = parser.parse_args(_join_lists(arguments, lists))
+        parsed = parser.parse_args(_configs_first(_join_lists(arguments, lists)))
     except ArgumentError as error:
         names = {name: name if name in positional else _flag(name) for name in kinds}
         problem = _problem(str(error), kinds, names)
@@ -116,6 +119,19 @@ def _join_lists(arguments: Sequence[str], lists: set[str]) -> list[str]:
         else:
             joined.append(argument)
     return [one if isinstance(one, str) else f"{one[0]}={_as_list(one[1:])}" for one in joined]
+
+
+def _configs_first(arguments: list[str]) -> list[str]:
+    """Whatever comes later counts for jsonargparse."""
+    configs: list[str] = []
+    rest = iter(arguments)
+    others: list[str] = []
+    for argument in rest:
+        if argument == "--config":
+            configs += [argument, *islice(rest, 1)]
+        else:
+            (configs if argument.startswith("--config=") else others).append(argument)
+    return configs + others
 
 
 def _as_list(values: list[str]) -> str:

@@ -32,6 +32,7 @@ LAYER_SEQUENCES = 32
 """Sequences on which the loss without each layer is measured."""
 
 
+@torch.inference_mode()
 def order_by_magnitude(model: GPT) -> Order:
     """Rank by the norms of weights that write and read a unit."""
     layers, groups, neurons = [], [], []

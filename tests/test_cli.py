@@ -1,0 +1,257 @@
+"""Flags, configs and messages. What the commands then do is tested where they are."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from evo.cli import COMMANDS, main
+from evo.errors import UserError
+from evo.flags import parse_config
+
+SEARCH = ["search", "--teacher", "t", "--text", "stdlib:train", "--bins", "25%", "--out", "run"]
+
+
+@dataclass(frozen=True)
+class Baking:
+    """Bake.
+
+    Attributes:
+        recipes: what to bake.
+        out: where to put it.
+        flours: of what.
+        heat: in degrees.
+        mode: how.
+        oven_share: of the oven.
+        helpers: how many.
+        glaze: whether to.
+    """
+
+    recipes: list[Path]
+    out: Path
+    flours: list[str] = field(default_factory=lambda: ["wheat"])
+    heat: int = 180
+    mode: Literal["fan", "grill"] = "fan"
+    oven_share: float = 1.0
+    helpers: int | None = None
+    glaze: bool = False
+
+    def __post_init__(self) -> None:
+        if self.heat < 1:
+            raise UserError(f"{self.heat} degrees bake nothing: give at least 1")
+
+
+def bake(*arguments: str) -> Baking:
+    return parse_config("evo bake", Baking, arguments, positional=("recipes",))
+
+
+def test_defaults():
+    assert bake("a", "--out", "o") == Baking([Path("a")], Path("o"))
+
+
+def test_every_kind_of_value():
+    config = bake(
+        "a", "b", "--out", "o", "--flours", "rye", "25%", "--heat", "200", "--mode=grill",
+        "--oven-share", "0.5", "--helpers", "3", "--glaze", "true",
+    )  # fmt: skip
+    assert config == Baking(
+        [Path("a"), Path("b")], Path("o"), ["rye", "25%"], 200, "grill", 0.5, 3, True
+    )
+    assert isinstance(config.out, Path)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--flours", "rye", "400", "1-2"],
+        ["--flours=rye", "400", "1-2"],
+        ["--flours", '["rye", "400", "1-2"]'],
+        ["--flours=[rye, '400', 1-2]"],
+    ],
+)
+def test_several_values(given):
+    assert bake("a", *given, "--out", "o").flours == ["rye", "400", "1-2"]
+    assert bake("a", "--out", "o", *given).flours == ["rye", "400", "1-2"]
+
+
+def test_one_value_of_several():
+    assert bake("a", "--flours", "rye", "--out", "o").flours == ["rye"]
+    assert bake("a", "--flours=rye", "--out", "o").flours == ["rye"]
+
+
+def test_a_value_may_be_called_like_a_flag():
+    config = bake("recipes", "flours", "--out", "flours", "--flours", "recipes", "out")
+    assert config == Baking([Path("recipes"), Path("flours")], Path("flours"), ["recipes", "out"])
+
+
+def test_config_file(tmp_path):
+    path = tmp_path / "bake.yaml"
+    path.write_text(
+        "recipes: [a, b]\nout: o\nflours: [rye, 400M]\noven_share: 0.25\nhelpers: null\n"
+    )
+    fresh = Baking([Path("a"), Path("b")], Path("o"), ["rye", "400M"], oven_share=0.25)
+    assert bake("--config", str(path)) == fresh
+    assert bake("--config", str(path), "--oven-share", "1").oven_share == 1
+    assert bake("--oven-share", "1", "--flours", "oat", f"--config={path}").flours == ["oat"]
+    assert bake("--oven-share", "1", "--config", str(path)).oven_share == 1
+    assert bake("c", "--config", str(path)).recipes == [Path("c")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("heat: hot", "--heat: give a whole number"),
+        ("mode: boil", "--mode: give one of fan, grill"),
+        ("oven-share: 1", "a config file spells oven-share as oven_share"),
+        ("sugar: 1", "sugar"),
+        ("heat: [1", "config"),
+        ("- 1", "config"),
+        (None, "does not exist"),
+    ],
+)
+def test_config_files_that_cannot_be(tmp_path, content, message):
+    path = tmp_path / "bake.yaml"
+    if content is not None:
+        path.write_text(f"{content}\n")
+    with pytest.raises(UserError, match=message):
+        bake("a", "--out", "o", "--config", str(path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a"], "--out is missing"),
+        (["--out", "o"], "recipes"),
+        (["a", "--out", "o", "--nope"], "--nope"),
+        (["a", "--out", "o", "--hea", "3"], "--hea"),
+        (["a", "--out", "o", "--heat", "hot"], "--heat: give a whole number"),
+        (["a", "--out", "o", "--heat", "1.5"], "--heat: give a whole number"),
+        (["a", "--out", "o", "--helpers", "x"], "--helpers: give a whole number"),
+        (["a", "--out", "o", "--oven-share", "x"], "--oven-share: give a number"),
+        (["a", "--out", "o", "--mode", "boil"], "--mode: give one of fan, grill"),
+        (["a", "--out", "o", "--glaze", "x"], "--glaze: give true or false"),
+        (["a", "--out"], "--out"),
+    ],
+)
+def test_flags_that_cannot_be(arguments, message):
+    with pytest.raises(UserError, match=message) as caught:
+        bake(*arguments)
+    assert "`evo bake --help` lists the flags" in str(caught.value)
+
+
+def test_the_config_refuses_what_makes_no_sense():
+    with pytest.raises(UserError, match=r"^0 degrees bake nothing: give at least 1$"):
+        bake("a", "--out", "o", "--heat", "0")
+
+
+def test_help_of_flags(capsys):
+    with pytest.raises(SystemExit) as caught:
+        bake("--help")
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert "Bake." in shown
+    for words in ("evo bake", "recipes", "--oven-share", "of the oven", "default: 180", "--config"):
+        assert words in shown
+    assert "oven_share" not in shown
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1, captured.err
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_overview(arguments, capsys):
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert all(f"evo {name} " in shown for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_every_command(name, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([name, "--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: evo {name}")
+    assert "(required" in shown or name == "quickstart"
+
+
+def test_unknown_command(capsys):
+    assert main(["serach"]) == 2
+    assert "unknown command 'serach': it is one of quickstart, import, search" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--nope", "1"], "--nope"),
+        (["--population", "0"], "a population of 0 cannot evolve: give at least 1"),
+        (["--population", "many"], "--population: give a whole number"),
+        (["--generations", "-1"], "-1 generations cannot be"),
+        (["--patience", "0"], "a patience of 0"),
+        (["--elites", "0"], "0 elites have no offspring"),
+        (["--mutation-rate", "0.9"], "are no shares"),
+        (["--spaces", "coarse"], "unknown space 'coarse': the spaces are coarse-uniform, "),
+        (["--spaces", "coarse-uniform", "coarse-uniform"], "each once"),
+        (["--spaces"], "--spaces"),
+        (["--bins"], "--bins"),
+        (["--order", "best"], "--order: give one of index, magnitude, activation"),
+        (["--algorithm", "magic"], "--algorithm: give one of evolution, random, local"),
+        (["--in-bin", "maybe"], "--in-bin: give one of fit, reject"),
+        (["--dtype", "int8"], "--dtype: give one of float32, bfloat16"),
+        (["--seed", "-1"], "a seed of -1 cannot be"),
+        (["--shard-tokens", "0"], "shards of 0 tokens cannot be"),
+        (["--micro-batch", "0"], "give at least 1"),
+        (["--threads", "0"], "give at least 1"),
+        (["--workers", "0"], "workers"),
+        (["--gpus-per-worker", "-1"], "GPU"),
+        ([], "t is no directory: name a checkpoint directory"),
+    ],
+)
+def test_search_refuses(changes, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([*SEARCH, *changes]) == 2
+    shown = one_line(capsys)
+    assert shown.startswith("evo search: ")
+    assert message in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_search_lists_what_is_missing(capsys):
+    assert main(["search", "--teacher", "t"]) == 2
+    assert " is missing; `evo search --help`" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["extract", "nowhere", "--out", "o"], "nowhere is no run: it has no settings.yaml"),
+        (["extract", "nowhere"], "--out is missing"),
+        (["extract", "--out", "o"], "run is missing"),
+        (["eval", "nowhere", "--text", "stdlib:train"], "nowhere is no directory"),
+        (["import", "nowhere/at/all", "--out", "o"], "nowhere/at/all"),
+        (["import", "nowhere", "--out", "o", "--dtype", "int8"], "--dtype: give one of keep, "),
+        (["report", "nowhere"], "nowhere"),
+        (["compare", "nowhere", "else"], "nowhere"),
+        (["pretrain", "--model", "no", "--text", "x", "--tokens", "0", "--out", "o"], "tokens"),
+        (["pretrain", "--model", "no", "--text", "x", "--tokens", "9", "--out", "o"], "no is no "),
+    ],
+)  # fmt: skip
+def test_other_commands_refuse(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    shown = one_line(capsys)
+    assert shown.startswith(f"evo {arguments[0]}: ")
+    assert message in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_messages_are_one_line_whatever_is_in_them(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([*SEARCH, "--spaces", "two\nlines"]) == 2
+    one_line(capsys)
