@@ -29,7 +29,7 @@ TOKENS = 400_000
 VALIDATION_TOKENS = 16384
 BATCH_TOKENS = 4096
 
-LEARNING_RATES = {"random": 4e-3, "winner": 2e-3, "distilled": 2e-3}
+LEARNING_RATES = {"random": 8e-3, "winner": 4e-3, "distilled": 4e-3}
 """The best of a grid for each arm: benchmarks/learning_rates.md."""
 
 LABELS = {
