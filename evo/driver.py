@@ -22,7 +22,7 @@ from evo.cost import parameters
 from evo.display import SearchDisplay
 from evo.errors import UserError
 from evo.evolution import Evolution
-from evo.files import atomic_file
+from evo.files import atomic_file, exclusive
 from evo.history import History, Shard
 from evo.importance import activation_flops
 from evo.lane import Lane
@@ -56,12 +56,13 @@ def search(config: SearchConfig) -> dict[str, Any]:
     if run.resumed and summary_path.is_file():
         logger.info("%s has finished already", config.out)
         return json.loads(summary_path.read_text())
-    connect()
-    lanes = run.lanes(run.order())
-    if not all(lane.ended for lane in lanes):
-        with Pool(run.teacher.path, run.text.blocks, config.scoring, config.pool) as pool:
-            _Driver(run, lanes, pool).drive()
-    return run.conclude(lanes)
+    with exclusive(config.out):
+        connect()
+        lanes = run.lanes(run.order())
+        if not all(lane.ended for lane in lanes):
+            with Pool(run.teacher.path, run.text.blocks, config.scoring, config.pool) as pool:
+                _Driver(run, lanes, pool).drive()
+        return run.conclude(lanes)
 
 
 class _Run:
@@ -75,6 +76,8 @@ class _Run:
         architecture = self.teacher.architecture
         size = parameters(architecture, architecture.full_widths)
         self.bins = [parse_bin(text, size, named_parameters) for text in config.bins]
+        if len({bin.name for bin in self.bins}) < len(self.bins):
+            raise UserError(f"--bins {' '.join(config.bins)}: two of them are one bin")
         self.length = sequence_length_of(config.sequence_length, self.teacher.config.block_size)
         self.text = self._load(config.text, config.max_tokens)
         self.order_text = self._load(config.order_text) if config.order_text else self.text

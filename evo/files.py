@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -55,6 +56,23 @@ def refuse_occupied(path: Path) -> None:
             if not parent.is_dir():
                 raise UserError(f"cannot write {path}: {parent} is a file")
             break
+
+
+@contextmanager
+def exclusive(directory: Path) -> Iterator[None]:
+    """Keep other processes of this machine from working in a directory at the same time.
+
+    Raises:
+        UserError: another one is at work there.
+    """
+    with output_errors(directory), (directory / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is at work in {directory}: wait for it, or name another --out"
+            ) from None
+        yield
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from evo.errors import UserError, first_line
 from evo.files import atomic_file, output_errors
 
 Status = Literal["full", "failed"]
@@ -97,6 +98,9 @@ class History:
 
     Args:
         directory: of the search; made if it is not there.
+
+    Raises:
+        UserError: it cannot be made, or what it holds is damaged.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -106,10 +110,16 @@ class History:
         self.parquet = directory / "history.parquet"
         self._state = directory / "state.json"
         self._journal = directory / "journal.jsonl"
-        self.rows: list[Row] = self._read_rows()
-        self.state: dict[str, Any] | None = (
-            json.loads(self._state.read_text()) if self._state.is_file() else None
-        )
+        self.state: dict[str, Any] | None = None
+        try:
+            self.rows = self._read_rows()
+            if self._state.is_file():
+                self.state = json.loads(self._state.read_text())
+        except (ValueError, TypeError, OSError) as error:
+            raise UserError(
+                f"{directory} holds a damaged history ({first_line(error)}): remove the directory "
+                "to search anew"
+            ) from error
 
     def told(self) -> list[Row]:
         """The rows of the generations that the state has seen."""

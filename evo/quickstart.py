@@ -219,7 +219,7 @@ def _closing(out: Path) -> str:
     return "\n".join(
         [
             f"Pictures: {out / 'search.png'} and {out / 'training.png'}",
-            "Next:",
+            "Next (`. .venv/bin/activate` puts evo on the path):",
             f"  evo report {run}",
             f"  evo compare {' '.join(str(out / arm) for arm in LABELS)}",
             f"  evo eval {out / 'distilled' / 'model'} --text {VALIDATION_TEXT}",

@@ -1,7 +1,7 @@
 import pytest
 
 from evo.errors import UserError
-from evo.files import atomic_directory, atomic_file, refuse_occupied
+from evo.files import atomic_directory, atomic_file, exclusive, refuse_occupied
 
 
 def fail_half_way(path):
@@ -88,3 +88,14 @@ def test_a_full_disk_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"cannot write .*: No space left on device"):
         fill_the_disk(tmp_path / "file")
     assert not list(tmp_path.iterdir())
+
+
+def test_only_one_process_at_a_time_works_in_a_directory(tmp_path):
+    with (
+        exclusive(tmp_path),
+        pytest.raises(UserError, match="another process is at work"),
+        exclusive(tmp_path),
+    ):
+        pass
+    with exclusive(tmp_path):  # free again
+        pass

@@ -173,3 +173,10 @@ def test_perplexity():
     assert perplexity(math.log(17)) == pytest.approx(17)
     assert perplexity(708.9) < math.inf
     assert perplexity(1e6) == math.inf
+
+
+@pytest.mark.parametrize("name", ["history.parquet", "state.json"])
+def test_a_damaged_file_is_one_line(tmp_path, name):
+    (tmp_path / name).write_text("{damaged")
+    with pytest.raises(UserError, match="damaged history"):
+        History(tmp_path)
