@@ -1,4 +1,4 @@
-import logging
+import contextlib
 import math
 import os
 import signal
@@ -15,7 +15,7 @@ from evo import checkpoint
 from evo.errors import UserError
 from tests.cuts import random_subnet
 from tests.families import random_tokens
-from workers.pool import LONE_DEATHS, Pool, PoolSettings
+from workers.pool import LONE_DEATHS, UNITS_IN_FLIGHT, Pool, PoolSettings
 from workers.queues import AFFINITY_LEAD, Unit
 from workers.scorer import Scorer, ScoringSettings
 
@@ -57,8 +57,15 @@ def units_of(subnets, lanes="a"):
     ]
 
 
-def pool_of(teacher, workers=2):
-    return Pool(teacher("qwen2"), BLOCKS, ScoringSettings(), PoolSettings(workers=workers))
+@pytest.fixture(scope="module")
+def pool(teacher):
+    """Two workers for all tests that leave it as they found it: starting some takes seconds."""
+    with Pool(teacher("qwen2"), BLOCKS, ScoringSettings(), PoolSettings(workers=2)) as pool:
+        yield pool
+
+
+def single(teacher, blocks=BLOCKS):
+    return Pool(teacher("qwen2"), blocks, ScoringSettings(), PoolSettings(workers=1))
 
 
 def drain(pool, seconds=250.0):
@@ -79,80 +86,74 @@ def assert_exact(results, units, expected):
         assert result.tokens == (rows[1] - rows[0]) * 59
 
 
-def scoring_processes():
-    return [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if "ScoringWorker" in " ".join(process.cmdline() or [process.name()])
-    ]
+def processes(actor):
+    """Ray gives an actor's process the name of its class."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if f"ray::{actor}" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_scores_what_the_scorer_scores(teacher, subnets, expected, workers):
+def test_scores_what_the_scorer_scores(pool, subnets, expected):
     units = units_of(subnets, lanes="ab")
-    with pool_of(teacher, workers) as pool:
-        assert pool.wait(0.1) == []
-        pool.submit(units)
-        assert pool.pending() == 2 * pool.pending("a") == len(units)
-        assert_exact(drain(pool), units, expected)
-        assert pool.workers == workers
-        assert pool.pending("a") == pool.pending("nobody") == 0
+    assert pool.wait(0.1) == []
+    pool.submit(units)
+    assert pool.pending() == 2 * pool.pending("a") == len(units)
+    assert_exact(drain(pool), units, expected)
+    assert 1 <= pool.workers <= 2
+    assert pool.pending("a") == pool.pending("nobody") == 0
 
 
-def test_lanes_share_evenly(teacher, subnets):
-    with pool_of(teacher, 1) as pool:
-        pool.submit(units_of(subnets, lanes="a"))
-        pool.submit(units_of(subnets[:7], lanes="b"))
-        results = []
-        while len(results) < 30:
-            results += pool.wait(60)
-        given = Counter(result.unit.lane for result in results[:30])
-        assert abs(given["a"] - given["b"]) <= AFFINITY_LEAD + 2
+def test_lanes_share_evenly(pool, subnets):
+    pool.submit(units_of(subnets, lanes="a"))
+    pool.submit(units_of(subnets[:7], lanes="b"))
+    results = []
+    while len(results) < 30:
+        results += pool.wait(60)
+    given = Counter(result.unit.lane for result in results[:30])
+    assert abs(given["a"] - given["b"]) <= AFFINITY_LEAD + 2 * UNITS_IN_FLIGHT
+    drain(pool)
 
 
-def test_killed_workers_change_nothing(teacher, subnets, expected):
+def test_killed_workers_change_nothing(pool, subnets, expected):
     units = units_of(subnets, lanes="abcd")
-    with pool_of(teacher) as pool:
-        pool.submit(units)
-        results = pool.wait(60)
-        killed = 0
-        while pool.pending():
-            if killed < 3 and len(results) > 20 * killed and (alive := scoring_processes()):
-                alive[0].kill()
-                killed += 1
-            results += pool.wait(60)
-        assert killed == 3
-        assert_exact(results, units, expected)
+    pool.submit(units)
+    results = pool.wait(60)
+    killed = 0
+    while pool.pending():
+        if killed < 3 and len(results) > 20 * killed and (alive := processes("ScoringWorker")):
+            alive[0].kill()
+            killed += 1
+        results += pool.wait(60)
+    assert killed == 3
+    assert_exact(results, units, expected)
 
 
-def test_a_killed_store_changes_nothing(teacher, subnets, expected):
+def test_a_killed_store_changes_nothing(pool, subnets, expected):
     units = units_of(subnets)
-    with pool_of(teacher) as pool:
-        pool.submit(units)
-        results = pool.wait(60)
-        for process in psutil.Process().children(recursive=True):
-            if "TeacherStore" in " ".join(process.cmdline()):
-                process.kill()
-        scoring_processes()[0].kill()  # its successor needs the weights again
-        results += drain(pool)
-        assert_exact(results, units, expected)
-        pool.submit(units)
-        assert_exact(drain(pool), units, expected)
+    pool.submit(units)
+    results = pool.wait(60)
+    # The workers' successors need the weights again.
+    for process in [*processes("TeacherStore"), *processes("ScoringWorker")]:
+        process.kill()
+    results += drain(pool)
+    assert_exact(results, units, expected)
 
 
-class Poison(bytes):
-    """A genome that ends the process that unpickles it."""
+class Poison(str):
+    """An id that ends the process that unpickles it."""
 
     def __reduce__(self):
         return os._exit, (1,)
 
 
-def test_a_unit_that_kills_its_workers_fails_alone(teacher, subnets, expected):
+def test_a_unit_that_kills_its_workers_fails_alone(pool, subnets, expected):
     units = units_of(subnets)
-    poison = Unit("a", "poison", Poison(), 0, 0, 5)
-    with pool_of(teacher) as pool:
-        pool.submit([*units[:7], poison, *units[7:]])
-        results = drain(pool)
+    poison = Unit("a", Poison("poison"), b"", 0, 0, 5)
+    pool.submit([*units[:7], poison, *units[7:]])
+    results = drain(pool)
     failed = [result for result in results if result.failure]
     assert [result.unit for result in failed] == [poison]
     assert failed[0].failure.startswith(f"killed its worker {LONE_DEATHS} times: ")
@@ -160,41 +161,40 @@ def test_a_unit_that_kills_its_workers_fails_alone(teacher, subnets, expected):
     assert_exact([result for result in results if not result.failure], units, expected)
 
 
-def test_an_error_of_the_program_is_raised(teacher, subnets):
-    with pool_of(teacher, 1) as pool:
+def test_a_stopped_worker_is_waited_for(pool, subnets, expected):
+    units = units_of(subnets)
+    pool.submit(units)
+    results = pool.wait(60)
+    victim = processes("ScoringWorker")[0]
+    victim.send_signal(signal.SIGSTOP)
+    threading.Timer(3, victim.send_signal, [signal.SIGCONT]).start()
+    assert_exact(results + drain(pool), units, expected)
+
+
+def test_one_worker_scores_the_same_and_ends_with_the_pool(pool, teacher, subnets, expected):
+    pool.close()
+    pool.close()  # a second time does nothing
+    units = units_of(subnets)
+    with single(teacher) as lone:
+        lone.submit(units)
+        assert_exact(drain(lone), units, expected)
+        assert lone.workers == len(processes("ScoringWorker")) == 1
+    deadline = time.monotonic() + 60
+    while processes("ScoringWorker"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_an_error_of_the_program_is_raised(teacher):
+    with single(teacher) as pool:
         pool.submit([Unit("a", "short", b"short", 0, 0, 5)])
         with pytest.raises(ValueError, match="no genome"):
             drain(pool)
 
 
-def test_a_stopped_worker_is_waited_for(teacher, subnets, expected):
-    units = units_of(subnets)
-    with pool_of(teacher) as pool:
-        pool.submit(units)
-        results = pool.wait(60)
-        victim = scoring_processes()[0]
-        victim.send_signal(signal.SIGSTOP)
-        threading.Timer(3, victim.send_signal, [signal.SIGCONT]).start()
-        assert_exact(results + drain(pool), units, expected)
-
-
 def test_bad_text_is_the_users_error(teacher):
-    blocks = random_tokens(2, 500)
-    with Pool(teacher("qwen2"), blocks, ScoringSettings(), PoolSettings(workers=1)) as pool:
+    with single(teacher, random_tokens(2, 500)) as pool:
         pool.submit([Unit("a", "x", b"", 0, 0, 1)])
         with pytest.raises(UserError, match="too long") as caught:
             drain(pool)
     assert len(str(caught.value).splitlines()) == 1
-
-
-def test_close_ends_the_workers(teacher, subnets, caplog):
-    with caplog.at_level(logging.WARNING, "evo.pool"), pool_of(teacher) as pool:
-        pool.submit(units_of(subnets[:2]))
-        drain(pool)
-        assert scoring_processes()
-    deadline = time.monotonic() + 30
-    while scoring_processes():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    pool.close()
-    assert not caplog.records
