@@ -6,8 +6,9 @@ A Pythia-14m-shaped teacher with its vocabulary of 50304, random weights, one th
 tokens. litgpt's forward with full logits and torch's cross-entropy, and its `lm_head_chunk_size`
 with its `chunked_cross_entropy`, against `Scorer.score` of a candidate that keeps the whole teacher
 (and is extracted anew each time; litgpt's network is there already). Each at its own fastest
-micro-batch, which is searched first; then all take turns. Peak memory is that of a process of its
-own beyond the loaded network. Writes scoring.json and scoring.md beside this file.
+micro-batch, which is searched first, and in a process of its own; then all take turns. Peak memory
+is that of another such process, beyond the loaded network. Writes scoring.json and scoring.md
+beside this file.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
 import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -41,6 +44,7 @@ from workers.scorer import Scorer, ScoringSettings
 
 MICRO_BATCHES = (1, 2, 4, 8)
 CHUNKS = (32, 128, 511)
+MODEL = "pythia-14m"
 HERE = Path(__file__).parent
 NAMES = {
     "ours": "`Scorer.score`",
@@ -63,7 +67,7 @@ class Contenders:
     def __init__(self, sequences: int) -> None:
         torch.set_num_threads(1)
         torch.manual_seed(0)
-        self.config = Config.from_name("pythia-14m")
+        self.config = Config.from_name(MODEL)
         self.model = GPT(self.config).eval()
         length, vocabulary = self.config.block_size, self.config.vocab_size
         rng = np.random.default_rng(0)
@@ -101,11 +105,12 @@ class Contenders:
             total += chunked_cross_entropy(logits, targets).item() * targets.numel()
         return total
 
-    def settings(self, name: str) -> list[Setting]:
-        """All among which a contender's fastest is looked for."""
-        chunks = CHUNKS if name == "chunked" else (0,)
-        sizes = [size for size in MICRO_BATCHES if size <= len(self.blocks)]
-        return [Setting(size, chunk) for size in sizes for chunk in chunks]
+
+def settings_of(name: str, sequences: int) -> list[Setting]:
+    """All among which a contender's fastest is looked for."""
+    chunks = CHUNKS if name == "chunked" else (0,)
+    sizes = [size for size in MICRO_BATCHES if size <= sequences]
+    return [Setting(size, chunk) for size in sizes for chunk in chunks]
 
 
 @dataclass(frozen=True)
@@ -119,13 +124,6 @@ class Took:
     wall: float
 
 
-def timed(run: Callable[[], object]) -> Took:
-    """Call it and take the time."""
-    wall, processor = time.perf_counter(), time.process_time()
-    run()
-    return Took(time.process_time() - processor, time.perf_counter() - wall)
-
-
 def products() -> dict[str, Callable[[], object]]:
     """A square product in float32, by each library that torch has for it."""
     left, right = torch.rand(2048, 2048), torch.rand(2048, 2048)
@@ -136,66 +134,95 @@ def products() -> dict[str, Callable[[], object]]:
     }
 
 
-def fastest(contenders: Contenders, name: str, tries: int) -> Setting:
-    """The setting with the least time, the best of so many tries each."""
-    best: dict[Setting, float] = {}
-    for _ in range(tries):
-        for setting in contenders.settings(name):
-            took = timed(lambda s=setting: getattr(contenders, name)(s))
-            best[setting] = min(took.processor, best.get(setting, math.inf))
-    return min(best, key=best.__getitem__)
+_state: dict[str, Any] = {}
 
 
-def peak_memory(name: str, setting: Setting, sequences: int) -> float:
-    """MiB beyond the loaded network, at the highest, in a process of its own."""
-    arguments = ["--only", name, str(setting.micro_batch), str(setting.chunk)]
-    command = [sys.executable, "-m", "benchmarks.scoring", "--sequences", str(sequences)]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+def prepare(sequences: int) -> None:
+    """Load the network in a contender's process."""
+    _state["contenders"] = Contenders(sequences)
+    _state["products"] = products()
 
 
-def print_own_peak(name: str, setting: Setting, sequences: int) -> None:
-    """What `peak_memory` reads; from Linux's own account, as `ru_maxrss` begins at the parent's."""
-    contenders = Contenders(sequences)
+def run(name: str, setting: Setting) -> float:
+    """In a contender's process: its NLL, or nothing of use from a product."""
+    if name in _state["products"]:
+        _state["products"][name]()
+        return 0.0
+    return getattr(_state["contenders"], name)(setting)
+
+
+def timed(name: str, setting: Setting) -> Took:
+    """In a contender's process: the time of one call."""
+    wall, processor = time.perf_counter(), time.process_time()
+    run(name, setting)
+    return Took(time.process_time() - processor, time.perf_counter() - wall)
+
+
+def peak_memory(name: str, setting: Setting) -> float:
+    """In a contender's process: MiB at the highest during a call, beyond those before.
+
+    By Linux's own account, as `ru_maxrss` begins at the parent's.
+    """
     Path("/proc/self/clear_refs").write_text("5")  # the highest so far becomes the present
     before = psutil.Process().memory_info().rss / 2**20
-    getattr(contenders, name)(setting)
+    run(name, setting)
     status = Path("/proc/self/status").read_text()
     highest = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    print(json.dumps(int(highest.split()[1]) / 1024 - before))
+    return int(highest.split()[1]) / 1024 - before
+
+
+def process_of(sequences: int) -> ProcessPoolExecutor:
+    """A process for one contender, so that none profits or suffers from another's allocations."""
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), prepare, (sequences,))
+
+
+def fastest(process: ProcessPoolExecutor, name: str, sequences: int) -> Setting:
+    """The setting with the least time, the better of two tries each."""
+    best: dict[Setting, float] = {}
+    for _ in range(2):
+        for setting in settings_of(name, sequences):
+            took = process.submit(timed, name, setting).result().processor
+            best[setting] = min(took, best.get(setting, math.inf))
+    return min(best, key=best.__getitem__)
 
 
 def measure(sequences: int, repeats: int) -> dict:
     """All figures."""
-    contenders = Contenders(sequences)
     machine = measured_on()
-    chosen = {name: fastest(contenders, name, 2) for name in NAMES}
-    nll = {name: getattr(contenders, name)(setting) for name, setting in chosen.items()}
-    times: dict[str, list[Took]] = {name: [] for name in (*NAMES, *products())}
-    for _ in range(repeats):
-        for name, setting in chosen.items():
-            times[name].append(timed(lambda n=name, s=setting: getattr(contenders, n)(s)))
-        for name, product in products().items():
-            times[name].append(timed(product))
+    names = [*NAMES, *products()]
+    with ExitStack() as stack:
+        process = {name: stack.enter_context(process_of(sequences)) for name in names}
+        chosen = {name: fastest(process[name], name, sequences) for name in NAMES}
+        chosen |= {name: Setting(0) for name in products()}
+        nll = {name: process[name].submit(run, name, chosen[name]).result() for name in names}
+        times: dict[str, list[Took]] = {name: [] for name in names}
+        for _ in range(repeats):
+            for name in names:
+                times[name].append(process[name].submit(timed, name, chosen[name]).result())
+    peaks = {}
+    for name in NAMES:
+        with process_of(sequences) as fresh:
+            peaks[name] = fresh.submit(peak_memory, name, chosen[name]).result()
     median = {
         name: statistics.median(took.processor for took in values) for name, values in times.items()
     }
-    length = contenders.blocks.shape[1] - 1
-    widths = contenders.architecture.full_widths
-    flops = forward_flops(contenders.architecture, widths, length) * length * sequences
+    config = Config.from_name(MODEL)
+    architecture = architecture_of(config, tied=False)
+    length = config.block_size - 1
+    flops = forward_flops(architecture, architecture.full_widths, length) * length * sequences
     rates = {name: 2 * 2048**3 / median[name] / 1e9 for name in products()}
     rows = {
         name: {
-            "micro_batch": setting.micro_batch,
-            "chunk": setting.chunk,
+            "micro_batch": chosen[name].micro_batch,
+            "chunk": chosen[name].chunk,
             "seconds": median[name],
             "wall_seconds": statistics.median(took.wall for took in times[name]),
             "all_seconds": [took.processor for took in times[name]],
             "gflops": flops / median[name] / 1e9,
-            "peak_mib": peak_memory(name, setting, sequences),
+            "peak_mib": peaks[name],
             "nll_per_token": nll[name] / (sequences * length),
         }
-        for name, setting in chosen.items()
+        for name in NAMES
     }
     return {
         "machine": machine | {"load_average_after": os.getloadavg()},
@@ -252,12 +279,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sequences", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--only", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.only:
-        name, micro_batch, chunk = options.only
-        print_own_peak(name, Setting(int(micro_batch), int(chunk)), options.sequences)
-        return
     result = measure(options.sequences, options.repeats)
     (HERE / "scoring.json").write_text(json.dumps(result, indent=2) + "\n")
     (HERE / "scoring.md").write_text(markdown(result))
