@@ -82,10 +82,7 @@ def read_run(run: Path) -> RunRecord:
 def _read_search(directory: Path, summary: dict[str, Any] | None) -> SearchRecord:
     if not (directory / "state.json").is_file():
         return SearchRecord(directory.name, directory, frame([]), 0, None, summary)
-    try:
-        history = History(directory)
-    except ValueError as error:  # of JSON and of parquet alike
-        raise UserError(f"the history in {directory} is damaged: {error}") from error
+    history = History(directory)
     state = history.state or {}
     return SearchRecord(
         name=directory.name,

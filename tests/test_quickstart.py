@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import ray
 
 from evo import checkpoint, quickstart
 from evo.quickstart import LABELS, QuickstartConfig
 
 
 @pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
+def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name, value in {
         "POPULATION": 3, "GENERATIONS": 1, "FITNESS_TOKENS": 512, "TOKENS": 4096,
         "VALIDATION_TOKENS": 1024, "BATCH_TOKENS": 1024,
     }.items():  # fmt: skip
         monkeypatch.setattr(quickstart, name, value)
+    yield
+    ray.shutdown()  # the one that the quickstart has started
 
 
 def test_quickstart_ends_with_its_table_its_pictures_and_three_models(
