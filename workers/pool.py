@@ -217,17 +217,18 @@ class Pool:
                 self._give(worker, self._suspects.pop(0))
         if self._suspects:
             ready = ready[1:]  # the first one runs empty, so that no suspect waits for ever
+        held = {worker.candidate for worker in ready if worker.units}
         # One unit for everyone before a second one for anyone.
         for depth in range(UNITS_IN_FLIGHT):
             for worker in ready:
                 runs_suspect = any(unit in self._lone_deaths for unit in worker.units.values())
                 if len(worker.units) > depth or runs_suspect:
                     continue
-                held = {other.candidate for other in ready if other is not worker and other.units}
                 unit = self._queues.take(worker.candidate, held)
                 if unit is None:
                     return
                 self._give(worker, unit)
+                held.add(unit.candidate)
 
     def _give(self, worker: Worker, unit: Unit) -> None:
         reference: ray.ObjectRef = worker.actor.score.remote(

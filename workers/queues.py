@@ -65,13 +65,13 @@ class LaneQueues:
         lane.units.setdefault(unit.candidate, deque()).append(unit)
         lane.size += 1
 
-    def take(self, held: str | None, held_elsewhere: Collection[str | None]) -> Unit | None:
+    def take(self, held: str | None, all_held: Collection[str | None]) -> Unit | None:
         """The next unit for a worker.
 
         Args:
             held: the candidate whose weights the worker has already.
-            held_elsewhere: candidates that other workers have; one of them is taken only if
-                there is no other.
+            all_held: candidates that any worker has; another one's is taken only if there is no
+                other.
 
         Returns:
             None if nothing is queued.
@@ -84,7 +84,7 @@ class LaneQueues:
             for lane in waiting:
                 if held in lane.units and lane.given < least.given + AFFINITY_LEAD:
                     return self._pop(lane, held)
-        fresh = (name for name in least.units if name not in held_elsewhere)
+        fresh = (name for name in least.units if name not in all_held)
         return self._pop(least, next(fresh, next(iter(least.units))))
 
     def _pop(self, lane: _Lane, candidate: str) -> Unit:
