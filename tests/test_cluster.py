@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -43,7 +44,7 @@ class Head:
     metrics: str
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
     directory = Path(tempfile.mkdtemp(prefix="evo-", dir="/tmp"))  # sockets need a short path
     (directory / "token").write_text(secrets.token_hex(32))
@@ -74,11 +75,11 @@ def head() -> Iterator[Head]:
         wait_until(is_up, 120, lambda: (directory / "log").read_text())
         yield found
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+        started = psutil.Process(process.pid).children(recursive=True)
+        for one in (process, *started):  # told to end, they would take half a minute
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                one.kill()
+        process.wait(30)
         shutil.rmtree(directory, ignore_errors=True)
 
 
