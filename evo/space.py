@@ -8,7 +8,7 @@ only the results are masks over the teacher.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from evo.bins import Bin
 from evo.cost import Architecture, parameters, prices
 from evo.errors import UserError
-from evo.fit import DIMENSIONS, Plan, cost, fit
+from evo.fit import Plan, cost, fit
+from evo.operators import Genes, Keys, crossed, mutated
 from evo.order import Order
 from evo.reach import check_reachable, drawn
 from evo.subnet import Mask, Subnet
@@ -29,25 +30,6 @@ DRAWS = 128
 as by rejection sampling, wherever one of so many is in the bin."""
 
 REJECTIONS = 100_000
-
-Keys = NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Genes:
-    """A plan with, for every dimension, keys by which the smallest are kept.
-
-    Attributes:
-        plan: how many are kept.
-        channels: shape [D].
-        groups: by rank, shape [L, G], or [1, G] where all layers are alike.
-        neurons: by rank, shape [L, F], or [1, F] where all layers are alike.
-    """
-
-    plan: Plan
-    channels: Keys
-    groups: Keys
-    neurons: Keys
 
 
 class Space:
@@ -88,12 +70,15 @@ class Space:
     def mutate(self, parent: Subnet, rng: Generator) -> Subnet:
         """Change some dimensions of a subnet, by steps whose size is drawn anew each time."""
         genes = self._genes(parent, rng)
-        return self._in_bin(lambda: self._mutated(genes, rng), rng)
+        return self._in_bin(
+            lambda: mutated(genes, self.architecture, rng, fine=self.fine, uniform=self.uniform),
+            rng,
+        )
 
     def crossover(self, first: Subnet, second: Subnet, rng: Generator) -> Subnet:
         """Each dimension, layer by layer in layerwise spaces, from either parent or from both."""
         pair = self._genes(first, rng), self._genes(second, rng)
-        return self._in_bin(lambda: self._crossed(*pair, rng), rng)
+        return self._in_bin(lambda: crossed(*pair, rng, fine=self.fine, uniform=self.uniform), rng)
 
     def subnet(self, plan: Plan) -> Subnet:
         """The subnet of a plan in a coarse space: the first of the order."""
@@ -213,94 +198,6 @@ class Space:
         np.put_along_axis(groups, self.order.groups, subnet.groups, axis=1)
         np.put_along_axis(neurons, self.order.neurons, subnet.neurons, axis=1)
         return channels, groups, neurons
-
-    # Operators
-
-    def _mutated(self, genes: Genes, rng: Generator) -> Genes:
-        full = self.architecture.dimensions
-        chosen = rng.random(len(DIMENSIONS)) < 0.5
-        chosen[rng.integers(len(DIMENSIONS))] = True
-        scale = 10 ** rng.uniform(-2, -0.5)
-        plan = genes.plan
-        changes: dict[str, Keys] = {}
-        for name in np.array(DIMENSIONS)[chosen]:
-            if name == "layers":
-                plan = self._mutated_layers(plan, scale, rng)
-            elif name == "channels":
-                low = min(self.architecture.head_size, full.channels)
-                step = self._steps(full.channels, scale, (), rng)
-                plan = replace(
-                    plan, channels=int(np.clip(plan.channels + step, low, full.channels))
-                )
-            else:
-                most = full.groups if name == "groups" else full.neurons
-                counts = getattr(plan, name)
-                step = self._steps(most, scale, (1,) if self.uniform else counts.shape, rng)
-                if not self.uniform:
-                    step = step * (rng.random(counts.shape) < rng.uniform(1 / len(counts), 1))
-                plan = replace(plan, **{name: np.clip(counts + step, 1, most)})
-            if self.fine and name != "layers":
-                changes[name] = self._swapped(getattr(genes, name), scale, rng)
-        return replace(genes, plan=plan, **changes)
-
-    def _mutated_layers(self, plan: Plan, scale: float, rng: Generator) -> Plan:
-        full = self.architecture.dimensions.layers
-        layers, depth = plan.layers, plan.depth
-        if self.fine and layers < full and rng.random() < 0.5:
-            kept, dropped = np.flatnonzero(depth < layers), np.flatnonzero(depth >= layers)
-            pair = [rng.choice(kept), rng.choice(dropped)]
-            depth = depth.copy()
-            depth[pair] = depth[pair[::-1]]
-        else:
-            layers = int(np.clip(layers + self._steps(full, scale, (), rng), 1, full))
-        return replace(plan, layers=layers, depth=depth)
-
-    @staticmethod
-    def _steps(most: int, scale: float, shape: tuple[int, ...], rng: Generator) -> Keys:
-        """Signed steps of at least one, about `scale` of the dimension."""
-        size = np.maximum(1, np.rint(np.abs(rng.standard_normal(shape)) * scale * most))
-        return (size * rng.choice([-1, 1], shape)).astype(np.int64)
-
-    @staticmethod
-    def _swapped(keys: Keys, scale: float, rng: Generator) -> Keys:
-        """Keys in which up to a share `scale` of the kept swap places with dropped ones."""
-        keys = keys.copy()
-        for row in keys.reshape(-1, keys.shape[-1]):
-            kept, dropped = np.flatnonzero(row < 1), np.flatnonzero(row >= 1)
-            most = min(len(kept), len(dropped))
-            if most:
-                count = min(most, int(rng.integers(1, max(1, round(scale * len(kept))) + 1)))
-                row[rng.choice(kept, count, replace=False)] += 1
-                row[rng.choice(dropped, count, replace=False)] -= 1
-        return keys
-
-    def _crossed(self, first: Genes, second: Genes, rng: Generator) -> Genes:
-        one, two = first.plan, second.plan
-        rows = 1 if self.uniform else self.architecture.dimensions.layers
-        from_first = {name: rng.random((rows, 1)) < 0.5 for name in ("groups", "neurons")}
-        layers_first, channels_first = rng.random(2) < 0.5
-        plan = Plan(
-            layers=one.layers if layers_first else two.layers,
-            channels=one.channels if channels_first else two.channels,
-            groups=np.where(from_first["groups"][:, 0], one.groups, two.groups),
-            neurons=np.where(from_first["neurons"][:, 0], one.neurons, two.neurons),
-            depth=one.depth if layers_first else two.depth,
-        )
-        if not self.fine:
-            return replace(first, plan=plan)
-        picks = {"channels": np.array(channels_first), **from_first}
-        keys = {
-            name: self._mixed(getattr(first, name), getattr(second, name), pick, rng)
-            for name, pick in picks.items()
-        }
-        return Genes(plan, **keys)
-
-    @staticmethod
-    def _mixed(first: Keys, second: Keys, pick: Mask, rng: Generator) -> Keys:
-        """One parent's set, or, half of the time, what both keep and then what either does."""
-        if rng.random() < 0.5:
-            return first + second
-        return np.where(pick, first, second)
 
     # Masks
 

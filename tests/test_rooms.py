@@ -23,7 +23,7 @@ LAYERS = [
     ("files", "subnet"),
     ("cost", "bins", "settings", "history"),
     ("order", "fit"),
-    ("reach",),
+    ("reach", "operators"),
     ("space",),
     ("enumeration",),
     ("strategy",),
