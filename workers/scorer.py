@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -74,13 +73,14 @@ class ShardScore:
     """What a candidate scored on one shard.
 
     Attributes:
-        nll: summed in float64, nats; not a number where the candidate failed.
+        nll: of each sequence, summed over its targets in float64, nats; empty where the candidate
+            failed.
         tokens: targets that were scored; 0 where the candidate failed.
         seconds: wall-clock time, extraction included where it was needed.
         failure: why the candidate has no NLL, or None.
     """
 
-    nll: float
+    nll: tuple[float, ...]
     tokens: int
     seconds: float
     failure: str | None = None
@@ -164,7 +164,7 @@ class Scorer:
         if len(wrong):
             return _failed(f"NLL of sequence {rows[0] + wrong[0]} is {nll[wrong[0]]}", began)
         tokens = nll.size * (self._blocks.shape[1] - 1)
-        return ShardScore(float(nll.sum()), tokens, time.perf_counter() - began)
+        return ShardScore(tuple(nll.tolist()), tokens, time.perf_counter() - began)
 
     def _model(self, genome: bytes, candidate_id: str) -> GPT:
         if candidate_id not in self._models:
@@ -207,7 +207,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _failed(reason: str, began: float) -> ShardScore:
-    return ShardScore(math.nan, 0, time.perf_counter() - began, reason)
+    return ShardScore((), 0, time.perf_counter() - began, reason)
 
 
 def _parameters(model: GPT) -> int:
