@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from evo.space import Space
 from evo.strategy import Budget, Proposal, Scored, Seed, Strategy, rank_key
+from evo.subnet import Subnet
 
 
 class RandomSearch(Strategy):
@@ -19,7 +20,14 @@ class RandomSearch(Strategy):
 
 
 class LocalSearch(Strategy):
-    """After a random first generation, mutations of the single best candidate."""
+    """After a random first generation, mutations of the single best candidate.
+
+    Attributes:
+        operator: how a child is made, as its history says.
+        incumbent: the best candidate so far.
+    """
+
+    operator = "mutation"
 
     def __init__(self, space: Space, budget: Budget, seed: Seed) -> None:
         super().__init__(space, budget, seed)
@@ -29,7 +37,10 @@ class LocalSearch(Strategy):
         if self.incumbent is None:
             return Proposal(self.space.sample(self.rng), "sample")
         parent = self.incumbent.subnet
-        return Proposal(self.space.mutate(parent, self.rng), "mutation", (parent.id,))
+        return Proposal(self._child(parent), self.operator, (parent.id,))
+
+    def _child(self, parent: Subnet) -> Subnet:
+        return self.space.mutate(parent, self.rng)
 
     def _learn(self, scored: Sequence[Scored]) -> None:
         candidates = [one for one in (self.incumbent, *scored) if one is not None]

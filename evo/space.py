@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.random import Generator
@@ -30,6 +30,15 @@ DRAWS = 128
 as by rejection sampling, wherever one of so many is in the bin."""
 
 REJECTIONS = 100_000
+
+
+class Operator(Protocol):
+    """Changes genes; draws from `rng`; need not stay in the bin."""
+
+    def __call__(
+        self, genes: Genes, architecture: Architecture, rng: Generator, /, *,
+        fine: bool, uniform: bool,
+    ) -> Genes: ...  # fmt: skip
 
 
 class Space:
@@ -72,6 +81,14 @@ class Space:
         genes = self._genes(parent, rng)
         return self._in_bin(
             lambda: mutated(genes, self.architecture, rng, fine=self.fine, uniform=self.uniform),
+            rng,
+        )
+
+    def varied(self, parent: Subnet, operator: Operator, rng: Generator) -> Subnet:
+        """What another operator on genes makes of a subnet, of this bin or not."""
+        genes = self._genes(parent, rng)
+        return self._in_bin(
+            lambda: operator(genes, self.architecture, rng, fine=self.fine, uniform=self.uniform),
             rng,
         )
 
