@@ -83,7 +83,7 @@ class Contenders:
         settings = ScoringSettings(micro_batch=setting.micro_batch)
         scorer = Scorer(self.config, weights, False, self.blocks, settings)
         rows = (0, len(self.blocks))
-        return scorer.score(self.subnet.pack(), self.subnet.id, rows).nll
+        return sum(scorer.score(self.subnet.pack(), self.subnet.id, rows).nll)
 
     @torch.inference_mode()
     def full(self, setting: Setting) -> float:

@@ -72,6 +72,8 @@ class SearchDisplay:
             f"evaluations {progress.evaluations}  tokens {progress.tokens:,}  "
             f"units/s {self._rate:.1f}{left}"
         )
+        if progress.screened:
+            line += f"  screened {progress.screened}"
         if progress.failed:
             line += f"  failed {progress.failed}"
         if ended:

@@ -28,6 +28,7 @@ from evo.importance import activation_flops
 from evo.lane import Lane
 from evo.model import named_parameters
 from evo.order import Order
+from evo.rungs import Stages, spread
 from evo.search_config import FREE, SearchConfig
 from evo.settings import claim_run
 from evo.space import Space
@@ -60,7 +61,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
         connect()
         lanes = run.lanes(run.order())
         if not all(lane.ended for lane in lanes):
-            with Pool(run.teacher.path, run.text.blocks, config.scoring, config.pool) as pool:
+            with Pool(run.teacher.path, run.blocks, config.scoring, config.pool) as pool:
                 _Driver(run, lanes, pool).drive()
         return run.conclude(lanes)
 
@@ -84,8 +85,9 @@ class _Run:
         for bin in self.bins:  # refuses what cannot be reached, before anything is written
             for space in config.spaces:
                 Space(space, architecture, Order.by_index(architecture.dimensions), bin)
-        self.rows_per_shard = max(1, config.shard_tokens // self.text.blocks.shape[1])
-        self.shards = -(-len(self.text.blocks) // self.rows_per_shard)
+        rows, length = self.text.blocks.shape
+        self.blocks = self.text.blocks[spread(rows)]
+        self.stages = Stages.of(config.stages, rows, max(1, config.shard_tokens // length))
         self.resumed = claim_run(config.out, self._settings(), free=FREE)
 
     def _load(self, source: str, max_tokens: int | None = None) -> Text:
@@ -138,9 +140,8 @@ class _Run:
         name = f"{space_name}@{bin.name}"
         space = Space(space_name, self.teacher.architecture, order, bin, self.config.in_bin)
         history = History(self.config.out / "searches" / name)
-        return Lane(
-            name, self._strategy(space, _seed(self.config.seed, name)), history, self.shards
-        )
+        strategy = self._strategy(space, _seed(self.config.seed, name))
+        return Lane(name, strategy, history, self.stages, self.config.stages)
 
     def _strategy(self, space: Space, seed: list[int]) -> Strategy:
         if self.config.algorithm == "random":
@@ -185,9 +186,11 @@ class _Run:
             "high": bin.high,
             "candidate": row.candidate if row else None,
             "params": row.params if row else None,
+            "fitness": row.fitness if row else None,
             "nll": row.nll if row else None,
             "perplexity": row.perplexity if row else None,
             "evaluations": lane.evaluations,
+            "scored_in_full": sum(one.status == "full" for one in lane.history.rows),
             "generations": lane.strategy.generation,
             "tokens_scored": lane.tokens,
             "flops": lane.scored_flops(self.text.blocks.shape[1]),
@@ -229,6 +232,7 @@ class _Driver:
                             one.tokens,
                             one.seconds,
                             one.failure,
+                            one.divergence,
                         )
                     )
                 for name, shards in by_lane.items():
@@ -241,8 +245,10 @@ class _Driver:
         """End the generation if it is complete, and begin the next ones as far as need be."""
         while not lane.ended:
             if not lane.has_begun:
-                wanted = lane.begin_generation()
-                self.pool.submit([self._unit(lane, proposal, shard) for proposal, shard in wanted])
+                self._submit(lane, lane.begin_generation())
+            self._submit(lane, lane.advance())
+            for candidate in lane.dropped:
+                self.pool.cancel(lane.name, candidate)
             if not lane.complete:
                 return
             evaluations = lane.evaluations
@@ -250,9 +256,11 @@ class _Driver:
             self.metrics[lane.name].count(evaluations=lane.evaluations - evaluations)
             self._announce(lane)
 
+    def _submit(self, lane: Lane, wanted: list[tuple[Proposal, int]]) -> None:
+        self.pool.submit([self._unit(lane, proposal, shard) for proposal, shard in wanted])
+
     def _unit(self, lane: Lane, proposal: Proposal, shard: int) -> Unit:
-        start = shard * self.run.rows_per_shard
-        stop = min(start + self.run.rows_per_shard, len(self.run.text.blocks))
+        start, stop = self.run.stages.shards[shard]
         subnet = proposal.subnet
         return Unit(lane.name, subnet.id, subnet.pack(), shard, start, stop)
 

@@ -65,6 +65,14 @@ class Evolution(Strategy):
         self.rates = rates or Rates()
         self.elites: list[Scored] = []
 
+    @property
+    def places(self) -> int:
+        return self.rates.elites
+
+    @property
+    def leaders(self) -> list[Scored]:
+        return self.elites
+
     def _propose(self) -> Proposal:
         draw = self.rng.random()
         if self.generation == 0 or not self.elites:

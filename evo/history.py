@@ -20,7 +20,7 @@ import pandas as pd
 from evo.errors import UserError, first_line
 from evo.files import atomic_file, output_errors
 
-Status = Literal["full", "failed"]
+Status = Literal["full", "screened", "failed"]
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,13 @@ class Row:
         channels: its residual channels.
         groups: query groups of each block.
         neurons: MLP neurons of each block.
+        fitness: what the search minimises, on what was scored; NaN where scoring failed.
         nll: mean negative log-likelihood, nats per token; NaN where scoring failed.
         perplexity: its exponential.
         tokens: targets scored.
         seconds: of worker time; the only column that differs between equal runs.
-        status: `full` (scored on everything) or `failed`.
+        status: `full` (scored on everything), `screened` (dropped at a rung, its figures are of
+            the tokens until then) or `failed`.
         reason: why it failed; empty where it did not.
         genome: the packed masks.
     """
@@ -55,6 +57,7 @@ class Row:
     channels: int
     groups: tuple[int, ...]
     neurons: tuple[int, ...]
+    fitness: float
     nll: float
     perplexity: float
     tokens: int
@@ -74,18 +77,35 @@ class Shard:
     Attributes:
         candidate: its id.
         shard: index of the shard.
-        nll: summed over the shard's targets, nats.
-        tokens: targets.
+        nll: of each sequence, summed over its targets, nats; empty where it failed.
+        tokens: targets of all sequences; 0 where it failed.
         seconds: of worker time.
         failure: why it failed; None where it did not.
+        divergence: KL from the teacher, likewise, where the fitness is that.
     """
 
     candidate: str
     shard: int
-    nll: float
+    nll: tuple[float, ...]
     tokens: int
     seconds: float
     failure: str | None = None
+    divergence: tuple[float, ...] | None = None
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """Of each sequence, what the fitness is a mean of."""
+        return self.nll if self.divergence is None else self.divergence
+
+    @classmethod
+    def from_json(cls, line: bytes) -> Shard:
+        """The inverse of `json.dumps(asdict(shard))`."""
+        record = json.loads(line)
+        divergence = record.pop("divergence")
+        return cls(
+            **record | {"nll": tuple(record["nll"])},
+            divergence=None if divergence is None else tuple(divergence),
+        )
 
 
 def perplexity(nll: float) -> float:
@@ -131,7 +151,7 @@ class History:
         if not self._journal.is_file():
             return []
         lines = self._journal.read_bytes().split(b"\n")
-        return [Shard(**json.loads(line)) for line in lines[:-1]]
+        return [Shard.from_json(line) for line in lines[:-1]]
 
     def append(self, shards: Iterable[Shard]) -> None:
         """Write scored shards to the journal, at once.

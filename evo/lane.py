@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+from collections import Counter
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from evo.cost import forward_flops, parameters
-from evo.history import History, Row, Shard, perplexity
+from evo.history import History, Row, Shard, Status, perplexity
+from evo.rungs import Losses, Rungs, Stages, survivors
 from evo.strategy import Proposal, Scored, Strategy
 from evo.subnet import Subnet
 
@@ -17,11 +23,13 @@ class Progress:
 
     Attributes:
         generation: the last one that was completed.
-        evaluations: candidates scored.
+        evaluations: candidates scored, in full or not.
         tokens: targets scored.
-        best: NLL of the best candidate; None where all have failed.
-        median: NLL in the middle of the last generation.
+        best: fitness of the best candidate; None where all have failed.
+        median: fitness in the middle of the last generation; of screened candidates that on what
+            they were scored on.
         failed: candidates of the last generation that failed.
+        screened: those that were dropped at a rung.
     """
 
     generation: int
@@ -30,23 +38,48 @@ class Progress:
     best: float | None
     median: float | None
     failed: int
+    screened: int
 
 
 class Lane:
     """A search between its generations, resumed from its files.
 
+    A generation is scored in stages: `begin_generation` gives the units of the first, `advance`
+    those of the next, once all before it are in. Decisions are taken in between and nowhere else,
+    so they depend on what was scored, never on when.
+
     Args:
         name: `SPACE@BIN`.
         strategy: fresh.
         history: of this search, perhaps with generations in it.
-        shards: how many slices the text has.
+        stages: how the text is cut.
+        rungs: who goes on from stage to stage.
+        weights: of each sequence of the text in the fitness, shape [N]; by default all alike.
     """
 
-    def __init__(self, name: str, strategy: Strategy, history: History, shards: int) -> None:
-        self.name, self.strategy, self.history, self.shards = name, strategy, history, shards
+    def __init__(
+        self,
+        name: str,
+        strategy: Strategy,
+        history: History,
+        stages: Stages,
+        rungs: Rungs,
+        weights: NDArray[np.float64] | None = None,
+    ) -> None:
+        self.name, self.strategy, self.history = name, strategy, history
+        self.stages, self.rungs = stages, rungs
+        self.weights = np.ones(stages.shards[-1][1]) if weights is None else weights
         self.evaluations = self.tokens = 0
+        self.dropped: list[str] = []
+        """Candidates that left in the last `advance`, whose queued units need not be scored."""
         self._proposals: dict[str, Proposal] = {}
         self._scores: dict[str, dict[int, Shard]] = {}
+        self._stage = 0
+        self._running: list[str] = []
+        self._open: set[tuple[str, int]] = set()
+        self._touched: set[str] = set()
+        self._ended_at: dict[str, int] = {}
+        self._elite_losses: dict[str, list[float]] = {}
         self.progress: Progress | None = None
         self._resume()
 
@@ -56,6 +89,7 @@ class Lane:
         if self.history.state is not None:
             scored = [Scored(Subnet.unpack(row.genome, dimensions), _fitness(row)) for row in rows]
             self.strategy.restore(self.history.state, scored)
+            self._elite_losses = self.history.state["elite_losses"]
             last = max(row.generation for row in rows)
             self._count(rows)
             self._report([row for row in rows if row.generation == last], last)
@@ -65,20 +99,32 @@ class Lane:
         """Ask for the next generation.
 
         Returns:
-            The candidates and shards that are not in the journal yet; none where the search has
-            ended. Where all are in the journal, `complete` is true at once.
+            The candidates and shards of the first stage that are not in the journal yet; none
+            where the search has ended.
         """
         self._proposals = {one.subnet.id: one for one in self.strategy.ask()}
         self._scores = {candidate: {} for candidate in self._proposals}
+        self._running, self._ended_at, self._stage = list(self._proposals), {}, 0
         for shard in self.history.journal():
             if shard.candidate in self._scores:
                 self._scores[shard.candidate][shard.shard] = shard
-        return [
-            (proposal, shard)
-            for candidate, proposal in self._proposals.items()
-            for shard in range(self.shards)
-            if shard not in self._scores[candidate]
-        ]
+        return self._open_stage()
+
+    def advance(self) -> list[tuple[Proposal, int]]:
+        """Take the decisions that the scores so far allow.
+
+        Returns:
+            The candidates and shards that are to be scored next and are not in the journal yet.
+        """
+        self.dropped = []
+        wanted: list[tuple[Proposal, int]] = []
+        self._abort()
+        while self.has_begun and not self.complete and not self._open:
+            self._end_stage()
+            if not self.complete:
+                wanted = self._open_stage()
+                self._abort()
+        return [one for one in wanted if (one[0].subnet.id, one[1]) in self._open]
 
     @property
     def ended(self) -> str | None:
@@ -92,23 +138,27 @@ class Lane:
 
     @property
     def complete(self) -> bool:
-        """Whether every shard of the generation is scored."""
-        return bool(self._scores) and all(len(s) == self.shards for s in self._scores.values())
+        """Whether every candidate of the generation has its result."""
+        return bool(self._proposals) and self._stage == len(self.stages.ends)
 
     def take(self, shards: list[Shard]) -> None:
-        """Write down scored shards."""
+        """Write down scored shards; those of candidates that have their result are of no use."""
+        shards = [shard for shard in shards if shard.candidate in self._scores]
         self.history.append(shards)
         for shard in shards:
             self._scores[shard.candidate][shard.shard] = shard
+            self._open.discard((shard.candidate, shard.shard))
+            self._touched.add(shard.candidate)
 
     def end_generation(self) -> Progress:
         """Tell the strategy, fold the journal into the history."""
         generation = self.strategy.generation
-        rows = [self._row(self._proposals[c], self._scores[c]) for c in sorted(self._proposals)]
+        rows = [self._row(candidate) for candidate in sorted(self._proposals)]
         self.strategy.tell(
             [Scored(self._proposals[row.candidate].subnet, _fitness(row)) for row in rows]
         )
-        self.history.fold(rows, self.strategy.state())
+        self._keep_elite_losses()
+        self.history.fold(rows, {**self.strategy.state(), "elite_losses": self._elite_losses})
         self._proposals, self._scores = {}, {}
         self._count(rows)
         return self._report(rows, generation)
@@ -132,29 +182,125 @@ class Lane:
             for row in self.history.told()
         )
 
+    # Stages
+
+    def _open_stage(self) -> list[tuple[Proposal, int]]:
+        """What the present stage still needs."""
+        wanted = [
+            (candidate, shard)
+            for candidate in self._running
+            for shard in range(self.stages.ends[self._stage])
+            if shard not in self._scores[candidate]
+        ]
+        self._open = set(wanted)
+        self._touched = set(self._running)
+        return [(self._proposals[candidate], shard) for candidate, shard in wanted]
+
+    def _end_stage(self) -> None:
+        """All that run have scored the stage: the failed leave, then those that do not go on."""
+        end = self.stages.ends[self._stage]
+        for candidate in list(self._running):
+            if any(self._scores[candidate][shard].failure is not None for shard in range(end)):
+                self._leave(candidate, end)
+        self._stage += 1
+        kept: set[str] = set()
+        if self._stage < len(self.stages.ends) and self._running:
+            losses = {candidate: self._losses(candidate, end) for candidate in self._running}
+            count = self.stages.shards[end - 1][1]
+            elites = {name: np.array(one[:count]) for name, one in self._elite_losses.items()}
+            kept = survivors(self.rungs, losses, elites, self.strategy.places)
+        for candidate in list(self._running):
+            if candidate not in kept:
+                self._leave(candidate, end)
+
+    def _abort(self) -> None:
+        """Drop who can be no elite any more: losses are not negative, so sums only grow.
+
+        Looked at after each shard of the last stage, against the elites of before this generation.
+        """
+        leaders = self.strategy.leaders
+        last_stage = self._stage == len(self.stages.ends) - 1
+        if not (self.rungs.shares and last_stage and len(leaders) == self.strategy.places):
+            return
+        fitness = leaders[-1].fitness
+        assert fitness is not None
+        for candidate in [one for one in self._running if one in self._touched]:
+            total = 0.0
+            for shard, (start, stop) in enumerate(self.stages.shards):
+                score = self._scores[candidate].get(shard)
+                if score is None or score.failure is not None:
+                    break
+                total += math.fsum(self._weighted(score))
+                limit = fitness * score.tokens / (stop - start) * math.fsum(self.weights)
+                if total > limit * (1 + 1e-9):  # a rounding error must not decide
+                    self._leave(candidate, shard + 1)
+                    break
+        self._touched = set()
+
+    def _leave(self, candidate: str, end: int) -> None:
+        """A candidate has its result: what it scored on its first shards."""
+        self._ended_at[candidate] = end
+        self._running.remove(candidate)
+        self._open -= {(candidate, shard) for shard in range(len(self.stages.shards))}
+        self.dropped.append(candidate)
+
+    # Scores
+
+    def _weighted(self, shard: Shard) -> Losses:
+        """Weighted losses of a shard's sequences."""
+        return np.array(shard.losses) * self.weights[slice(*self.stages.shards[shard.shard])]
+
+    def _losses(self, candidate: str, end: int) -> Losses:
+        """Weighted losses of a candidate on each sequence of its first shards."""
+        scores = self._scores[candidate]
+        return np.concatenate([self._weighted(scores[shard]) for shard in range(end)])
+
+    def _keep_elite_losses(self) -> None:
+        """What the elites lost on the screening sequences: later candidates are compared to it."""
+        before, self._elite_losses = self._elite_losses, {}
+        end = self.stages.screening_shards
+        if not end:
+            return
+        for leader in self.strategy.leaders:
+            name = leader.subnet.id
+            if name in before:
+                self._elite_losses[name] = before[name]
+            else:
+                self._elite_losses[name] = self._losses(name, end).tolist()
+
+    # Rows
+
     def _count(self, rows: list[Row]) -> None:
         self.evaluations += len(rows)
         self.tokens += sum(row.tokens for row in rows)
 
     def _report(self, rows: list[Row], generation: int) -> Progress:
-        valid = [row.nll for row in rows if row.status == "full"]
+        statuses = Counter(row.status for row in rows)
         best = self.strategy.best
+        fitness = [row.fitness for row in rows if row.status != "failed"]
         self.progress = Progress(
             generation=generation,
             evaluations=self.evaluations,
             tokens=self.tokens,
             best=best.fitness if best else None,
-            median=statistics.median(valid) if valid else None,
-            failed=len(rows) - len(valid),
+            median=statistics.median(fitness) if fitness else None,
+            failed=statuses["failed"],
+            screened=statuses["screened"],
         )
         return self.progress
 
-    def _row(self, proposal: Proposal, scores: dict[int, Shard]) -> Row:
+    def _row(self, candidate: str) -> Row:
+        proposal, end = self._proposals[candidate], self._ended_at[candidate]
         subnet, widths = proposal.subnet, proposal.subnet.widths
-        ordered = [scores[index] for index in range(self.shards)]
-        failures = [f"shard {s.shard}: {s.failure}" for s in ordered if s.failure is not None]
-        tokens = sum(shard.tokens for shard in ordered)
-        nll = float("nan") if failures else sum(shard.nll for shard in ordered) / tokens
+        scores = [self._scores[candidate][shard] for shard in range(end)]
+        failures = [f"shard {s.shard}: {s.failure}" for s in scores if s.failure is not None]
+        status: Status = "full" if end == len(self.stages.shards) else "screened"
+        fitness = nll = math.nan
+        if failures:
+            status = "failed"
+        else:
+            fitness = self._mean(scores, [score.losses for score in scores])
+            nll = self._mean(scores, [score.nll for score in scores])
         return Row(
             candidate=subnet.id,
             generation=self.strategy.generation,
@@ -165,15 +311,27 @@ class Lane:
             channels=widths.channels,
             groups=widths.groups,
             neurons=widths.neurons,
+            fitness=fitness,
             nll=nll,
             perplexity=nll if failures else perplexity(nll),
-            tokens=tokens,
-            seconds=sum(shard.seconds for shard in ordered),
-            status="failed" if failures else "full",
+            tokens=sum(score.tokens for score in scores),
+            seconds=sum(score.seconds for score in scores),
+            status=status,
             reason=failures[0] if failures else "",
             genome=subnet.pack(),
         )
 
+    def _mean(self, scores: list[Shard], losses: list[tuple[float, ...]]) -> float:
+        """Weighted mean per target, exactly rounded: the same for every cut into shards."""
+        total: list[float] = []
+        targets: list[float] = []
+        for score, sequences in zip(scores, losses, strict=True):
+            start, stop = self.stages.shards[score.shard]
+            weights = self.weights[start:stop]
+            total += (np.array(sequences) * weights).tolist()
+            targets += (weights * (score.tokens / (stop - start))).tolist()
+        return math.fsum(total) / math.fsum(targets)
+
 
 def _fitness(row: Row) -> float | None:
-    return row.nll if row.status == "full" else None
+    return row.fitness if row.status == "full" else None

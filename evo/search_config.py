@@ -9,6 +9,7 @@ from typing import Literal
 from evo.errors import UserError
 from evo.evolution import Rates
 from evo.order import KINDS
+from evo.rungs import Rungs
 from evo.space import SPACES
 from evo.strategy import Budget
 from workers.fleet import PoolSettings
@@ -44,6 +45,11 @@ class SearchConfig:
         order_text: source for the activation order; by default the fitness text.
         in_bin: fit moves every proposal into its bin; reject draws until one is in it, as the
             paper does.
+        rungs: stages of scoring, each by the share of the text that it uses; the last uses all.
+            Or full: every candidate is scored on all of the text, as in the paper.
+        survivors: the largest share of a stage's candidates that goes on to the next.
+        rung_confidence: a candidate that is worse than the last who would be an elite, with this
+            confidence on the sequences so far, is not scored further; 1 to drop none by it.
         sequence_length: tokens of a sequence; by default the teacher's block size, at most 2048.
         max_tokens: use so many tokens of the text at most, evenly spaced; by default all.
         shard_tokens: tokens of a unit of work, one candidate on one slice of the text.
@@ -74,6 +80,9 @@ class SearchConfig:
     order: Literal["index", "magnitude", "activation"] = "activation"
     order_text: str | None = None
     in_bin: Literal["fit", "reject"] = "fit"
+    rungs: list[str] = field(default_factory=lambda: ["1/32", "1/8"])
+    survivors: float = 0.25
+    rung_confidence: float = 0.9
     sequence_length: int | None = None
     max_tokens: int | None = None
     shard_tokens: int = 16384
@@ -100,7 +109,7 @@ class SearchConfig:
             raise UserError(f"shards of {self.shard_tokens} tokens cannot be: give at least 1")
         if self.seed < 0:
             raise UserError(f"a seed of {self.seed} cannot be: give 0 or more")
-        _ = self.budget, self.rates, self.scoring, self.pool  # each validates its own
+        _ = self.budget, self.rates, self.stages, self.scoring, self.pool  # each validates its own
 
     @property
     def budget(self) -> Budget:
@@ -111,6 +120,11 @@ class SearchConfig:
     def rates(self) -> Rates:
         """Where offspring come from."""
         return Rates(self.elites, self.mutation_rate, self.crossover_rate)
+
+    @property
+    def stages(self) -> Rungs:
+        """Who goes on from stage to stage of scoring."""
+        return Rungs.parse(self.rungs, self.survivors, self.rung_confidence)
 
     @property
     def scoring(self) -> ScoringSettings:

@@ -55,8 +55,8 @@ class Scored:
 
     Attributes:
         subnet: what it keeps.
-        fitness: mean negative log-likelihood in nats per token, the lower the better; None where
-            scoring failed.
+        fitness: the lower the better, such as mean negative log-likelihood; None where
+            scoring failed or ended at a rung.
     """
 
     subnet: Subnet
@@ -173,13 +173,23 @@ class Strategy(ABC):
         self.best = valid[0] if valid else None
         self._learn(valid)
 
+    @property
+    def places(self) -> int:
+        """How many candidates may be parents of the next generation."""
+        return 1
+
+    @property
+    def leaders(self) -> list[Scored]:
+        """Those that are now, the best first."""
+        return [self.best] if self.best else []
+
     @abstractmethod
     def _propose(self) -> Proposal:
         """One candidate, perhaps one seen before."""
 
     @abstractmethod
     def _learn(self, scored: Sequence[Scored]) -> None:
-        """Take in candidates whose scoring did not fail."""
+        """Take in candidates that were scored in full."""
 
     def _new(self) -> Proposal | None:
         for _ in range(TRIES):

@@ -34,6 +34,7 @@ def save_candidate(
         "bin": bin,
         "seed": seed,
         "params": row.params,
+        "fitness": row.fitness,
         "nll": row.nll,
         "perplexity": row.perplexity,
     }
@@ -76,8 +77,8 @@ def _pick(rows: list[Row], candidate: str | None, search: str) -> Row:
     if candidate is None:
         scored = [row for row in rows if row.status == "full"]
         if not scored:
-            raise UserError(f"{search} has no scored candidate yet")
-        return min(scored, key=lambda row: (row.nll, row.candidate))
+            raise UserError(f"{search} has no candidate that is scored in full yet")
+        return min(scored, key=lambda row: (row.fitness, row.candidate))
     found = [row for row in rows if row.candidate.startswith(candidate)]
     if len(found) != 1:
         raise UserError(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
-
-import numpy as np
 
 from evo.bins import Bin
 from evo.cost import Architecture, parameters
@@ -12,6 +12,7 @@ from evo.evolution import Evolution
 from evo.history import History, Shard
 from evo.lane import Lane
 from evo.order import Order
+from evo.rungs import Rungs, Stages
 from evo.space import Space
 from evo.strategy import Budget
 from evo.subnet import Dimensions, Subnet
@@ -68,15 +69,26 @@ def evolve(
     bin = Bin(f"{share}%", int(size * share * 0.0095), int(size * share * 0.0105))
     order = Order.by_index(DIMENSIONS)
     strategy = Evolution(Space(space, ARCHITECTURE, order, bin), Budget(8, generations), [1])
-    lane = Lane(f"{space}@{bin.name}", strategy, History(directory), 1)
+    rungs = Rungs()
+    history = History(directory)
+    lane = Lane(f"{space}@{bin.name}", strategy, history, Stages.of(rungs, 1, 1), rungs)
+    numbers = count()
+
+    def score(subnet: Subnet, shard: int) -> Shard:
+        if failing and not next(numbers) % 3:
+            return Shard(subnet.id, shard, (), 0, 0.5, failing)
+        return Shard(subnet.id, shard, (fitness(subnet) * TOKENS,), TOKENS, 0.5)
+
     while not lane.ended and strategy.generation != stop_after:
-        lane.take(
-            [
-                Shard(one.subnet.id, shard, np.nan, TOKENS, 0.5, failing)
-                if failing and not index % 3
-                else Shard(one.subnet.id, shard, fitness(one.subnet) * TOKENS, TOKENS, 0.5)
-                for index, (one, shard) in enumerate(lane.begin_generation())
-            ]
-        )
+        score_generation(lane, score)
+    return history
+
+
+def score_generation(lane: Lane, score: Callable[[Subnet, int], Shard]) -> None:
+    """Ask, score unit by unit through all stages, tell."""
+    queue = lane.begin_generation() + lane.advance()
+    while queue:
+        lane.take([score(proposal.subnet, shard) for proposal, shard in queue])
+        queue = lane.advance()
+    if lane.complete:
         lane.end_generation()
-    return lane.history

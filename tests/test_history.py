@@ -25,6 +25,7 @@ def row(candidate: str, generation: int, **changes: object) -> Row:
         "channels": 16,
         "groups": (1, 3),
         "neurons": (7, 40),
+        "fitness": 0.1 + 0.2,
         "nll": 1.2345678901234567,
         "perplexity": math.exp(1.2345678901234567),
         "tokens": 2**40,
@@ -37,6 +38,7 @@ def row(candidate: str, generation: int, **changes: object) -> Row:
 
 
 FAILED = {
+    "fitness": math.nan,
     "nll": math.nan,
     "perplexity": math.nan,
     "status": "failed",
@@ -108,17 +110,18 @@ def test_a_first_generation_that_was_killed(tmp_path):
 
 def shards(count: int) -> list[Shard]:
     rng = np.random.default_rng(0)
-    return [Shard("c", index, float(rng.random()), 7, 0.1) for index in range(count)]
+    return [Shard("c", index, tuple(rng.random(3)), 7, 0.1) for index in range(count)]
 
 
 def test_journal(tmp_path):
     history = History(tmp_path)
     assert history.journal() == []
     first, second, third = shards(3)
-    failed = dataclasses.replace(third, nll=math.nan, tokens=0, failure='"NaN"\nin line 2, µ')
+    failed = dataclasses.replace(third, nll=(), tokens=0, failure='"NaN"\nin line 2, µ')
+    first = dataclasses.replace(first, divergence=(0.1, 0.2, 0.3))
     history.append([first, second])
     history.append([failed])
-    assert repr(History(tmp_path).journal()) == repr([first, second, failed])
+    assert History(tmp_path).journal() == [first, second, failed]
     history.fold([row("c", 0)], {"generation": 1})
     assert History(tmp_path).journal() == []
 

@@ -1,55 +1,76 @@
 import math
 import shutil
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from evo.cost import forward_flops, parameters
-from evo.evolution import Evolution
+from evo.evolution import Evolution, Rates
 from evo.history import History, Row, Shard
 from evo.lane import Lane
+from evo.rungs import Rungs, Stages, survivors
 from evo.space import Space
-from evo.strategy import Budget
+from evo.strategy import Budget, Proposal
 from evo.subnet import Subnet
 from tests.architectures import NEOX, random_order, share
 
-SHARDS = 3
-BUDGET = Budget(population=6, generations=3)
+SEQUENCES, TARGETS = 40, 5
+BUDGET = Budget(population=12, generations=3)
 FILES = ("history.parquet", "state.json", "journal.jsonl")
+RUNGS = {
+    "full": Rungs(),
+    "rungs": Rungs((0.1, 0.3), survivors=0.4),
+    "abort": Rungs((0.1,), survivors=1, confidence=1),
+}
+WEIGHTS = np.random.default_rng(3).uniform(0.5, 2, SEQUENCES)
 
 
-def lane_in(directory: Path, name: str = "coarse-layerwise") -> Lane:
+def lane_in(directory: Path, kind: str, name: str = "coarse-layerwise") -> Lane:
     space = Space(name, NEOX, random_order(NEOX.dimensions), share(NEOX, 0.4, 0.45))
-    return Lane("lane", Evolution(space, BUDGET, 0), History(directory), SHARDS)
+    strategy = Evolution(space, BUDGET, 0, Rates(elites=3))
+    stages = Stages.of(RUNGS[kind], SEQUENCES, 4)
+    return Lane("lane", strategy, History(directory), stages, RUNGS[kind], WEIGHTS)
 
 
-def score(candidate: str, shard: int) -> Shard:
-    """A pure function of the unit; one candidate of eight fails on its last shard."""
+def losses(candidate: str) -> np.ndarray:
+    """Of every sequence: candidates differ, sequences differ, and there is noise."""
     seed = int(candidate, 16)
-    nll = float(np.random.default_rng([seed, shard]).random()) * 50
-    if seed % 8 == 0 and shard == SHARDS - 1:
-        return Shard(candidate, shard, math.nan, 0, 0.5, "out of memory")
-    return Shard(candidate, shard, nll, 11 + shard, 0.5)
+    rng = np.random.default_rng(seed)
+    return TARGETS * (4 + rng.random() + np.arange(SEQUENCES) / 20 + rng.normal(0, 0.2, SEQUENCES))
+
+
+def score(lane: Lane, candidate: str, shard: int) -> Shard:
+    """A pure function of the unit; one candidate of eight fails on its first shard."""
+    if int(candidate, 16) % 8 == 0 and shard == 0:
+        return Shard(candidate, shard, (), 0, 0.5, "out of memory")
+    start, stop = lane.stages.shards[shard]
+    nll = tuple(losses(candidate)[start:stop].tolist())
+    return Shard(candidate, shard, nll, TARGETS * (stop - start), 0.5)
+
+
+def units_of(wanted: list[tuple[Proposal, int]]) -> list[tuple[str, int]]:
+    return [(proposal.subnet.id, shard) for proposal, shard in wanted]
 
 
 def generations(lane: Lane, rng: np.random.Generator) -> Iterator[list[tuple[str, int]]]:
     """Run generation by generation, units in any order; yields what was scored."""
     while True:
-        units = [(proposal.subnet.id, shard) for proposal, shard in lane.begin_generation()]
+        queue = units_of(lane.begin_generation()) + units_of(lane.advance())
         if lane.ended:
             return
-        order = [units[index] for index in rng.permutation(len(units))]
-        while order:
-            count = int(rng.integers(1, 4))
+        scored = []
+        while queue:
             assert not lane.complete
-            lane.take([score(*unit) for unit in order[:count]])
-            order = order[count:]
+            taken = [queue.pop(rng.integers(len(queue))) for _ in range(min(3, len(queue)))]
+            lane.take([score(lane, *unit) for unit in taken])
+            queue += units_of(lane.advance())
+            queue = [unit for unit in queue if unit[0] not in lane.dropped]
+            scored += taken
         assert lane.complete
         lane.end_generation()
-        yield units
+        yield scored
 
 
 def finish(lane: Lane, seed: int = 0) -> list[tuple[str, int]]:
@@ -61,107 +82,153 @@ def rows_of(lane: Lane) -> list[str]:
     return [repr(row) for row in lane.history.rows]
 
 
+@pytest.fixture(scope="module", params=list(RUNGS))
+def kind(request) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Lane:
+def whole(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Lane:
     """A search that was never interrupted."""
-    lane = lane_in(tmp_path_factory.mktemp("whole"))
+    lane = lane_in(tmp_path_factory.mktemp("whole"), kind)
     finish(lane)
     return lane
 
 
-def test_rows(whole):
+def test_rows(whole, kind):
     rows, strategy = whole.history.rows, whole.strategy
-    assert len(rows) == len({row.candidate for row in rows}) == 24
-    assert [row.generation for row in rows] == sorted([0, 1, 2, 3] * 6)
-    assert {row.status for row in rows} == {"full", "failed"}
+    assert len(rows) == len({row.candidate for row in rows}) == 48
+    assert [row.generation for row in rows] == sorted([0, 1, 2, 3] * 12)
+    expected = {"full", "failed"} | ({"screened"} if kind != "full" else set())
+    assert {row.status for row in rows} == expected
     for row in rows:
         subnet = Subnet.unpack(row.genome, NEOX.dimensions)
-        shards = [score(row.candidate, shard) for shard in range(SHARDS)]
         assert subnet.id == row.candidate
         assert row.params == parameters(NEOX, subnet.widths)
         assert row.params in strategy.space.bin
         assert (row.layers, row.channels) == (subnet.widths.layers, subnet.widths.channels)
         assert (row.groups, row.neurons) == (subnet.widths.groups, subnet.widths.neurons)
-        assert row.seconds == 1.5
-        assert row.tokens == sum(shard.tokens for shard in shards)
-        if row.status == "full":
-            assert row.tokens == 11 + 12 + 13
-            exact = sum(Fraction(shard.nll) for shard in shards) / 36
-            assert row.nll == pytest.approx(float(exact), rel=1e-15)
-            assert row.perplexity == math.exp(row.nll)
-            assert row.reason == ""
-        else:
+        if row.status == "failed":
             assert math.isnan(row.nll)
+            assert math.isnan(row.fitness)
             assert math.isnan(row.perplexity)
-            assert row.reason == "shard 2: out of memory"
+            assert row.reason == "shard 0: out of memory"
+            continue
+        count = row.tokens // TARGETS
+        assert count == SEQUENCES if row.status == "full" else 4 <= count < SEQUENCES
+        expected_nll = np.average(losses(row.candidate)[:count] / TARGETS, weights=WEIGHTS[:count])
+        assert row.nll == row.fitness == pytest.approx(expected_nll, rel=1e-14)
+        assert row.perplexity == math.exp(row.nll)
+        assert row.reason == ""
 
 
-def test_a_failed_candidate_is_no_parent_and_no_winner(whole):
-    failed = {row.candidate for row in whole.history.rows if row.status == "failed"}
-    assert failed
-    assert not failed & {parent for row in whole.history.rows for parent in row.parents}
-    best = whole.best_row()
-    scored = [row for row in whole.history.rows if row.status == "full"]
-    assert best == min(scored, key=lambda row: row.nll)
+def test_only_full_rows_are_parents_and_winners(whole):
+    rows = {row.candidate: row for row in whole.history.rows}
+    parents = {rows[parent].status for row in rows.values() for parent in row.parents}
+    assert parents == {"full"}
+    full = [row for row in rows.values() if row.status == "full"]
+    assert whole.best_row() == min(full, key=lambda row: row.fitness)
 
 
-def test_progress(whole):
+@pytest.mark.parametrize(("case", "ends"), [("rungs", (4, 12)), ("abort", (4,))])
+def test_decisions_are_those_of_plain_arithmetic(tmp_path, case, ends):
+    """The stages of every generation, played again from all losses at once."""
+    lane, rungs = lane_in(tmp_path, case), RUNGS[case]
+    finish(lane)
+    elites: dict[str, np.ndarray] = {}
+    for generation in range(4):
+        rows = [row for row in lane.history.rows if row.generation == generation]
+        running = {r.candidate: losses(r.candidate) * WEIGHTS for r in rows if r.status != "failed"}
+        full_elites = dict(elites)
+        expected = {row.candidate: 0 for row in rows if row.status == "failed"}
+        for count in ends:
+            part = {name: one[:count] for name, one in running.items()}
+            past = {name: one[:count] for name, one in elites.items()}
+            kept = survivors(rungs, part, past, 3)
+            expected |= dict.fromkeys(running.keys() - kept, count)
+            running = {name: one for name, one in running.items() if name in kept}
+        for name, one in running.items():
+            expected[name] = SEQUENCES
+            if len(full_elites) == 3:
+                limit = sorted(each.sum() for each in full_elites.values())[-1]
+                beyond = [end for end in range(4, 41, 4) if one[:end].sum() > limit * (1 + 1e-9)]
+                expected[name] = min(beyond, default=SEQUENCES)
+            if expected[name] == SEQUENCES:
+                elites[name] = one
+        elites = dict(sorted(elites.items(), key=lambda item: item[1].sum())[:3])
+        assert {row.candidate: row.tokens // TARGETS for row in rows if row.status != "failed"} == {
+            name: count for name, count in expected.items() if count
+        }
+    counts = {row.tokens // TARGETS for row in lane.history.rows if row.status == "screened"}
+    assert counts & set(ends) if case == "rungs" else counts - set(ends)
+
+
+def test_progress(whole, kind):
     last = [row for row in whole.history.rows if row.generation == 3]
-    scored = sorted(row.nll for row in last if row.status == "full")
+    scored = sorted(row.nll for row in last if row.status != "failed")
     progress = whole.progress
-    assert (progress.generation, progress.evaluations) == (3, 24)
+    assert (progress.generation, progress.evaluations) == (3, 48)
     assert progress.tokens == sum(row.tokens for row in whole.history.rows)
     assert progress.best == whole.best_row().nll
     assert progress.median == pytest.approx(np.median(scored))
-    assert progress.failed == 6 - len(scored)
+    assert progress.failed == 12 - len(scored)
+    assert progress.screened == sum(row.status == "screened" for row in last)
     assert whole.scored_flops(32) == sum(
         row.tokens * forward_flops(NEOX, Subnet.unpack(row.genome, NEOX.dimensions).widths, 32)
         for row in whole.history.rows
     )
 
 
-@pytest.mark.parametrize("seed", [1])
-def test_the_order_of_results_does_not_matter(whole, tmp_path, seed):
-    lane = lane_in(tmp_path)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_order_of_results_does_not_matter(whole, kind, tmp_path, seed):
+    lane = lane_in(tmp_path, kind)
     finish(lane, seed)
     assert rows_of(lane) == rows_of(whole)
 
 
-@pytest.mark.parametrize(("finished", "units"), [(0, 7), (0, 18), (2, 0), (2, 7), (3, 18)])
-def test_killed_within_a_generation(whole, tmp_path, finished, units):
-    lane, rng = lane_in(tmp_path), np.random.default_rng(5)
+@pytest.mark.parametrize(("finished", "units"), [(0, 7), (0, 30), (2, 0), (2, 7), (3, 30)])
+def test_killed_within_a_generation(whole, kind, tmp_path, finished, units):
+    lane, rng = lane_in(tmp_path, kind), np.random.default_rng(5)
     running = generations(lane, rng)
     for _ in range(finished):
         next(running)
-    begun = [(p.subnet.id, shard) for p, shard in lane.begin_generation()]
-    taken = [begun[index] for index in rng.permutation(len(begun))[:units]]
-    lane.take([score(*unit) for unit in taken])
+    queue = units_of(lane.begin_generation())
+    for _ in range(units):
+        if not queue:
+            break
+        lane.take([score(lane, *queue.pop(rng.integers(len(queue))))])
+        queue += units_of(lane.advance())
+        queue = [unit for unit in queue if unit[0] not in lane.dropped]
     with (tmp_path / "journal.jsonl").open("ab") as file:
         file.write(b'{"candidate": "dead')
 
-    resumed = lane_in(tmp_path)
+    resumed = lane_in(tmp_path, kind)
     assert resumed.strategy.generation == finished
-    assert resumed.evaluations == 6 * finished
+    assert resumed.evaluations == 12 * finished
     if finished:
         assert resumed.progress.generation == finished - 1
-    left = resumed.begin_generation()
-    assert {(p.subnet.id, shard) for p, shard in left} == set(begun) - set(taken)
-    resumed.take([score(p.subnet.id, shard) for p, shard in left])
-    assert resumed.complete
-    resumed.end_generation()
-    finish(resumed)
+    left = units_of(resumed.begin_generation()) + units_of(resumed.advance())
+    assert sorted(left) == sorted(queue)
+    resumed = lane_in(tmp_path, kind)
+    again = finish(resumed)
     assert rows_of(resumed) == rows_of(whole)
+    assert len(again) == len(set(again))
 
 
 @pytest.mark.parametrize("generation", [0, 3])
 @pytest.mark.parametrize("written", [0, 1, 2])
-def test_killed_between_the_writes_that_end_a_generation(whole, tmp_path, generation, written):
+def test_killed_between_the_writes_that_end_a_generation(
+    whole, kind, tmp_path, generation, written
+):
     """Of table, state and journal, the first `written` are those of after the generation."""
-    lane = lane_in(tmp_path / "run")
+    lane = lane_in(tmp_path / "run", kind)
     running = generations(lane, np.random.default_rng(0))
     for _ in range(generation):
         next(running)
-    lane.take([score(p.subnet.id, shard) for p, shard in lane.begin_generation()])
+    queue = units_of(lane.begin_generation())
+    while queue:
+        lane.take([score(lane, *unit) for unit in queue])
+        queue = units_of(lane.advance())
     shutil.copytree(tmp_path / "run", tmp_path / "before")
     lane.end_generation()
 
@@ -170,9 +237,10 @@ def test_killed_between_the_writes_that_end_a_generation(whole, tmp_path, genera
         source = tmp_path / ("run" if number < written else "before") / name
         if source.is_file():
             shutil.copy(source, tmp_path / "killed" / name)
-    resumed = lane_in(tmp_path / "killed")
+    resumed = lane_in(tmp_path / "killed", kind)
     if written < 2:
-        assert resumed.begin_generation() == []
+        resumed.begin_generation()
+        assert resumed.advance() == []
         assert resumed.complete
         resumed.end_generation()
     again = finish(resumed)
@@ -180,22 +248,24 @@ def test_killed_between_the_writes_that_end_a_generation(whole, tmp_path, genera
     assert rows_of(resumed) == rows_of(whole)
 
 
-def test_a_finished_search_stays_finished(whole):
-    resumed = lane_in(whole.history.directory)
+def test_a_finished_search_stays_finished(whole, kind):
+    resumed = lane_in(whole.history.directory, kind)
     assert resumed.ended == "budget"
     assert resumed.progress == whole.progress
     assert resumed.best_row() == whole.best_row()
     assert resumed.begin_generation() == []
+    assert resumed.advance() == []
     assert not resumed.has_begun
     assert not resumed.complete
 
 
-def test_all_failed(tmp_path):
-    lane = lane_in(tmp_path)
-    wanted = lane.begin_generation()
-    lane.take([Shard(p.subnet.id, shard, math.nan, 0, 0.1, "NaN") for p, shard in wanted])
+def test_all_failed(tmp_path, kind):
+    lane = lane_in(tmp_path, kind)
+    wanted = units_of(lane.begin_generation())
+    lane.take([Shard(candidate, shard, (), 0, 0.1, "NaN") for candidate, shard in wanted])
+    assert lane.advance() == []
     progress = lane.end_generation()
-    assert (progress.best, progress.median, progress.failed) == (None, None, 6)
+    assert (progress.best, progress.median, progress.failed) == (None, None, 12)
     assert lane.best_row() is None
-    assert lane_in(tmp_path).progress == progress
+    assert lane_in(tmp_path, kind).progress == progress
     assert all(isinstance(row, Row) and row.tokens == 0 for row in lane.history.rows)

@@ -23,7 +23,8 @@ from evo.history import Shard, frame
 from evo.importance import order_by_activation
 from evo.order import Order
 from evo.search_config import SearchConfig
-from tests.histories import DIMENSIONS, evolve
+from evo.subnet import Subnet
+from tests.histories import DIMENSIONS, evolve, score_generation
 from workers.scorer import Scorer
 
 LENGTH = 40
@@ -102,16 +103,17 @@ def run(tmp_path_factory: pytest.TempPathFactory, teacher: Callable[[str], Path]
     )
     run = _Run(config)
     cut = run.teacher
-    scorer = Scorer(cut.config, cut.weights, cut.tied, run.text.blocks, config.scoring)
+    scorer = Scorer(cut.config, cut.weights, cut.tied, run.blocks, config.scoring)
     order_by_activation(cut.model(), run.order_text.blocks).save(config.out / "order.npz")
     lanes = run.lanes(run.order())
+
+    def score(subnet: Subnet, shard: int) -> Shard:
+        result = scorer.score(subnet.pack(), subnet.id, run.stages.shards[shard])
+        return Shard(subnet.id, shard, **asdict(result))
+
     for lane in lanes:
         while not lane.ended:
-            for proposal, shard in lane.begin_generation():
-                one = proposal.subnet
-                score = scorer.score(one.pack(), one.id, (0, len(run.text.blocks)))
-                lane.take([Shard(one.id, shard, **asdict(score))])
-            lane.end_generation()
+            score_generation(lane, score)
     run.conclude(lanes)
     return config.out
 

@@ -21,7 +21,7 @@ TOP = {
 LAYERS = [
     ("errors",),
     ("files", "subnet"),
-    ("cost", "bins", "settings", "history"),
+    ("cost", "bins", "settings", "history", "rungs"),
     ("order", "fit"),
     ("reach", "operators"),
     ("space",),

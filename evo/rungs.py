@@ -1,0 +1,174 @@
+"""Screening in stages: all candidates on a little text, those that may be parents on more.
+
+EvoPress (arXiv 2410.14649, section 3.1) keeps 16, 4 and 1 of 128 offspring on 2k, 16k and 128k
+tokens. Here all candidates of a stage see the same sequences, so that they are compared pairwise,
+and two rules decide who goes on. A fixed share bounds the cost; and who is worse, with a stated
+confidence, than the last of those that would now be elites, is not scored further.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evo.errors import UserError
+
+Losses = NDArray[np.float64]
+
+FEWEST_SEQUENCES = 4
+"""A stage has at least so many: a standard error of fewer means little."""
+
+
+@dataclass(frozen=True)
+class Rungs:
+    """The stages of scoring.
+
+    Attributes:
+        shares: of the text's sequences, of each stage before the last, increasing; the last is
+            all of the text. Without any, every candidate is scored in full, as in the paper.
+        survivors: the largest share of a stage's candidates that goes on to the next.
+        confidence: of the one-sided test by which a candidate that is worse than the cut-off is
+            dropped; 1 never drops one by it.
+
+    Raises:
+        UserError: values that make no sense.
+    """
+
+    shares: tuple[float, ...] = ()
+    survivors: float = 0.25
+    confidence: float = 0.9
+
+    def __post_init__(self) -> None:
+        if any(not 0 < share < 1 for share in self.shares) or list(self.shares) != sorted(
+            set(self.shares)
+        ):
+            raise UserError(
+                f"rungs of {' '.join(f'{share:g}' for share in self.shares)} of the text cannot "
+                "be: give increasing shares between 0 and 1, such as 1/32 1/8, or full"
+            )
+        if not 0 < self.survivors <= 1:
+            raise UserError(f"{self.survivors:g} survivors: give a share above 0, at most 1")
+        if not 0.5 <= self.confidence <= 1:
+            raise UserError(f"a rung confidence of {self.confidence:g}: give one from 0.5 to 1")
+
+    @classmethod
+    def parse(cls, texts: Sequence[str], survivors: float, confidence: float) -> Rungs:
+        """Rungs as the user writes them: `full`, or shares such as `1/32`, `3%` or `0.03`.
+
+        Raises:
+            UserError: a share that is none.
+        """
+        if list(texts) == ["full"]:
+            return cls((), survivors, confidence)
+        try:
+            shares = [
+                Fraction(text[:-1]) / 100 if text.endswith("%") else Fraction(text)
+                for text in texts
+            ]
+        except (ValueError, ZeroDivisionError):
+            raise UserError(
+                f"--rungs {' '.join(texts)}: give shares of the text such as 1/32 1/8, or full"
+            ) from None
+        return cls(tuple(float(share) for share in shares), survivors, confidence)
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The text cut into shards, so that every stage is a whole number of them.
+
+    Attributes:
+        shards: first sequence of each, and the one after its last.
+        ends: of each stage, how many shards have been scored when it ends; the last is all.
+    """
+
+    shards: tuple[tuple[int, int], ...]
+    ends: tuple[int, ...]
+
+    @classmethod
+    def of(cls, rungs: Rungs, sequences: int, rows_per_shard: int) -> Stages:
+        """Cut a text.
+
+        Args:
+            rungs: the stages; those of fewer than `FEWEST_SEQUENCES`, and those that are less than
+                half as long as the next, come out longer or fall away where the text is short.
+            sequences: of the text.
+            rows_per_shard: sequences of a shard, at most.
+        """
+        sizes = [sequences]
+        for share in reversed(rungs.shares):
+            size = max(FEWEST_SEQUENCES, math.ceil(share * sequences))
+            if 2 * size <= sizes[0]:
+                sizes.insert(0, size)
+        shards: list[tuple[int, int]] = []
+        ends = []
+        begin = 0
+        for size in sizes:
+            for start in range(begin, size, rows_per_shard):
+                shards.append((start, min(start + rows_per_shard, size)))
+            begin = size
+            ends.append(len(shards))
+        return cls(tuple(shards), tuple(ends))
+
+    @property
+    def screening_shards(self) -> int:
+        """How many shards the last stage before the full one has seen; 0 without any."""
+        return self.ends[-2] if len(self.ends) > 1 else 0
+
+
+def spread(count: int) -> NDArray[np.int64]:
+    """An order of the numbers below `count` of which every beginning is evenly spread.
+
+    The numbers by their bits read backwards (van der Corput 1935). Texts are in the order of their
+    documents, whose front is no fair sample of them.
+    """
+    bits = max(1, (count - 1).bit_length())
+    numbers = np.arange(2**bits)
+    mirrored = np.zeros_like(numbers)
+    for bit in range(bits):
+        mirrored |= ((numbers >> bit) & 1) << (bits - 1 - bit)
+    return mirrored[mirrored < count]
+
+
+def survivors(
+    rungs: Rungs, losses: Mapping[str, Losses], elites: Mapping[str, Losses], places: int
+) -> set[str]:
+    """The candidates that are worth scoring on more text.
+
+    The cut-off is the last that would be an elite if this stage decided: of candidates and elites
+    together, the one in the last place. A candidate goes on unless the mean difference to it, per
+    sequence, exceeds its standard error by the confidence's normal quantile; and of those not more
+    than the share `survivors`, the best first.
+
+    Args:
+        rungs: share and confidence.
+        losses: of each candidate, by its id, on each sequence so far, shape [N].
+        elites: losses of the present elites on the same sequences.
+        places: how many elites there may be.
+
+    Returns:
+        Ids; among equals, the smaller id is the better.
+    """
+    mean = {name: float(one.mean()) for name, one in (*elites.items(), *losses.items())}
+    ranked = sorted(mean, key=lambda name: (mean[name], name))
+    last = ranked[min(places, len(ranked)) - 1]
+    cutoff = losses[last] if last in losses else elites[last]
+    able = [
+        name
+        for name in ranked
+        if name in losses and not _is_worse(losses[name] - cutoff, rungs.confidence)
+    ]
+    return set(able[: math.ceil(rungs.survivors * len(losses))])
+
+
+def _is_worse(differences: Losses, confidence: float) -> bool:
+    mean = float(differences.mean())
+    if mean <= 0 or confidence == 1:
+        return False
+    error = float(differences.std(ddof=1)) / math.sqrt(differences.size)
+    return mean > NormalDist().inv_cdf(confidence) * error

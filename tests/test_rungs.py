@@ -1,0 +1,106 @@
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from evo.errors import UserError
+from evo.rungs import Rungs, Stages, spread, survivors
+
+
+@pytest.mark.parametrize(
+    ("texts", "shares"),
+    [(["full"], ()), (["1/32", "1/8"], (1 / 32, 1 / 8)), (["3%", "0.25"], (0.03, 0.25))],
+)
+def test_parse(texts, shares):
+    assert Rungs.parse(texts, 0.25, 0.9).shares == pytest.approx(shares)
+
+
+@pytest.mark.parametrize(
+    "texts", [["1/8", "1/32"], ["1"], ["0"], ["a"], ["1/0"], ["full", "1/8"], ["-1/8"], ["1/8"] * 2]
+)
+def test_what_is_no_rung_is_refused(texts):
+    with pytest.raises(UserError, match="1/32 1/8"):
+        Rungs.parse(texts, 0.25, 0.9)
+
+
+@pytest.mark.parametrize("values", [{"survivors": 0}, {"survivors": 1.1}, {"confidence": 0.4}])
+def test_values_that_make_no_sense_are_refused(values):
+    with pytest.raises(UserError, match="give"):
+        Rungs((0.1,), **values)
+
+
+@pytest.mark.parametrize("sequences", [1, 3, 7, 8, 9, 100, 1000])
+@pytest.mark.parametrize("rows_per_shard", [1, 4, 64, 5000])
+@pytest.mark.parametrize("shares", [(), (1 / 32, 1 / 8), (0.5,), (0.9,)])
+def test_stages_are_whole_shards(sequences, rows_per_shard, shares):
+    stages = Stages.of(Rungs(shares), sequences, rows_per_shard)
+    rows = [row for start, stop in stages.shards for row in range(start, stop)]
+    assert rows == list(range(sequences))
+    assert max(stop - start for start, stop in stages.shards) <= rows_per_shard
+    assert stages.ends[-1] == len(stages.shards)
+    sizes = [stages.shards[end - 1][1] for end in stages.ends]
+    assert all(4 <= one <= other / 2 for one, other in pairwise(sizes))
+    if sequences == 1000:
+        wanted = [math.ceil(share * 1000) for share in shares if share <= 0.5]
+        assert sizes[:-1] == wanted
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 64, 100])
+def test_every_beginning_of_the_spread_order_is_evenly_spread(count):
+    order = spread(count)
+    assert sorted(order) == list(range(count))
+    for taken in range(2, count + 1):
+        gaps = np.diff([-1, *sorted(order[:taken]), count])
+        assert gaps.max() <= 4 * count / taken
+
+
+def paired(rng: np.random.Generator, means: list[float], noise: float) -> dict[str, np.ndarray]:
+    common = rng.normal(0, 1, 50)  # sequences differ, for all candidates alike
+    return {
+        f"{index:02}": mean + common + noise * rng.normal(0, 1, 50)
+        for index, mean in enumerate(means)
+    }
+
+
+def test_the_share_bounds_how_many_go_on():
+    losses = paired(np.random.default_rng(0), [4.0 + 0.001 * index for index in range(20)], 1e-6)
+    rungs = Rungs((0.1,), survivors=0.25, confidence=1)
+    assert survivors(rungs, losses, {}, 10) == {"00", "01", "02", "03", "04"}
+
+
+def test_only_those_who_are_clearly_worse_than_the_cutoff_leave():
+    """At 90% confidence, of candidates as good as the cut-off one in ten leaves."""
+    rng = np.random.default_rng(1)
+    rungs = Rungs((0.1,), survivors=1, confidence=0.9)
+    left = 0
+    for _ in range(400):
+        losses = paired(rng, [4.0, 4.0, 5.0], 0.1)
+        kept = survivors(
+            rungs, {name: losses[name] for name in ("01", "02")}, {"00": losses["00"]}, 1
+        )
+        assert "02" not in kept
+        left += "01" not in kept
+    assert 0.05 < left / 400 < 0.13
+
+
+def test_an_unpaired_test_would_see_no_difference():
+    losses = paired(np.random.default_rng(2), [4.0, 4.1], 0.05)
+    kept = survivors(Rungs((0.1,), survivors=1), {"01": losses["01"]}, {"00": losses["00"]}, 1)
+    assert kept == set()
+    error = losses["00"].std() * math.sqrt(2 / 50)
+    assert losses["01"].mean() - losses["00"].mean() < 1.28 * error
+
+
+def test_the_last_place_is_the_cutoff():
+    losses = paired(np.random.default_rng(3), [4.0, 4.1, 4.2, 4.3], 1e-6)
+    elites = {"elite": losses["01"] + 0.05}
+    rungs = Rungs((0.1,), survivors=1)
+    assert survivors(rungs, losses, elites, 3) == {"00", "01"}
+    assert survivors(rungs, losses, elites, 4) == {"00", "01", "02"}
+    assert survivors(rungs, losses, elites, 10) == set(losses)
+
+
+def test_without_places_left_the_best_go_on():
+    losses = paired(np.random.default_rng(4), [4.0, 4.1], 1e-6)
+    assert survivors(Rungs((0.1,), survivors=0.5), losses, {}, 1) == {"00"}
