@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from evo.baselines import LocalSearch
 from evo.cost import Architecture, prices
-from evo.fit import DIMENSIONS, Counts, Plan
+from evo.fit import Counts, Plan
+from evo.limits import DIMENSIONS
 from evo.operators import Genes
 from evo.subnet import Mask, Subnet
 
@@ -93,7 +94,8 @@ def _between_layers(genes: Genes, architecture: Architecture, rng: Generator) ->
     level = min(levels(architecture, plan)[name], counts[giver] - 1, most - counts[taker])
     counts[giver] -= level
     counts[taker] += level
-    return replace(genes, plan=replace(plan, **{name: counts}))
+    changed: dict[str, Any] = {name: counts}
+    return replace(genes, plan=replace(plan, **changed))
 
 
 def _between_dimensions(genes: Genes, architecture: Architecture, rng: Generator) -> Genes:
