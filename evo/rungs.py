@@ -21,8 +21,8 @@ from evo.errors import UserError
 
 Losses = NDArray[np.float64]
 
-FEWEST_SEQUENCES = 4
-"""A stage has at least so many: a standard error of fewer means little."""
+FEWEST_TESTED = 4
+"""Of fewer sequences a standard error means little: there the share alone decides."""
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,14 @@ class Stages:
         """Cut a text.
 
         Args:
-            rungs: the stages; those of fewer than `FEWEST_SEQUENCES`, and those that are less than
-                half as long as the next, come out longer or fall away where the text is short.
+            rungs: the stages; one that comes out at more than half of the next, as may be where
+                the text is short, is left out.
             sequences: of the text.
             rows_per_shard: sequences of a shard, at most.
         """
         sizes = [sequences]
         for share in reversed(rungs.shares):
-            size = max(FEWEST_SEQUENCES, math.ceil(share * sequences))
+            size = math.ceil(share * sequences)
             if 2 * size <= sizes[0]:
                 sizes.insert(0, size)
         shards: list[tuple[int, int]] = []
@@ -143,7 +143,7 @@ def survivors(
     The cut-off is the last that would be an elite if this stage decided: of candidates and elites
     together, the one in the last place. A candidate goes on unless the mean difference to it, per
     sequence, exceeds its standard error by the confidence's normal quantile; and of those not more
-    than the share `survivors`, the best first.
+    than the share `survivors`, the best first. The test wants `FEWEST_TESTED` sequences.
 
     Args:
         rungs: share and confidence.
@@ -168,7 +168,7 @@ def survivors(
 
 def _is_worse(differences: Losses, confidence: float) -> bool:
     mean = float(differences.mean())
-    if mean <= 0 or confidence == 1:
+    if mean <= 0 or confidence == 1 or differences.size < FEWEST_TESTED:
         return False
     error = float(differences.std(ddof=1)) / math.sqrt(differences.size)
     return mean > NormalDist().inv_cdf(confidence) * error
