@@ -40,7 +40,8 @@ class Proposal:
 
     Attributes:
         subnet: what it keeps.
-        operator: how it was made: `sample`, `mutation`, `crossover`, `enumeration`.
+        operator: how it was made: `sample`, `mutation`, `crossover`, `switch`, `enumeration`, or
+            `start`, from another run's.
         parents: ids of the candidates it was made from.
     """
 
@@ -102,6 +103,8 @@ class Strategy(ABC):
         ended: why there is nothing more to ask for: `budget`, `patience` or `space exhausted`;
             None while there is.
         best: the best candidate so far.
+        starts: what the first generation begins with, each once, a population at most; set before
+            the first `ask`, as it is by `evo.warm_start`.
     """
 
     def __init__(self, space: Space, budget: Budget, seed: Seed) -> None:
@@ -112,13 +115,15 @@ class Strategy(ABC):
         self.best: Scored | None = None
         self.improved = 0
         self.seen: set[str] = set()
+        self.starts: Sequence[Proposal] = ()
 
     def ask(self) -> list[Proposal]:
         """The next generation, without a candidate that was asked for before.
 
         Fewer than the population where the space has no more; none once the search has ended.
         """
-        proposals: list[Proposal] = []
+        proposals = list(self.starts) if self.generation == 0 else []
+        self.seen.update(one.subnet.id for one in proposals)
         while self.ended is None and len(proposals) < self.budget.population:
             proposal = self._new()
             if proposal is None:

@@ -7,7 +7,8 @@ import pytest
 from evo import one_plus_lambda
 from evo.baselines import RandomSearch
 from evo.cost import parameters
-from evo.fit import DIMENSIONS, Plan
+from evo.fit import Plan
+from evo.limits import DIMENSIONS
 from evo.one_plus_lambda import (
     OnePlusLambda,
     _between_dimensions,
