@@ -102,7 +102,8 @@ def measure(directory: Path) -> dict[str, Any]:
     ray.get(store.teacher.remote())
     actor_class: Any = ray.remote(num_cpus=0)(Probe)
     settings = ScoringSettings(micro_batch=MICRO_BATCH)
-    idle, first, second = (actor_class.remote(store, [blocks], settings) for _ in range(3))
+    reference = ray.put(settings)
+    idle, first, second = (actor_class.remote(store, [reference]) for _ in range(3))
     processes = [psutil.Process(ray.get(actor.pid.remote())) for actor in (idle, first, second)]
     ray.get(first.start.remote())
     result: dict[str, Any] = {"imports_only": memory_of(processes[0])}
@@ -114,7 +115,7 @@ def measure(directory: Path) -> dict[str, Any]:
         ("first", "second"), (first, second), processes[1:], strict=True
     ):
         with Peak(process) as peak:
-            ray.get(actor.score.remote(subnet.pack(), subnet.id, 0, SEQUENCES))
+            ray.get(actor.score.remote(subnet.pack(), subnet.id, [blocks], 0, SEQUENCES))
         result[f"{name}_worker_peak_uss_while_scoring"] = peak.uss / MIB
     base = result["imports_only"]
     before = result["second_worker_before_scoring"]

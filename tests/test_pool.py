@@ -1,5 +1,4 @@
 import contextlib
-import math
 import os
 import signal
 import threading
@@ -15,7 +14,8 @@ from evo import checkpoint
 from evo.errors import UserError
 from tests.cuts import random_subnet
 from tests.families import random_tokens
-from workers.pool import LONE_DEATHS, UNITS_IN_FLIGHT, Pool, PoolSettings
+from tests.simulated import Simulated
+from workers.pool import LONE_DEATHS, UNITS_IN_FLIGHT, Pool, PoolSettings, UnitResult
 from workers.queues import AFFINITY_LEAD, Unit
 from workers.scorer import Scorer, ScoringSettings
 
@@ -157,8 +157,33 @@ def test_a_unit_that_kills_its_workers_fails_alone(pool, subnets, expected):
     failed = [result for result in results if result.failure]
     assert [result.unit for result in failed] == [poison]
     assert failed[0].failure.startswith(f"killed its worker {LONE_DEATHS} times: ")
-    assert math.isnan(failed[0].nll)
+    assert failed[0].nll == ()
     assert_exact([result for result in results if not result.failure], units, expected)
+
+
+def test_a_cancelled_candidate_is_not_scored_further(pool, subnets, expected):
+    units = units_of(subnets, lanes="ab")
+    pool.submit(units)
+    for lane in "ab":
+        for subnet in subnets[:15]:
+            pool.cancel(lane, subnet.id)
+    left = pool.pending()
+    dropped = {subnet.id for subnet in subnets[:15]}
+    kept = [unit for unit in units if unit.candidate not in dropped]
+    assert len(kept) <= left <= len(kept) + 2 * UNITS_IN_FLIGHT
+    results = drain(pool)
+    assert len(results) == left
+    assert_exact([one for one in results if one.unit in kept], kept, expected)
+
+
+def test_an_actor_imports_only_its_own_class(pool, teacher):
+    with Pool(
+        teacher("qwen2"), BLOCKS, ScoringSettings(), PoolSettings(workers=1), worker=Simulated
+    ) as simulated:
+        simulated.submit([Unit("a", "x", b"", 0, 0, 5)])
+        assert drain(simulated) == [
+            UnitResult(Unit("a", "x", b"", 0, 0, 5), (0.0,), 5, 0.0, "torch: False")
+        ]
 
 
 def test_a_stopped_worker_is_waited_for(pool, subnets, expected):

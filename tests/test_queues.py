@@ -59,6 +59,16 @@ def test_workers_take_different_candidates_while_there_are_any():
     assert queues.take(None, {"a0", "a1"}).candidate == "a0"
 
 
+def test_a_cancelled_candidate_leaves_its_lane_only():
+    queues = filled("ab", 2, 2)
+    queues.add(unit("b", "a0"))
+    assert queues.cancel("a", "a0") == [unit("a", "a0", 0), unit("a", "a0", 1)]
+    assert queues.cancel("a", "a0") == queues.cancel("nobody", "a0") == []
+    assert (queues.size("a"), queues.size("b")) == (2, 5)
+    assert {got.candidate for got in drain(queues, 7)} == {"a0", "a1", "b0", "b1"}
+    assert queues.take(None, ()) is None
+
+
 def test_a_lane_that_comes_late_does_not_catch_up():
     queues = filled("a", 1, 100)
     drain(queues, 50)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 import torch
-from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
 from evo.errors import UserError
@@ -26,6 +26,9 @@ START_DEATHS = 5
 
 RESTART_PAUSE = 5.0
 """Seconds before a worker that died while it started is replaced, times the deaths in a row."""
+
+TEXTS = 4
+"""So many texts a worker has at hand, the latest."""
 
 MESSAGE_INTERVAL = 60.0
 """Seconds between messages while no worker is alive, and before too few are spoken of."""
@@ -59,34 +62,53 @@ class PoolSettings:
 
 
 class ScoringWorker:
-    """The actor: a `Scorer` over the store's shared weights."""
+    """The actor: a `Scorer` of each text over the store's shared weights."""
 
-    def __init__(
-        self, store: ActorHandle, blocks: list[ray.ObjectRef], settings: ScoringSettings
-    ) -> None:
+    def __init__(self, store: ActorHandle, settings: list[ray.ObjectRef]) -> None:
         """Does nothing yet: see `start`.
 
         Args:
             store: whose teacher to score.
-            blocks: one reference to the text's token ids; in a list, which Ray leaves alone.
-            settings: how to score.
+            settings: one reference to the `ScoringSettings`; in a list, which Ray leaves alone.
         """
         self._store = store
-        self._blocks = blocks[0]
-        self._settings = settings
-        self._scorer: Scorer | None = None
+        self._settings_reference = settings[0]
+        self._scorers: OrderedDict[ray.ObjectRef, Scorer] = OrderedDict()
+        self._making = threading.Lock()
 
     def start(self) -> None:
-        """Fetch weights and text. No part of `__init__`, so that an error keeps its kind."""
+        """Fetch the weights. No part of `__init__`, so that an error keeps its kind."""
+        self._settings: ScoringSettings = ray.get(self._settings_reference)
         torch.set_num_threads(self._settings.threads)
-        teacher = fetch_teacher(self._store)
-        blocks = ray.get(self._blocks)
-        self._scorer = Scorer(teacher.config, teacher.weights, teacher.tied, blocks, self._settings)
+        self._teacher = fetch_teacher(self._store)
 
-    def score(self, genome: bytes, candidate: str, start: int, stop: int) -> ShardScore:
-        """One unit of work."""
-        assert self._scorer is not None, "start comes first"
-        return self._scorer.score(genome, candidate, (start, stop))
+    def score(
+        self, genome: bytes, candidate: str, text: list[ray.ObjectRef], start: int, stop: int
+    ) -> ShardScore:
+        """One unit of work.
+
+        Args:
+            genome: as `Subnet.pack` makes it.
+            candidate: the subnet's id.
+            text: one reference to token ids, shape [N, T]; fetched when it is first met.
+            start: the shard's first block.
+            stop: the one after its last block.
+        """
+        return self._scorer(text[0]).score(genome, candidate, (start, stop))
+
+    def _scorer(self, text: ray.ObjectRef) -> Scorer:
+        with self._making:
+            if text not in self._scorers:
+                teacher = self._teacher
+                scorer = Scorer(
+                    teacher.config, teacher.weights, teacher.tied, ray.get(text), self._settings
+                )
+                teacher.weights = scorer.weights  # of which there is one copy on a GPU
+                self._scorers[text] = scorer
+                if len(self._scorers) > TEXTS:
+                    self._scorers.popitem(last=False)
+            self._scorers.move_to_end(text)
+            return self._scorers[text]
 
 
 @dataclass(eq=False)
@@ -116,17 +138,17 @@ class Fleet:
     def __init__(
         self,
         teacher: Path,
-        blocks: NDArray[np.integer],
         scoring: ScoringSettings,
         settings: PoolSettings,
+        worker: type,
     ) -> None:
         """Ask for the workers; returns at once.
 
         Args:
             teacher: a checkpoint directory.
-            blocks: token ids, shape [N, T].
             scoring: how to score.
             settings: how many workers.
+            worker: the class of the actors.
 
         Raises:
             UserError: GPUs without `cuda`, or the other way round.
@@ -146,17 +168,18 @@ class Fleet:
         self._has_started = self._has_told = False
         self._start_deaths = 0
         self._no_start_before = 0.0
-        # The text is the driver's own object, which outlives the store.
-        self._blocks = ray.put(np.ascontiguousarray(blocks, np.int32))
-        self._scoring = scoring
+        # By reference: a worker that does not look at them need not import what they are made of.
+        self._scoring = ray.put(scoring)
         self._store = create_store(teacher)
         options: dict[str, Any] = {
             "num_cpus": scoring.threads,
             "num_gpus": settings.gpus_per_worker,
             "max_restarts": 0,  # the dead are replaced here, and counted
             "max_task_retries": 0,
+            # On a GPU, one unit's weights are gathered while another one runs.
+            "max_concurrency": 2 if scoring.device == "cuda" else 1,
         }
-        self._actor_class: Any = ray.remote(**options)(ScoringWorker)
+        self._actor_class: Any = ray.remote(**options)(worker)
         self.refill()
 
     @property
@@ -169,7 +192,7 @@ class Fleet:
         if time.monotonic() < self._no_start_before:
             return
         for _ in range(self._asked - len(self.workers)):
-            actor = self._actor_class.remote(self._store, [self._blocks], self._scoring)
+            actor = self._actor_class.remote(self._store, [self._scoring])
             self.workers.append(Worker(actor, actor.start.remote()))
 
     def started(self, worker: Worker) -> None:

@@ -6,7 +6,6 @@ on timing; what a unit scores does not.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from ray.exceptions import (
 )
 
 from evo.errors import UserError
-from workers.fleet import Fleet, PoolSettings, Worker
+from workers.fleet import Fleet, PoolSettings, ScoringWorker, Worker
 from workers.queues import LaneQueues, Unit
 from workers.scorer import ScoringSettings
 from workers.store import raise_user_error
@@ -48,17 +47,20 @@ class UnitResult:
 
     Attributes:
         unit: as it was submitted.
-        nll: summed in float64, nats; not a number where the candidate failed.
+        nll: of each sequence, summed over its targets in float64, nats; empty where the candidate
+            failed.
         tokens: targets that were scored; 0 where the candidate failed.
         seconds: wall-clock time of the scoring itself.
         failure: why the candidate has no NLL, or None.
+        divergence: from the teacher, as the NLL; None where none was asked for.
     """
 
     unit: Unit
-    nll: float
+    nll: tuple[float, ...]
     tokens: int
     seconds: float
     failure: str | None = None
+    divergence: tuple[float, ...] | None = None
 
 
 class Pool:
@@ -82,6 +84,7 @@ class Pool:
         blocks: NDArray[np.integer],
         scoring: ScoringSettings,
         settings: PoolSettings,
+        worker: type = ScoringWorker,
     ) -> None:
         """Ask Ray, which must have been initialised, for the workers; returns at once.
 
@@ -90,11 +93,15 @@ class Pool:
             blocks: token ids, shape [N, T].
             scoring: how to score.
             settings: how many workers.
+            worker: the class of the actors, with the methods of `ScoringWorker`. Its module is all
+                that an actor imports.
 
         Raises:
             UserError: GPUs without `cuda`, or the other way round.
         """
-        self._fleet = Fleet(teacher, blocks, scoring, settings)
+        self._fleet = Fleet(teacher, scoring, settings, worker)
+        # The driver's own object, which outlives the store.
+        self._text = ray.put(np.ascontiguousarray(blocks, np.int32))
         self._queues = LaneQueues()
         self._suspects: list[Unit] = []
         self._lone_deaths: dict[Unit, int] = {}
@@ -110,6 +117,15 @@ class Pool:
         for unit in units:
             self._queues.add(unit)
         self._dispatch()
+
+    def cancel(self, lane: str, candidate: str) -> None:
+        """Drop a candidate's units that no worker has; `wait` returns what comes of the others."""
+        self._queues.cancel(lane, candidate)
+        for unit in [
+            one for one in self._suspects if (one.lane, one.candidate) == (lane, candidate)
+        ]:
+            self._suspects.remove(unit)
+            del self._lone_deaths[unit]
 
     def pending(self, lane: str | None = None) -> int:
         """How many units, of a lane or of all, were submitted and not yet returned by `wait`."""
@@ -195,7 +211,9 @@ class Pool:
         unit = worker.units.pop(reference)
         self._lone_deaths.pop(unit, None)
         self._finished.append(
-            UnitResult(unit, score.nll, score.tokens, score.seconds, score.failure)
+            UnitResult(
+                unit, score.nll, score.tokens, score.seconds, score.failure, score.divergence
+            )
         )
 
     def _retry(self, units: list[Unit], reason: str) -> None:
@@ -207,7 +225,7 @@ class Pool:
                 continue
             del self._lone_deaths[unit]
             failure = f"killed its worker {LONE_DEATHS} times: {reason}"
-            self._finished.append(UnitResult(unit, math.nan, 0, 0.0, failure))
+            self._finished.append(UnitResult(unit, (), 0, 0.0, failure))
 
     def _dispatch(self) -> None:
         """Give suspects to workers that have nothing else, and queued units to all others."""
@@ -232,7 +250,7 @@ class Pool:
 
     def _give(self, worker: Worker, unit: Unit) -> None:
         reference: ray.ObjectRef = worker.actor.score.remote(
-            unit.genome, unit.candidate, unit.start, unit.stop
+            unit.genome, unit.candidate, [self._text], unit.start, unit.stop
         )
         worker.units[reference] = unit
         worker.candidate = unit.candidate

@@ -65,6 +65,14 @@ class LaneQueues:
         lane.units.setdefault(unit.candidate, deque()).append(unit)
         lane.size += 1
 
+    def cancel(self, lane: str, candidate: str) -> list[Unit]:
+        """Drop a candidate's units; returns those that were queued."""
+        queue = self._lanes.get(lane)
+        dropped = list(queue.units.pop(candidate, ())) if queue else []
+        if queue:
+            queue.size -= len(dropped)
+        return dropped
+
     def take(self, held: str | None, all_held: Collection[str | None]) -> Unit | None:
         """The next unit for a worker.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ def create_store(path: Path) -> ActorHandle:
     return actor_class.remote(str(Path(path).resolve()))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Teacher:
     """A teacher as views of the object store.
 
@@ -129,7 +130,7 @@ class Teacher:
 
     config: Config
     tied: bool
-    weights: dict[str, Tensor]
+    weights: Mapping[str, Tensor]
 
 
 def fetch_teacher(store: ActorHandle) -> Teacher:
