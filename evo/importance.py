@@ -1,4 +1,4 @@
-"""Rank a teacher's layers, channels, query groups and neurons by importance.
+"""How important a teacher's layers, channels, query groups and neurons are.
 
 `activation`: how much a unit contributes to what reads it, on real text: the mean size of its
 activation times the norm of the weights that read it. (Minitron, arXiv 2407.14679, section 2.2,
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from evo.cost import Architecture, forward_flops
 from evo.model import hidden_states
 from evo.nll import summed_nll
-from evo.order import Order
+from evo.proxy import Importance
 from evo.subnet import Widths
 
 SEQUENCES = 128
@@ -33,8 +33,8 @@ LAYER_SEQUENCES = 32
 
 
 @torch.inference_mode()
-def order_by_magnitude(model: GPT) -> Order:
-    """Rank by the norms of weights that write and read a unit."""
+def importance_by_magnitude(model: GPT) -> Importance:
+    """By the norms of weights that write and read a unit."""
     layers, groups, neurons = [], [], []
     channels = torch.zeros(model.config.n_embd, device=model.lm_head.weight.device)
     for block in model.transformer.h:
@@ -48,12 +48,14 @@ def order_by_magnitude(model: GPT) -> Order:
         for matrix in (block.attn.proj, block.mlp.proj):
             channels += _norms(matrix, 1)
     channels += _norms(model.lm_head, 0) + model.transformer.wte.weight.float().norm(dim=0)
-    return _order(layers, channels, groups, neurons)
+    return _importance(layers, channels, groups, neurons)
 
 
 @torch.inference_mode()
-def order_by_activation(model: GPT, blocks: NDArray[np.int32], micro_batch: int = 8) -> Order:
-    """Rank by contributions on text.
+def importance_by_activation(
+    model: GPT, blocks: NDArray[np.int32], micro_batch: int = 8
+) -> Importance:
+    """By contributions on text.
 
     Args:
         model: the teacher.
@@ -70,16 +72,18 @@ def order_by_activation(model: GPT, blocks: NDArray[np.int32], micro_batch: int 
         for matrix in _readers(block):
             channels = channels + sizes[matrix] * _norms(matrix, 0)
     layers = _costs_of_dropping(model, _spread(blocks, LAYER_SEQUENCES), micro_batch)
-    return _order(layers, channels, groups, neurons)
+    return _importance(layers, channels, groups, neurons)
 
 
 def activation_flops(architecture: Architecture, sequences: int, length: int) -> int:
-    """What `order_by_activation` costs on so many sequences of so many tokens, in FLOPs."""
+    """What `importance_by_activation` costs on so many sequences of so many tokens, in FLOPs."""
     widths = architecture.full_widths
+    few = min(sequences, LAYER_SEQUENCES)
     shorter = Widths(widths.channels, widths.groups[1:], widths.neurons[1:])
     once = min(sequences, SEQUENCES) * forward_flops(architecture, widths, length)
-    again = min(sequences, LAYER_SEQUENCES) * forward_flops(architecture, shorter, length)
-    return length * (once + widths.layers * again)
+    base = few * forward_flops(architecture, widths, length)
+    again = few * forward_flops(architecture, shorter, length)
+    return length * (once + base + widths.layers * again)
 
 
 def _mean_activations(
@@ -107,23 +111,27 @@ def _mean_activations(
 
 
 def _costs_of_dropping(model: GPT, blocks: NDArray[np.int32], micro_batch: int) -> list[Tensor]:
-    """The summed NLL without each layer."""
-    costs = []
+    """By how much the summed NLL grows without each layer."""
+
+    def measured() -> Tensor:
+        return torch.tensor(summed_nll(model, blocks, micro_batch=micro_batch).sum())
+
+    base, costs = measured(), []
     every = model.transformer.h
     try:
         for index in range(len(every)):
             model.transformer.h = nn.ModuleList([b for i, b in enumerate(every) if i != index])
-            costs.append(torch.tensor(summed_nll(model, blocks, micro_batch=micro_batch).sum()))
+            costs.append(measured() - base)
     finally:
         model.transformer.h = every
     return costs
 
 
-def _order(
+def _importance(
     layers: list[Tensor], channels: Tensor, groups: list[Tensor], neurons: list[Tensor]
-) -> Order:
+) -> Importance:
     as_array = partial(np.asarray, dtype=np.float64)
-    return Order.by_importance(
+    return Importance(
         layers=as_array([float(one) for one in layers]),
         channels=as_array(channels.detach().cpu()),
         groups=as_array(torch.stack(groups).detach().cpu()),

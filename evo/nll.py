@@ -8,6 +8,7 @@ while it is still in the processor's cache; those of a position's tiles add up t
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,19 +56,98 @@ def summed_nll(
     Returns:
         Shape [N], each row summed in float64.
     """
+    sums = []
+    for batch in batches(model, blocks, micro_batch):
+        nll = torch.cat([_token_nll(model, *part) for part in in_parts(*batch)])
+        sums.append(row_sums(nll, len(batch[0]), blocks.shape[1] - 1))
+    return np.concatenate(sums) if sums else np.empty(0)
+
+
+def batches(
+    model: GPT, blocks: NDArray[np.integer], micro_batch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What the head sees of each micro-batch, and its targets.
+
+    Args:
+        model: in evaluation, on the device where it is to run.
+        blocks: token ids, shape [N, T].
+        micro_batch: rows that run through the model at once.
+
+    Yields:
+        Hidden states of shape [positions, channels] and token ids of shape [positions]; the
+        positions are those of the rows one after the other, T-1 of each.
+    """
     device = model.lm_head.weight.device
     _keep_freed_memory()
-    sums = np.empty(len(blocks), np.float64)
     for start in range(0, len(blocks), micro_batch):
         rows = torch.from_numpy(blocks[start : start + micro_batch].astype(np.int64)).to(device)
         with onednn.OneDNNLinear():
             hidden = hidden_states(model, rows[:, :-1]).flatten(0, 1)
-        targets = rows[:, 1:].flatten()
-        count = math.ceil(len(hidden) / _tile(device).positions)
-        parts = zip(hidden.tensor_split(count), targets.tensor_split(count), strict=True)
-        nll = torch.cat([_token_nll(model, *part) for part in parts])
-        sums[start : start + len(rows)] = nll.view(len(rows), -1).double().sum(1).cpu().numpy()
-    return sums
+        yield hidden, rows[:, 1:].flatten()
+
+
+def in_parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same positions of each tensor, shape [positions, ...], a tile's worth at a time."""
+    count = math.ceil(len(tensors[0]) / _tile(tensors[0].device).positions)
+    return zip(*(tensor.tensor_split(count) for tensor in tensors), strict=True)
+
+
+def row_sums(values: Tensor, positions: int, per_row: int) -> NDArray[np.float64]:
+    """Values of a micro-batch's positions, summed in float64 over those of each row."""
+    return values.view(positions // per_row, per_row).double().sum(1).cpu().numpy()
+
+
+def logit_tiles(
+    model: GPT, hidden: Tensor, boundary: int | None = None
+) -> Iterator[tuple[int, Tensor]]:
+    """The logits of some positions, some of the vocabulary at a time.
+
+    Args:
+        model: whose head to use.
+        hidden: shape [positions, channels].
+        boundary: a token id at which a tile begins.
+
+    Yields:
+        The tile's first token id, and its logits: float32, shape [positions, tile].
+    """
+    weight, bias = model.lm_head.weight, model.lm_head.bias
+    threshold = model.config.final_logit_softcapping
+    if onednn.takes(hidden):
+        hidden = hidden.to_mkldnn()
+    width, end = _tile(weight.device).vocabulary, len(weight)
+    middle = end if boundary is None else boundary
+    for start in (*range(0, middle, width), *range(middle, end, width)):
+        part = slice(start, min(start + width, middle if start < middle else end))
+        logits = functional.linear(hidden, weight[part], None if bias is None else bias[part])
+        logits = logits.to_dense().float() if logits.is_mkldnn else logits.float()
+        yield start, logits if threshold is None else do_softcapping(logits, threshold)
+
+
+def target_logits(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
+    """The logit of each target, float32, shape [positions].
+
+    Args:
+        model: whose head to use.
+        hidden: shape [positions, channels].
+        targets: token ids, shape [positions].
+    """
+    weight, bias = model.lm_head.weight, model.lm_head.bias
+    threshold = model.config.final_logit_softcapping
+    logits = (hidden.float() * weight[targets].float()).sum(1)
+    if bias is not None:
+        logits += bias[targets]
+    return logits if threshold is None else do_softcapping(logits, threshold)
+
+
+def log_sum_exp(logits: Tensor) -> Tensor:
+    """Over the last dimension: log_softmax is x - logsumexp(x), and one fused pass."""
+    return logits[:, 0] - torch.log_softmax(logits, 1)[:, 0]
+
+
+def _token_nll(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
+    """NLL of each target, float32, shape [positions]."""
+    sums = [log_sum_exp(logits) for _, logits in logit_tiles(model, hidden)]
+    return torch.stack(sums, 1).logsumexp(1) - target_logits(model, hidden, targets)
 
 
 def _keep_freed_memory() -> None:
@@ -81,37 +161,3 @@ def _keep_freed_memory() -> None:
 
 def _tile(device: torch.device) -> Tile:
     return CUDA_TILE if device.type == "cuda" else CPU_TILE
-
-
-def _token_nll(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
-    """NLL of each target, float32, shape [positions].
-
-    Args:
-        model: whose head to use.
-        hidden: shape [positions, channels].
-        targets: token ids, shape [positions].
-    """
-    weight, bias = model.lm_head.weight, model.lm_head.bias
-    threshold = model.config.final_logit_softcapping
-    target = (hidden.float() * weight[targets].float()).sum(1)
-    if bias is not None:
-        target += bias[targets]
-    if onednn.takes(hidden):
-        hidden = hidden.to_mkldnn()
-    width = _tile(weight.device).vocabulary
-    sums = []
-    for start in range(0, len(weight), width):
-        part = slice(start, start + width)
-        logits = functional.linear(hidden, weight[part], None if bias is None else bias[part])
-        logits = logits.to_dense().float() if logits.is_mkldnn else logits.float()
-        if threshold is not None:
-            logits = do_softcapping(logits, threshold)
-        sums.append(_logsumexp(logits))
-    if threshold is not None:
-        target = do_softcapping(target, threshold)
-    return torch.stack(sums, 1).logsumexp(1) - target
-
-
-def _logsumexp(logits: Tensor) -> Tensor:
-    """Over the last dimension: log_softmax is x - logsumexp(x), and one fused pass."""
-    return logits[:, 0] - torch.log_softmax(logits, 1)[:, 0]

@@ -6,7 +6,7 @@ import torch
 from litgpt.config import Config
 from litgpt.model import GPT, Block
 
-from evo.importance import order_by_activation, order_by_magnitude
+from evo.importance import importance_by_activation, importance_by_magnitude
 from evo.model import build
 from evo.order import Order
 from evo.subnet import Widths
@@ -61,6 +61,14 @@ def text(model: GPT, rows: int = 24, length: int = 16) -> np.ndarray:
         chances = model(tokens)[:, -1].softmax(-1)
         tokens = torch.cat([tokens, torch.multinomial(chances, 1, generator=generator)], 1)
     return tokens.numpy().astype(np.int32)
+
+
+def order_by_magnitude(model: GPT) -> Order:
+    return Order.by_importance(**vars(importance_by_magnitude(model)))
+
+
+def order_by_activation(model: GPT, blocks: np.ndarray, micro_batch: int = 8) -> Order:
+    return Order.by_importance(**vars(importance_by_activation(model, blocks, micro_batch)))
 
 
 def orders(model: GPT) -> dict[str, Order]:

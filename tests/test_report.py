@@ -20,7 +20,7 @@ from evo.cli import main
 from evo.driver import _Run
 from evo.errors import UserError
 from evo.history import Shard, frame
-from evo.importance import order_by_activation
+from evo.importance import importance_by_activation
 from evo.order import Order
 from evo.search_config import SearchConfig
 from evo.subnet import Subnet
@@ -104,7 +104,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, teacher: Callable[[str], Path]
     run = _Run(config)
     cut = run.teacher
     scorer = Scorer(cut.config, cut.weights, cut.tied, run.blocks, config.scoring)
-    order_by_activation(cut.model(), run.order_text.blocks).save(config.out / "order.npz")
+    importance = importance_by_activation(cut.model(), run.order_text.blocks)
+    Order.by_importance(**vars(importance)).save(config.out / "order.npz")
     lanes = run.lanes(run.order())
 
     def score(subnet: Subnet, shard: int) -> Shard:

@@ -10,12 +10,15 @@ import torch
 from numpy.typing import NDArray
 
 from evo.checkpoint import load
-from evo.importance import order_by_activation, order_by_magnitude
+from evo.importance import importance_by_activation, importance_by_magnitude
 from evo.order import Order
+from evo.proxy import Importance
 from evo.subnet import Dimensions
 from evo.text import cache_directory
 from workers.scorer import ScoringSettings
 from workers.store import raise_user_error
+
+MICRO_BATCH = 8
 
 
 def rank(
@@ -42,23 +45,49 @@ def rank(
     """
     if kind == "index":
         return Order.by_index(dimensions)
+    measured = measure_importance(teacher, teacher_hash, kind, blocks, text_hash, settings, gpus)
+    return Order.by_importance(**vars(measured))
+
+
+def measure_importance(
+    teacher: Path,
+    teacher_hash: str,
+    kind: str,
+    blocks: NDArray[np.int32],
+    text_hash: str,
+    settings: ScoringSettings,
+    gpus: float,
+) -> Importance:
+    """How important a teacher's parts are, from the cache or from one worker's time.
+
+    Args:
+        teacher: a checkpoint directory that the cluster's nodes see.
+        teacher_hash: of its weights.
+        kind: `magnitude` or `activation`.
+        blocks: token ids, shape [N, T]; of use to `activation` only.
+        text_hash: of the blocks.
+        settings: device, dtype and threads.
+        gpus: of the worker.
+    """
     text = text_hash if kind == "activation" else "any"
     name = f"{teacher_hash}-{text}-{kind}-{settings.device}-{settings.dtype}.npz"
-    cached = cache_directory() / "orders" / name
+    cached = cache_directory() / "importance" / name
     if not cached.is_file():
-        task = ray.remote(num_cpus=settings.threads, num_gpus=gpus)(_rank)
+        task = ray.remote(num_cpus=settings.threads, num_gpus=gpus)(_measure)
         try:
-            order = ray.get(task.remote(teacher, kind, blocks, settings))
+            importance = ray.get(task.remote(teacher, kind, blocks, settings))
         except ray.exceptions.RayTaskError as error:
             raise_user_error(error)
             raise
-        order.save(cached)
-    return Order.load(cached)
+        importance.save(cached)
+    return Importance.load(cached)
 
 
-def _rank(teacher: Path, kind: str, blocks: NDArray[np.int32], settings: ScoringSettings) -> Order:
+def _measure(
+    teacher: Path, kind: str, blocks: NDArray[np.int32], settings: ScoringSettings
+) -> Importance:
     torch.set_num_threads(settings.threads)
     model = load(teacher).model(settings.torch_dtype).to(settings.device)
     if kind == "magnitude":
-        return order_by_magnitude(model)
-    return order_by_activation(model, blocks, settings.micro_batch)
+        return importance_by_magnitude(model)
+    return importance_by_activation(model, blocks, MICRO_BATCH)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -16,29 +17,35 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evo.cost import parameters
+from evo.divergence import Divergence, summed_nll_and_divergence
 from evo.errors import UserError
 from evo.extract import extract
 from evo.model import architecture_of
 from evo.nll import summed_nll
 from evo.subnet import Subnet
+from workers.memory import is_out_of_memory, on_device
+from workers.teacher_states import TeacherCache, shared_model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-DEVICE_SHARE = 0.5
-"""The teacher is kept on the GPU where it fills no more than this share of its free memory."""
+CPU_MICRO_BATCH = 8
 
 
 @dataclass(frozen=True)
 class ScoringSettings:
-    """How candidates are scored. All but `cache_bytes` can change the last bits of a fitness.
+    """How candidates are scored. All but the memory allowed can change a fitness's last bits.
 
     Attributes:
         device: `cpu` or `cuda`.
         dtype: of weights and activations, `float32` or `bfloat16`; by default float32 on CPU and
             bfloat16 on CUDA. NLL is summed in float64 all the same.
-        micro_batch: sequences that run through a candidate at once.
+        micro_batch: sequences that run through a candidate at once; by default 8 on CPU. On CUDA
+            it must be given: `workers.micro_batch` finds it.
         threads: CPU threads of a worker.
+        divergence: from the teacher, to be measured besides the NLL; None: it is not.
         cache_bytes: a worker keeps the last extracted candidates while they fit in so many bytes;
-            the one being scored is kept whatever its size.
+            the one being scored, and on CUDA the next one, are kept whatever their size.
+        teacher_bytes: what of the teacher's own states, for the divergence, a worker keeps.
+        device_share: the part of a GPU's memory that is one worker's.
 
     Raises:
         UserError: a value that makes no sense.
@@ -46,9 +53,12 @@ class ScoringSettings:
 
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "bfloat16"] | None = None
-    micro_batch: int = 8
+    micro_batch: int | None = None
     threads: int = 1
+    divergence: Divergence | None = None
     cache_bytes: int = 2**28
+    teacher_bytes: int = 2**31
+    device_share: float = 1.0
 
     def __post_init__(self) -> None:
         if self.device not in ("cpu", "cuda"):
@@ -58,9 +68,12 @@ class ScoringSettings:
             object.__setattr__(self, "dtype", default)
         if self.dtype not in DTYPES:
             raise UserError(f"no scoring dtype {self.dtype}: it is one of {', '.join(DTYPES)}")
-        for name, least in (("micro_batch", 1), ("threads", 1), ("cache_bytes", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} is {getattr(self, name)}: give at least {least}")
+        if self.micro_batch is None and self.device == "cpu":
+            object.__setattr__(self, "micro_batch", CPU_MICRO_BATCH)
+        least = {"micro_batch": 1, "threads": 1, "cache_bytes": 0, "teacher_bytes": 0}
+        for name, value in least.items():
+            if getattr(self, name) is not None and getattr(self, name) < value:
+                raise UserError(f"{name} is {getattr(self, name)}: give at least {value}")
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -78,12 +91,14 @@ class ShardScore:
         tokens: targets that were scored; 0 where the candidate failed.
         seconds: wall-clock time, extraction included where it was needed.
         failure: why the candidate has no NLL, or None.
+        divergence: from the teacher, as the NLL; None where none was asked for.
     """
 
     nll: tuple[float, ...]
     tokens: int
     seconds: float
     failure: str | None = None
+    divergence: tuple[float, ...] | None = None
 
 
 class Scorer:
@@ -117,13 +132,27 @@ class Scorer:
             )
         if settings.device == "cuda" and not torch.cuda.is_available():
             raise UserError("scoring on cuda was asked for, but torch sees no CUDA device here")
+        if settings.micro_batch is None:
+            raise ValueError("a scorer needs to know its micro-batch")
         self._config = config
         self._architecture = architecture_of(config, tied=tied)
         self._tied = tied
         self._blocks = blocks
         self._settings = settings
-        self._weights = _on_device(weights) if settings.device == "cuda" else dict(weights)
+        self._micro_batch = settings.micro_batch
+        self._weights = dict(weights)
+        self._gathers: torch.cuda.Stream | None = None
+        if settings.device == "cuda":
+            self._weights = on_device(weights, settings.device_share)
+            self._gathers = torch.cuda.Stream()
+        self._teacher = self._teacher_cache() if settings.divergence else None
         self._models: OrderedDict[str, GPT] = OrderedDict()
+        self._extracting, self._running = threading.RLock(), threading.RLock()
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """The teacher's, where they are read from: on the GPU if they fit."""
+        return self._weights
 
     @property
     def held(self) -> tuple[str, ...]:
@@ -134,8 +163,9 @@ class Scorer:
         """The NLL of one candidate on one shard.
 
         The shard is cut into micro-batches from its first row on, so the result depends on nothing
-        but the candidate, the rows and the settings. Where memory runs out, the micro-batch is
-        halved, for this call.
+        but the candidate, the rows and the settings. May be called by several threads: one runs its
+        candidate while another extracts its own. Where memory runs out, the unit is tried again
+        when it has the memory for itself, and then with the micro-batch halved, for this call.
 
         Args:
             genome: as `Subnet.pack` makes it.
@@ -143,37 +173,83 @@ class Scorer:
             rows: the first block and the one after the last.
         """
         began = time.perf_counter()
-        micro_batch = self._settings.micro_batch
-        while True:
-            try:
-                nll = summed_nll(
-                    self._model(genome, candidate_id),
-                    self._blocks[slice(*rows)],
-                    micro_batch=micro_batch,
-                )
-                break
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                reason = str(error).strip().split("\n")[0] or type(error).__name__
-            self._release_memory(candidate_id)
-            if micro_batch == 1:
-                return _failed(f"out of memory with one sequence at a time: {reason}", began)
-            micro_batch //= 2
-        wrong = np.flatnonzero(~np.isfinite(nll))
-        if len(wrong):
-            return _failed(f"NLL of sequence {rows[0] + wrong[0]} is {nll[wrong[0]]}", began)
-        tokens = nll.size * (self._blocks.shape[1] - 1)
-        return ShardScore(tuple(nll.tolist()), tokens, time.perf_counter() - began)
+        micro_batch = self._micro_batch
+        try:
+            return self._attempt(genome, candidate_id, rows, micro_batch, began)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        with self._extracting, self._running:
+            while True:
+                self._release_memory(candidate_id)
+                try:
+                    return self._attempt(genome, candidate_id, rows, micro_batch, began)
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    reason = str(error).strip().split("\n")[0] or type(error).__name__
+                if micro_batch == 1:
+                    return _failed(f"out of memory with one sequence at a time: {reason}", began)
+                micro_batch //= 2
 
-    def _model(self, genome: bytes, candidate_id: str) -> GPT:
+    def _attempt(
+        self,
+        genome: bytes,
+        candidate_id: str,
+        rows: tuple[int, int],
+        micro_batch: int,
+        began: float,
+    ) -> ShardScore:
+        with self._extracting:
+            model = self.model(genome, candidate_id)
+        with self._running:
+            nll, divergence = self.losses(model, rows, micro_batch)
+        for name, values in (("NLL", nll), ("divergence", divergence)):
+            if values is not None and not np.isfinite(values).all():
+                wrong = np.flatnonzero(~np.isfinite(values))[0]
+                return _failed(f"{name} of sequence {rows[0] + wrong} is {values[wrong]}", began)
+        return ShardScore(
+            tuple(nll.tolist()),
+            nll.size * (self._blocks.shape[1] - 1),
+            time.perf_counter() - began,
+            divergence=None if divergence is None else tuple(divergence.tolist()),
+        )
+
+    def losses(
+        self, model: GPT, rows: tuple[int, int], micro_batch: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """Summed NLL, and divergence where it is asked for, of each sequence of a shard.
+
+        Returns when they are there: on CUDA, nothing of the model is in use any more.
+        """
+        blocks = self._blocks[slice(*rows)]
+        if self._teacher is None or self._settings.divergence is None:
+            return summed_nll(model, blocks, micro_batch=micro_batch), None
+        return summed_nll_and_divergence(
+            model,
+            self._teacher.teacher,
+            blocks,
+            self._teacher.states(rows, micro_batch),
+            self._settings.divergence,
+            micro_batch=micro_batch,
+        )
+
+    def model(self, genome: bytes, candidate_id: str) -> GPT:
+        """A candidate's network, extracted unless it is kept; not to be called by two threads."""
         if candidate_id not in self._models:
             subnet = Subnet.unpack(genome, self._architecture.dimensions)
             size = self._bytes(parameters(self._architecture, subnet.widths))
             held = sum(self._bytes(_parameters(model)) for model in self._models.values())
             while self._models and held + size > self._settings.cache_bytes:
                 held -= self._bytes(_parameters(self._models.popitem(last=False)[1]))
-            self._models[candidate_id] = extract(
+            self._models[candidate_id] = self._extract(subnet)
+        self._models.move_to_end(candidate_id)
+        return self._models[candidate_id]
+
+    def _extract(self, subnet: Subnet) -> GPT:
+        """On CUDA in a stream of its own, so that it need not wait for what runs there."""
+        with torch.cuda.stream(self._gathers):  # does nothing without a stream
+            model = extract(
                 self._config,
                 self._weights,
                 subnet,
@@ -182,8 +258,22 @@ class Scorer:
                 device=self._settings.device,
                 sequence_length=self._blocks.shape[1],
             )
-        self._models.move_to_end(candidate_id)
-        return self._models[candidate_id]
+        if self._gathers is not None:
+            self._gathers.synchronize()
+        return model
+
+    def _teacher_cache(self) -> TeacherCache:
+        settings = self._settings
+        assert settings.divergence is not None
+        teacher = shared_model(
+            self._config,
+            self._weights,
+            tied=self._tied,
+            dtype=settings.torch_dtype,
+            device=settings.device,
+            sequence_length=self._blocks.shape[1],
+        )
+        return TeacherCache(teacher, self._blocks, settings.divergence, settings.teacher_bytes)
 
     def _bytes(self, parameter_count: int) -> int:
         return parameter_count * self._settings.torch_dtype.itemsize
@@ -195,30 +285,9 @@ class Scorer:
             torch.cuda.empty_cache()
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there was no memory left, on either kind of device."""
-    # The CPU allocator of torch, and cuBLAS, raise plain RuntimeErrors.
-    text = str(error)
-    return (
-        isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
-        or ("DefaultCPUAllocator" in text and "memory" in text)
-        or "CUBLAS_STATUS_ALLOC_FAILED" in text
-    )
-
-
 def _failed(reason: str, began: float) -> ShardScore:
     return ShardScore((), 0, time.perf_counter() - began, reason)
 
 
 def _parameters(model: GPT) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _on_device(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights on the GPU, tied ones once; or as they are, where they would not fit."""
-    unique = {id(tensor): tensor for tensor in weights.values()}
-    free, _ = torch.cuda.mem_get_info()
-    if sum(tensor.nbytes for tensor in unique.values()) > DEVICE_SHARE * free:
-        return dict(weights)
-    moved = {key: tensor.to("cuda") for key, tensor in unique.items()}
-    return {name: moved[id(tensor)] for name, tensor in weights.items()}
