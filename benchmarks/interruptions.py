@@ -39,7 +39,7 @@ def start(out: Path) -> subprocess.Popen[bytes]:
         "--out", str(out),
     ]  # fmt: skip
     log = (out.parent / f"{out.name}.log").open("ab")
-    command = [sys.executable, "-m", "evo", "search", *flags, "--no-score_cache"]
+    command = [sys.executable, "-m", "evo", "search", *flags, "--no-score-cache"]
     return subprocess.Popen(command, stdout=log, stderr=log)
 
 

@@ -11,9 +11,10 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
-from evo import checkpoint
+from evo import checkpoint, warm_start
 from evo.baselines import LocalSearch, RandomSearch
 from evo.bins import Bin, parse_bin
 from evo.checkpoint import Checkpoint
@@ -23,17 +24,21 @@ from evo.display import SearchDisplay
 from evo.errors import UserError
 from evo.evolution import Evolution
 from evo.files import atomic_file, exclusive
+from evo.front import best_of_bins, pareto_front, points_of
 from evo.history import History, Shard
 from evo.importance import activation_flops
 from evo.lane import Lane
 from evo.model import named_parameters
+from evo.one_plus_lambda import OnePlusLambda
 from evo.order import Order
 from evo.rungs import Stages, spread
+from evo.score_cache import ScoreCache, score_key
 from evo.search_config import FREE, SearchConfig
 from evo.settings import claim_run
 from evo.space import Space
 from evo.strategy import Proposal, Strategy
-from evo.text import Text, load_text, sequence_length_of
+from evo.text import Text, cache_directory, load_text, sequence_length_of
+from evo.warm_start import Taken
 from evo.winner import save_candidate
 from workers.metrics import SearchMetrics, SearchStatus
 from workers.pool import Pool
@@ -88,7 +93,10 @@ class _Run:
         rows, length = self.text.blocks.shape
         self.blocks = self.text.blocks[spread(rows)]
         self.stages = Stages.of(config.stages, rows, max(1, config.shard_tokens // length))
+        self.taken = self._taken()
         self.resumed = claim_run(config.out, self._settings(), free=FREE)
+        if self.taken and not (config.out / warm_start.FILE).is_file():
+            warm_start.save(self.taken, config.out / warm_start.FILE)
 
     def _load(self, source: str, max_tokens: int | None = None) -> Text:
         return load_text(
@@ -99,8 +107,19 @@ class _Run:
             max_tokens=max_tokens,
         )
 
+    def _taken(self) -> list[Taken]:
+        """What the searches begin with: taken from another run once, and kept in this one's."""
+        if self.config.start_from is None:
+            return []
+        kept = self.config.out / warm_start.FILE
+        if kept.is_file():
+            return warm_start.load(kept)
+        return warm_start.take(
+            self.config.start_from, self.teacher.hash, self.config.budget.population
+        )
+
     def _settings(self) -> dict[str, Any]:
-        settings = asdict(self.config)
+        settings, start_from = asdict(self.config), self.config.start_from
         settings.update(
             teacher=str(self.teacher.path.resolve()),
             out=str(self.config.out.resolve()),
@@ -111,6 +130,8 @@ class _Run:
             text_hash=self.text.hash,
             order_text_hash=self.order_text.hash,
             text_note=self.text.note,
+            start_from=str(start_from.resolve()) if start_from else None,
+            start_hash=warm_start.digest(self.taken) if self.taken else None,
         )
         return settings
 
@@ -134,31 +155,54 @@ class _Run:
 
     def lanes(self, order: Order) -> list[Lane]:
         """A lane for every bin and space."""
-        return [self._lane(space, bin, order) for bin in self.bins for space in self.config.spaces]
+        cache = self._cache() if self.config.score_cache else None
+        return [
+            self._lane(space, bin, order, cache)
+            for bin in self.bins
+            for space in self.config.spaces
+        ]
 
-    def _lane(self, space_name: str, bin: Bin, order: Order) -> Lane:
+    def _cache(self) -> ScoreCache:
+        scoring = asdict(self.config.scoring)
+        for name in ("cache_bytes", "teacher_bytes", "device_share"):  # change no bits
+            scoring.pop(name, None)
+        teacher = f"{self.teacher.hash} {self.teacher.config}"
+        return ScoreCache(cache_directory() / "scores", score_key(teacher, self.blocks, scoring))
+
+    def _lane(self, space_name: str, bin: Bin, order: Order, cache: ScoreCache | None) -> Lane:
         name = f"{space_name}@{bin.name}"
         space = Space(space_name, self.teacher.architecture, order, bin, self.config.in_bin)
         history = History(self.config.out / "searches" / name)
-        strategy = self._strategy(space, _seed(self.config.seed, name))
-        return Lane(name, strategy, history, self.stages, self.config.stages)
+        seed = _seed(self.config.seed, name)
+        strategy = self._strategy(space, seed)
+        if self.taken and history.state is None:
+            rng = np.random.default_rng([*seed, 1])  # a stream of its own
+            strategy.starts = warm_start.starts(
+                self.taken, space, self.config.budget.population, rng
+            )
+        return Lane(name, strategy, history, self.stages, self.config.stages, cache=cache)
 
     def _strategy(self, space: Space, seed: list[int]) -> Strategy:
         if self.config.algorithm == "random":
             return RandomSearch(space, self.config.budget, seed)
         if self.config.algorithm == "local":
             return LocalSearch(space, self.config.budget, seed)
+        if self.config.algorithm == "one-plus-lambda":
+            return OnePlusLambda(space, self.config.budget, seed)
         return Evolution(space, self.config.budget, seed, self.config.rates)
 
     def conclude(self, lanes: list[Lane]) -> dict[str, Any]:
         """Extract the winners and write the summary."""
         searches = [self._conclude(lane) for lane in lanes]
+        points = [point for lane in lanes for point in points_of(lane.name, lane.history.rows)]
         summary = {
             "teacher": str(self.teacher.path.resolve()),
             "text": asdict(self.text) | {"blocks": list(self.text.blocks.shape)},
             "order": self.config.order,
             "order_flops": self._order_flops(),
             "searches": searches,
+            "best": [asdict(point) for point in best_of_bins(points)],
+            "front": [asdict(point) for point in pareto_front(points)],
         }
         with atomic_file(self.config.out / "summary.json") as temporary:
             temporary.write_text(json.dumps(summary, indent=2) + "\n")
@@ -195,6 +239,7 @@ class _Run:
             "tokens_scored": lane.tokens,
             "flops": lane.scored_flops(self.text.blocks.shape[1]),
             "seconds": sum(one.seconds for one in lane.history.rows),
+            "cached_units": lane.cached_units,
             "ended": lane.ended,
             "winner": str(winner.resolve()) if row else None,
         }

@@ -25,7 +25,8 @@ def parse_config(
     *,
     positional: Sequence[str] = (),
 ) -> Config:
-    """The config, from flags and `--config` files. A field `like_this` is the flag `--like-this`.
+    """The config, from flags and `--config` files. A field `like_this` is the flag `--like-this`;
+    one that is true or false is set by `--like-this` and by `--no-like-this`.
 
     Flags count more than files, wherever they stand.
 
@@ -48,7 +49,8 @@ def parse_config(
     )
     parser.add_argument("--config", action="config", help="a YAML file with values of these flags")
     kinds = get_type_hints(config_class)
-    lists = {field for field, kind in kinds.items() if get_origin(kind) is list}
+    lists = {field for field, kind in kinds.items() if _takes_several(kind)}
+    switches = {_flag(field) for field, kind in kinds.items() if kind is bool}
     for param in described.params:
         if param.arg_name in positional:
             kind = kinds[param.arg_name]
@@ -57,12 +59,18 @@ def parse_config(
     parser.add_class_arguments(config_class, None, skip=set(positional))
     _show_dashes(parser)
     try:
-        parsed = parser.parse_args(_configs_first(_join_lists(arguments, lists)))
+        given = _join_lists(_with_values(arguments, switches), lists)
+        parsed = parser.parse_args(_configs_first(given))
     except ArgumentError as error:
         names = {name: name if name in positional else _flag(name) for name in kinds}
         problem = _problem(str(error), kinds, names)
         raise UserError(f"{problem}; `{program} --help` lists the flags") from error
     return config_class(**{one.name: parsed[one.name] for one in fields(config_class)})  # type: ignore[arg-type]
+
+
+def _takes_several(kind: Any) -> bool:
+    """Whether a flag of this type takes a list, perhaps besides something else."""
+    return get_origin(kind) is list or any(get_origin(one) is list for one in get_args(kind))
 
 
 def _flag(name: str) -> str:
@@ -102,6 +110,20 @@ def _show_dashes(parser: Any) -> None:
             action.option_strings = [
                 dashed if one == flag else one for one in action.option_strings
             ]
+
+
+def _with_values(arguments: Sequence[str], switches: set[str]) -> list[str]:
+    """`--switch` and `--no-switch` as `--switch=true` and `--switch=false`."""
+    values: list[str] = []
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+        positive = argument.replace("--no-", "--", 1)
+        if argument in switches and following.startswith("-"):
+            values.append(f"{argument}=true")
+        elif argument != positive and positive in switches:
+            values.append(f"{positive}=false")
+        else:
+            values.append(argument)
+    return values
 
 
 def _join_lists(arguments: Sequence[str], lists: set[str]) -> list[str]:

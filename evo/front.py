@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from evo.history import Row
+
 
 @dataclass(frozen=True)
 class Point:
@@ -32,6 +34,15 @@ class Point:
     def bin(self) -> str:
         """The name of the search's bin."""
         return self.search.partition("@")[2]
+
+
+def points_of(search: str, rows: Iterable[Row]) -> list[Point]:
+    """The candidates of a search that were scored in full."""
+    return [
+        Point(search, row.candidate, row.cost, row.fitness, row.params, row.nll, row.perplexity)
+        for row in rows
+        if row.status == "full"
+    ]
 
 
 def pareto_front(points: Iterable[Point]) -> list[Point]:

@@ -33,12 +33,14 @@ class Row:
         operator: how it was made.
         parents: ids of the candidates it was made from.
         params: its parameters.
+        cost: what its bin is a range of; the parameters again, where it is of those.
         layers: its blocks.
         channels: its residual channels.
         groups: query groups of each block.
         neurons: MLP neurons of each block.
         fitness: what the search minimises, on what was scored; NaN where scoring failed.
-        nll: mean negative log-likelihood, nats per token; NaN where scoring failed.
+        nll: mean negative log-likelihood, nats per token; NaN where scoring failed, and where the
+            fitness is a proxy, for which nothing is scored.
         perplexity: its exponential.
         tokens: targets scored.
         seconds: of worker time; the only column that differs between equal runs.
@@ -53,6 +55,7 @@ class Row:
     operator: str
     parents: tuple[str, ...]
     params: int
+    cost: int
     layers: int
     channels: int
     groups: tuple[int, ...]
@@ -109,8 +112,8 @@ class Shard:
 
 
 def perplexity(nll: float) -> float:
-    """The exponential, infinite where it is beyond float64."""
-    return math.exp(nll) if nll < 709 else math.inf
+    """The exponential, infinite where it is beyond float64, NaN of NaN."""
+    return math.inf if nll >= 709 else math.exp(nll)
 
 
 class History:

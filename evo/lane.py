@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from evo.cost import forward_flops, parameters
 from evo.history import History, Row, Shard, Status, perplexity
 from evo.rungs import Losses, Rungs, Stages, survivors
+from evo.proxy import Proxy
+from evo.score_cache import CachedScore, ScoreCache
 from evo.strategy import Proposal, Scored, Strategy
 from evo.subnet import Subnet
 
@@ -55,6 +57,12 @@ class Lane:
         stages: how the text is cut.
         rungs: who goes on from stage to stage.
         weights: of each sequence of the text in the fitness, shape [N]; by default all alike.
+        cache: of scores, looked up before a unit is scored; None: all are scored.
+        proxy: the fitness, where that needs no scoring: there are no units then, and rows have no
+            NLL.
+
+    Attributes:
+        cached_units: how many units came from the cache, since the lane was made.
     """
 
     def __init__(
@@ -65,8 +73,12 @@ class Lane:
         stages: Stages,
         rungs: Rungs,
         weights: NDArray[np.float64] | None = None,
+        cache: ScoreCache | None = None,
+        proxy: Proxy | None = None,
     ) -> None:
         self.name, self.strategy, self.history = name, strategy, history
+        self.cache, self.cached_units = cache, 0
+        self.proxy = proxy
         self.stages, self.rungs = stages, rungs
         self.weights = np.ones(stages.shards[-1][1]) if weights is None else weights
         self.evaluations = self.tokens = 0
@@ -105,9 +117,14 @@ class Lane:
         self._proposals = {one.subnet.id: one for one in self.strategy.ask()}
         self._scores = {candidate: {} for candidate in self._proposals}
         self._running, self._ended_at, self._stage = list(self._proposals), {}, 0
+        if self.proxy is not None:
+            self._stage = len(self.stages.ends)
+            return []
         for shard in self.history.journal():
             if shard.candidate in self._scores:
                 self._scores[shard.candidate][shard.shard] = shard
+        if self.cache is not None:
+            self.cache.refresh()
         return self._open_stage()
 
     def advance(self) -> list[tuple[Proposal, int]]:
@@ -159,6 +176,7 @@ class Lane:
         )
         self._keep_elite_losses()
         self.history.fold(rows, {**self.strategy.state(), "elite_losses": self._elite_losses})
+        self._share_scores()
         self._proposals, self._scores = {}, {}
         self._count(rows)
         return self._report(rows, generation)
@@ -190,7 +208,7 @@ class Lane:
             (candidate, shard)
             for candidate in self._running
             for shard in range(self.stages.ends[self._stage])
-            if shard not in self._scores[candidate]
+            if shard not in self._scores[candidate] and not self._look_up(candidate, shard)
         ]
         self._open = set(wanted)
         self._touched = set(self._running)
@@ -246,6 +264,33 @@ class Lane:
 
     # Scores
 
+    def _look_up(self, candidate: str, shard: int) -> bool:
+        """Take a unit from the cache, if it is there."""
+        found = self.cache and self.cache.get(candidate, *self.stages.shards[shard])
+        if not found:
+            return False
+        self._scores[candidate][shard] = Shard(
+            candidate, shard, found.nll, found.tokens, 0.0, divergence=found.divergence
+        )
+        self.cached_units += 1
+        return True
+
+    def _share_scores(self) -> None:
+        """Leave what this generation scored to other runs."""
+        if self.cache is not None:
+            self.cache.put(
+                CachedScore(
+                    one.candidate,
+                    *self.stages.shards[one.shard],
+                    nll=one.nll,
+                    tokens=one.tokens,
+                    divergence=one.divergence,
+                )
+                for scores in self._scores.values()
+                for one in scores.values()
+                if one.failure is None
+            )
+
     def _weighted(self, shard: Shard) -> Losses:
         """Weighted losses of a shard's sequences."""
         return np.array(shard.losses) * self.weights[slice(*self.stages.shards[shard.shard])]
@@ -259,7 +304,7 @@ class Lane:
         """What the elites lost on the screening sequences: later candidates are compared to it."""
         before, self._elite_losses = self._elite_losses, {}
         end = self.stages.screening_shards
-        if not end:
+        if not end or self.proxy is not None:
             return
         for leader in self.strategy.leaders:
             name = leader.subnet.id
@@ -290,7 +335,9 @@ class Lane:
         return self.progress
 
     def _row(self, candidate: str) -> Row:
-        proposal, end = self._proposals[candidate], self._ended_at[candidate]
+        proposal = self._proposals[candidate]
+        end = 0 if self.proxy is not None else self._ended_at[candidate]
+        space = self.strategy.space
         subnet, widths = proposal.subnet, proposal.subnet.widths
         scores = [self._scores[candidate][shard] for shard in range(end)]
         failures = [f"shard {s.shard}: {s.failure}" for s in scores if s.failure is not None]
@@ -298,6 +345,8 @@ class Lane:
         fitness = nll = math.nan
         if failures:
             status = "failed"
+        elif self.proxy is not None:
+            status, fitness = "full", self.proxy.fitness(subnet)
         else:
             fitness = self._mean(scores, [score.losses for score in scores])
             nll = self._mean(scores, [score.nll for score in scores])
@@ -306,14 +355,15 @@ class Lane:
             generation=self.strategy.generation,
             operator=proposal.operator,
             parents=proposal.parents,
-            params=parameters(self.strategy.space.architecture, widths),
+            params=parameters(space.architecture, widths),
+            cost=space.bin.cost.of(space.architecture, widths),
             layers=widths.layers,
             channels=widths.channels,
             groups=widths.groups,
             neurons=widths.neurons,
             fitness=fitness,
             nll=nll,
-            perplexity=nll if failures else perplexity(nll),
+            perplexity=perplexity(nll),
             tokens=sum(score.tokens for score in scores),
             seconds=sum(score.seconds for score in scores),
             status=status,

@@ -8,14 +8,18 @@ from typing import Literal
 
 from evo.errors import UserError
 from evo.evolution import Rates
+from evo.mixture import check_weights
 from evo.order import KINDS
+from evo.proxy import PROXIES
 from evo.rungs import Rungs
 from evo.space import SPACES
 from evo.strategy import Budget
 from workers.fleet import PoolSettings
 from workers.scorer import ScoringSettings
 
-ALGORITHMS = ("evolution", "random", "local")
+ALGORITHMS = ("evolution", "random", "local", "one-plus-lambda")
+
+FITNESSES = ("perplexity", "kl", *PROXIES)
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class SearchConfig:
     Attributes:
         teacher: checkpoint directory in litgpt's layout (`evo import` makes one).
         text: source of the fitness text: stdlib:train, stdlib:validation, hf:REPO[:CONFIG]:SPLIT,
-            or a path or glob of .txt, .jsonl, .parquet or .npy.
+            or a path or glob of .txt, .jsonl, .parquet or .npy. Several are mixed.
         bins: ranges of parameters: 385M-426M, 400M or 40% (plus or minus 5%), or a litgpt model's
             name.
         out: run directory.
@@ -36,10 +40,20 @@ class SearchConfig:
         generations: generations after the first, random one.
         patience: end a search after so many generations without a better best.
         seed: of all randomness; the same seed gives the same history on any number of workers.
-        algorithm: evolution, or a baseline: random (samples only), local (mutates the best).
+        algorithm: evolution, or a baseline: random (samples only), local (mutates the best),
+            one-plus-lambda (offspring of the best by level switches, as EvoPress does it).
+        start_from: directory of another run of the same teacher, whose best candidates, brought
+            into each space and bin, are half of the first generation. They are copied: it does
+            not matter if that run goes on.
         elites: how many of the best candidates are parents.
         mutation_rate: share of offspring that mutate one elite.
         crossover_rate: share that recombine two elites; the rest are random samples.
+        text_weights: how much each source of a mixed text counts; by default by its tokens.
+        fitness: what is minimised: perplexity; kl (divergence from the teacher, nats per token); or
+            how much is kept of what matters by magnitude (of weights) or activation (contributions
+            on text), for which nothing is scored but the winners.
+        kl_top_k: the divergence over the teacher's so many likeliest tokens and one for all others,
+            at least 512; by default over the whole vocabulary.
         order: what "the first n" means: index (as stored, the paper's), magnitude (of weights) or
             activation (contributions on text).
         order_text: source for the activation order; by default the fitness text.
@@ -51,21 +65,26 @@ class SearchConfig:
         rung_confidence: a candidate that is worse than the last who would be an elite, with this
             confidence on the sequences so far, is not scored further; 1 to drop none by it.
         sequence_length: tokens of a sequence; by default the teacher's block size, at most 2048.
-        max_tokens: use so many tokens of the text at most, evenly spaced; by default all.
+        max_tokens: use so many tokens of the text at most, evenly spaced; by default all. Of a
+            mixed text each source gives at most an even part.
         shard_tokens: tokens of a unit of work, one candidate on one slice of the text.
-        micro_batch: sequences that run through a candidate at once.
+        micro_batch: sequences that run through a candidate at once; by default 8 on CPU, and on
+            a GPU what fits, found once and written into the run's settings.
         dtype: float32 or bfloat16; by default float32 on CPU and bfloat16 on CUDA.
         threads: CPU threads of a worker.
         workers: how many; by default as many as the cluster has room for. May differ at every
             start.
         gpus_per_worker: 0 scores on CPU; a fraction lets several workers share a GPU.
+        score_cache: whether to take scores from earlier runs with the same teacher, text and
+            scoring settings, and to leave them to later ones, in ~/.cache/evo/scores ($EVO_CACHE
+            moves it, rm -r clears it). It changes nothing but times. May differ at every start.
 
     Raises:
         UserError: a value that makes no sense.
     """
 
     teacher: Path
-    text: str
+    text: list[str] | str
     bins: list[str]
     out: Path
     spaces: list[str] = field(default_factory=lambda: ["coarse-uniform"])
@@ -73,10 +92,14 @@ class SearchConfig:
     generations: int = 100
     patience: int | None = None
     seed: int = 0
-    algorithm: Literal["evolution", "random", "local"] = "evolution"
+    algorithm: Literal["evolution", "random", "local", "one-plus-lambda"] = "evolution"
+    start_from: Path | None = None
     elites: int = 10
     mutation_rate: float = 0.5
     crossover_rate: float = 0.4
+    text_weights: list[float] | None = None
+    fitness: Literal["perplexity", "kl", "magnitude", "activation"] = "perplexity"
+    kl_top_k: int | None = None
     order: Literal["index", "magnitude", "activation"] = "activation"
     order_text: str | None = None
     in_bin: Literal["fit", "reject"] = "fit"
@@ -86,18 +109,23 @@ class SearchConfig:
     sequence_length: int | None = None
     max_tokens: int | None = None
     shard_tokens: int = 16384
-    micro_batch: int = 8
+    micro_batch: int | None = None
     dtype: Literal["float32", "bfloat16"] | None = None
     threads: int = 1
     workers: int | None = None
     gpus_per_worker: float = 0
+    score_cache: bool = True
 
     def __post_init__(self) -> None:
-        for name, known in (("order", KINDS), ("algorithm", ALGORITHMS)):
+        choices = (("order", KINDS), ("algorithm", ALGORITHMS), ("fitness", FITNESSES))
+        for name, known in choices:
             if getattr(self, name) not in known:
                 raise UserError(
                     f"unknown {name} {getattr(self, name)!r}: give one of {', '.join(known)}"
                 )
+        check_weights(self.sources, self.text_weights)
+        if self.kl_top_k is not None and self.fitness != "kl":
+            raise UserError(f"--kl-top-k {self.kl_top_k} is of use with --fitness kl only")
         for name in ("bins", "spaces"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
@@ -107,9 +135,19 @@ class SearchConfig:
                 raise UserError(f"unknown space {space!r}: the spaces are {', '.join(SPACES)}")
         if self.shard_tokens < 1:
             raise UserError(f"shards of {self.shard_tokens} tokens cannot be: give at least 1")
+        if self.start_from is not None and self.in_bin == "reject":
+            raise UserError(
+                "--start-from moves candidates into the bins, which --in-bin reject rules out: "
+                "leave one of them away"
+            )
         if self.seed < 0:
             raise UserError(f"a seed of {self.seed} cannot be: give 0 or more")
         _ = self.budget, self.rates, self.stages, self.scoring, self.pool  # each validates its own
+
+    @property
+    def sources(self) -> list[str]:
+        """Of the fitness text."""
+        return [self.text] if isinstance(self.text, str) else self.text
 
     @property
     def budget(self) -> Budget:
@@ -131,7 +169,11 @@ class SearchConfig:
         """How candidates are scored."""
         device: Literal["cpu", "cuda"] = "cuda" if self.gpus_per_worker else "cpu"
         return ScoringSettings(
-            device=device, dtype=self.dtype, micro_batch=self.micro_batch, threads=self.threads
+            device=device,
+            dtype=self.dtype,
+            micro_batch=self.micro_batch,
+            threads=self.threads,
+            device_share=min(1.0, self.gpus_per_worker) if self.gpus_per_worker else 1.0,
         )
 
     @property
@@ -140,5 +182,5 @@ class SearchConfig:
         return PoolSettings(workers=self.workers, gpus_per_worker=self.gpus_per_worker)
 
 
-FREE = ("workers", "gpus_per_worker", "teacher", "out")
+FREE = ("workers", "gpus_per_worker", "score_cache", "teacher", "out")
 """Settings that may differ when a run is resumed; the teacher is compared by its hash."""

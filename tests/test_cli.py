@@ -62,6 +62,27 @@ def test_every_kind_of_value():
 
 
 @pytest.mark.parametrize(
+    ("given", "glaze"),
+    [
+        (["--glaze"], True),
+        (["--glaze", "--heat", "200"], True),
+        (["--no-glaze"], False),
+        (["--glaze", "--no-glaze"], False),
+        (["--no-glaze", "--glaze=true"], True),
+        (["--glaze", "false", "--heat", "200"], False),
+    ],
+)
+def test_switches(given, glaze):
+    assert bake("a", "--out", "o", *given).glaze is glaze
+    assert bake("a", *given, "--out", "o").glaze is glaze
+
+
+def test_only_switches_have_a_no():
+    with pytest.raises(UserError, match="--no-heat"):
+        bake("a", "--out", "o", "--no-heat")
+
+
+@pytest.mark.parametrize(
     "given",
     [
         ["--flours", "rye", "400", "1-2"],

@@ -61,6 +61,7 @@ def settings(
             "sequence_length": LENGTH,
             "shard_tokens": 16 * LENGTH,
             "workers": 2,
+            "score_cache": False,
         }
         return SearchConfig(**(values | changes))
 
@@ -201,7 +202,7 @@ def test_killed_and_started_again_ends_with_the_same_history(
         sys.executable, "-m", "evo", "search", "--teacher", str(config.teacher), "--text",
         config.text, "--bins", *config.bins, "--spaces", *config.spaces, "--out", str(config.out),
         "--population", "6", "--generations", "3", "--sequence-length", str(LENGTH),
-        "--shard-tokens", str(config.shard_tokens), "--workers", "2",
+        "--shard-tokens", str(config.shard_tokens), "--workers", "2", "--no-score-cache",
     ]  # fmt: skip
     first = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     states = config.out / "searches"
@@ -220,3 +221,62 @@ def test_killed_and_started_again_ends_with_the_same_history(
     second = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert second.returncode == 0, second.stderr
     assert_same(config.out, reference)
+
+
+def test_what_an_earlier_run_scored_comes_from_the_cache(
+    reference: Path, settings: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVO_CACHE", str(tmp_path / "cache"))
+    for name in ("first", "second"):
+        search(settings(tmp_path / name, score_cache=True, **FEWER))
+        assert_same(tmp_path / name, reference)
+    first, second = (
+        json.loads((tmp_path / name / "summary.json").read_text())["searches"]
+        for name in ("first", "second")
+    )
+    for before, after in zip(first, second, strict=True):
+        assert after["cached_units"] >= after["evaluations"] > before["cached_units"]
+        assert after["seconds"] < 0.1 * before["seconds"]
+        assert after["tokens_scored"] == before["tokens_scored"]
+    search(settings(tmp_path / "other", score_cache=True, micro_batch=3, **FEWER))
+    other = json.loads((tmp_path / "other" / "summary.json").read_text())["searches"]
+    assert all(one["cached_units"] < one["evaluations"] for one in other)
+
+
+def test_a_start_from_another_run(reference: Path, settings: Callable, tmp_path: Path) -> None:
+    changes = {"start_from": reference, "seed": 1, "generations": 1, **FEWER}
+    summary = search(settings(tmp_path / "run", **changes))
+    assert sorted(one["name"] for one in summary["searches"]) == sorted(histories(tmp_path / "run"))
+    for one in summary["searches"]:
+        history = pd.read_parquet(tmp_path / "run" / "searches" / one["name"] / "history.parquet")
+        first = history[history.generation == 0]
+        assert (first.operator == "start").sum() == 3
+        assert set(first.operator) == {"start", "sample"}
+        assert history.params.between(one["low"], one["high"]).all()
+        before = pd.read_parquet(reference / "searches" / one["name"] / "history.parquet")
+        best = before[before.status == "full"].sort_values(["fitness", "candidate"]).iloc[0]
+        assert best.candidate in set(first[first.operator == "start"].candidate)
+        assert one["fitness"] <= best.fitness
+    taken = (tmp_path / "run" / "start.parquet").read_bytes()
+    assert search(settings(tmp_path / "run", **changes)) == summary
+    assert (tmp_path / "run" / "start.parquet").read_bytes() == taken
+    with pytest.raises(UserError, match="start_from was"):
+        search(settings(tmp_path / "run", **{**changes, "start_from": None}))
+
+
+def test_the_summary_has_the_best_of_each_bin_and_the_front(reference: Path) -> None:
+    summary = json.loads((reference / "summary.json").read_text())
+    searches = {one["name"]: one for one in summary["searches"]}
+    for bin in ("40%", "60%"):
+        rivals = [one["fitness"] for one in searches.values() if one["bin"] == bin]
+        (best,) = [one for one in summary["best"] if one["search"].endswith(f"@{bin}")]
+        assert best["fitness"] == min(rivals)
+        assert searches[best["search"]]["candidate"] == best["candidate"]
+    rows = pd.concat(pd.read_parquet(path) for path in reference.glob("searches/*/*.parquet"))
+    rows = rows[rows.status == "full"]
+    costs = [one["params"] for one in summary["front"]]
+    assert costs == sorted(set(costs))
+    for one in summary["front"]:
+        assert not ((rows.params <= one["params"]) & (rows.fitness < one["fitness"])).any()
+        assert not ((rows.params < one["params"]) & (rows.fitness <= one["fitness"])).any()
+    assert rows.fitness.min() == summary["front"][-1]["fitness"]

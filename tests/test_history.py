@@ -21,6 +21,7 @@ def row(candidate: str, generation: int, **changes: object) -> Row:
         "operator": "crossover",
         "parents": ("aa", "bb"),
         "params": 12345,
+        "cost": 54321,
         "layers": 2,
         "channels": 16,
         "groups": (1, 3),

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import shutil
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from evo.evolution import Evolution, Rates
 from evo.history import History, Row, Shard
 from evo.lane import Lane
 from evo.rungs import Rungs, Stages, survivors
+from evo.score_cache import CachedScore, ScoreCache
 from evo.space import Space
 from evo.strategy import Budget, Proposal
 from evo.subnet import Subnet
@@ -27,11 +29,16 @@ RUNGS = {
 WEIGHTS = np.random.default_rng(3).uniform(0.5, 2, SEQUENCES)
 
 
-def lane_in(directory: Path, kind: str, name: str = "coarse-layerwise") -> Lane:
+def lane_in(
+    directory: Path,
+    kind: str,
+    name: str = "coarse-layerwise",
+    cache: ScoreCache | None = None,
+) -> Lane:
     space = Space(name, NEOX, random_order(NEOX.dimensions), share(NEOX, 0.4, 0.45))
     strategy = Evolution(space, BUDGET, 0, Rates(elites=3))
     stages = Stages.of(RUNGS[kind], SEQUENCES, 4)
-    return Lane("lane", strategy, History(directory), stages, RUNGS[kind], WEIGHTS)
+    return Lane("lane", strategy, History(directory), stages, RUNGS[kind], WEIGHTS, cache)
 
 
 def losses(candidate: str) -> np.ndarray:
@@ -269,3 +276,58 @@ def test_all_failed(tmp_path, kind):
     assert lane.best_row() is None
     assert lane_in(tmp_path, kind).progress == progress
     assert all(isinstance(row, Row) and row.tokens == 0 for row in lane.history.rows)
+
+
+def without_seconds(lane: Lane) -> list[str]:
+    return [repr(dataclasses.replace(row, seconds=0.0)) for row in lane.history.rows]
+
+
+@pytest.mark.parametrize("kind", RUNGS)
+def test_what_an_earlier_run_scored_is_not_scored_again(tmp_path, kind):
+    first = lane_in(tmp_path / "first", kind, cache=ScoreCache(tmp_path / "cache", {}))
+    scored = finish(first)
+    assert first.cached_units == 0
+    second = lane_in(tmp_path / "second", kind, cache=ScoreCache(tmp_path / "cache", {}))
+    again = finish(second, seed=1)
+    assert without_seconds(second) == without_seconds(first)
+    failing = {unit for unit in scored if score(first, *unit).failure is not None}
+    assert failing
+    assert failing <= set(again)  # it may have been the machine's fault
+    # besides, only what the first run did not wait for
+    assert not (set(again) - failing) & set(scored)
+    assert second.cached_units > 0.9 * len(scored)
+    assert sum(row.seconds for row in second.history.rows) < 0.2 * sum(
+        row.seconds for row in first.history.rows
+    )
+
+
+@pytest.mark.parametrize("kind", RUNGS)
+def test_a_cache_of_some_units_changes_nothing(tmp_path, kind):
+    whole = lane_in(tmp_path / "whole", kind)
+    scored = finish(whole)
+    cache, rng = ScoreCache(tmp_path / "cache", {}), np.random.default_rng(0)
+    known = [unit for unit in scored if rng.random() < 0.4]
+    for candidate, shard in known:
+        one = score(whole, candidate, shard)
+        if one.failure is None:
+            cache.put([CachedScore(candidate, *whole.stages.shards[shard], one.nll, one.tokens)])
+    lane = lane_in(tmp_path / "lane", kind, cache=cache)
+    again = finish(lane, seed=1)
+    assert without_seconds(lane) == without_seconds(whole)
+    assert lane.cached_units > 0.2 * len(scored)
+    assert len(again) < len(scored)
+
+
+def test_killed_with_a_cache_that_is_gone(tmp_path):
+    """What came from the cache is in no journal; without the cache it is scored."""
+    filled = ScoreCache(tmp_path / "cache", {})
+    whole = lane_in(tmp_path / "whole", "rungs", cache=filled)
+    finish(whole)
+    killed = lane_in(tmp_path / "killed", "rungs", cache=filled)
+    running = generations(killed, np.random.default_rng(0))
+    next(running)
+    killed.begin_generation()
+    killed.advance()
+    resumed = lane_in(tmp_path / "killed", "rungs")
+    finish(resumed)
+    assert without_seconds(resumed) == without_seconds(whole)

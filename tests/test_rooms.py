@@ -21,13 +21,15 @@ TOP = {
 LAYERS = [
     ("errors",),
     ("files", "subnet"),
-    ("cost", "bins", "settings", "history", "rungs"),
-    ("order", "fit"),
+    ("cost", "settings", "history", "rungs", "score_cache"),
+    ("order", "bins", "limits", "front"),
+    ("fit",),
     ("reach", "operators"),
     ("space",),
     ("enumeration",),
     ("strategy",),
-    ("evolution", "baselines", "lane"),
+    ("evolution", "baselines", "lane", "warm_start"),
+    ("one_plus_lambda",),
 ]
 """The search side, which needs neither Ray nor torch; each file imports only from above its row."""
 
