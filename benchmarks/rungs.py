@@ -1,0 +1,300 @@
+"""Best fitness against scored tokens: every candidate scored in full, and rungs.
+
+    python -m benchmarks.rungs [--teachers embedded larger] [--seeds 0 1 2] [--out DIR]
+
+Whole searches without Ray, one thread each, two at a time; each goes on where it was interrupted.
+The text of a full scoring is the shortest that ranks random candidates as four times as much does
+(`benchmarks.agreement`). Writes rungs.json, rungs.md and rungs.png beside this file, anew after
+every match.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.agreement import TIMES, curve, fewest
+from benchmarks.larger_teacher import larger_teacher
+from benchmarks.machine import measured_on
+from benchmarks.rungs_report import draw, markdown, trace
+from evo import checkpoint
+from evo.bins import parse_bin
+from evo.cost import parameters
+from evo.embedded import teacher_path
+from evo.evolution import Evolution
+from evo.history import History, Shard
+from evo.importance import importance_by_activation
+from evo.lane import Lane
+from evo.order import Order
+from evo.rungs import Rungs, Stages, spread
+from evo.search_config import SearchConfig
+from evo.space import SPACES, Space
+from evo.strategy import Budget
+from evo.subnet import Subnet
+from evo.text import cache_directory, load_text
+from workers.scorer import Scorer, ScoringSettings
+
+HERE = Path(__file__).parent
+TEXT, LENGTH = "stdlib:validation", 256
+BIN = "25%"
+CANDIDATES, CURVE_SEQUENCES = 50, 128
+POPULATION, GENERATIONS = 50, 19
+EVALUATIONS = POPULATION * (GENERATIONS + 1)
+PATIENCE = 0.2
+"""Rungs that are behind after so many evaluations go on to this share of full scoring's tokens."""
+
+TEACHERS = {"embedded": teacher_path, "larger": larger_teacher}
+ONE_SPACE = "coarse-uniform"
+"""Where one space has to do: the larger teacher, longer texts, other settings of rungs."""
+
+LONGER = (4, 8)
+"""How searches fare on so many times the text; on the most, with other settings of rungs too."""
+
+DEFAULTS = SearchConfig(teacher=teacher_path(), text=TEXT, bins=[BIN], out=Path("unused"))
+FULL, DEFAULT = Rungs(), DEFAULTS.stages
+OTHERS = {
+    "share only": replace(DEFAULT, confidence=1.0),
+    "test only": replace(DEFAULT, survivors=1.0),
+    "confidence 0.75": replace(DEFAULT, confidence=0.75),
+    "confidence 0.99": replace(DEFAULT, confidence=0.99),
+    "survivors 1/8": replace(DEFAULT, survivors=1 / 8),
+    "survivors 1/2": replace(DEFAULT, survivors=1 / 2),
+    "one rung of 1/8": replace(DEFAULT, shares=(1 / 8,)),
+    "one rung of 1/32": replace(DEFAULT, shares=(1 / 32,)),
+}
+
+
+@dataclass(frozen=True)
+class Match:
+    """Searches that differ in nothing but their rungs.
+
+    Attributes:
+        teacher: of `TEACHERS`.
+        space: of `SPACES`.
+        seed: of the searches.
+        sequences: of a full scoring.
+        others: settings of rungs besides the default, of `OTHERS`.
+    """
+
+    teacher: str
+    space: str
+    seed: int
+    sequences: int
+    others: tuple[str, ...] = ()
+
+
+class Laboratory:
+    """A teacher, its text and order, and where results are kept."""
+
+    def __init__(self, name: str, out: Path) -> None:
+        torch.set_num_threads(1)
+        self.out = out / name
+        self.teacher = checkpoint.load(TEACHERS[name]())
+        blocks = load_text(
+            TEXT,
+            tokenizer=self.teacher.tokenizer,
+            vocabulary=self.teacher.vocabulary,
+            sequence_length=LENGTH,
+        ).blocks
+        path = self.out / "order.npz"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            importance = importance_by_activation(self.teacher.model(torch.float32), blocks)
+            Order.by_importance(**vars(importance)).save(path)
+        self.order = Order.load(path)
+        self.scorer = Scorer(
+            self.teacher.config,
+            self.teacher.weights,
+            self.teacher.tied,
+            blocks[spread(len(blocks))],
+            ScoringSettings(),
+        )
+
+    def space(self, name: str) -> Space:
+        """One of the four, in the benchmark's bin."""
+        architecture = self.teacher.architecture
+        size = parameters(architecture, architecture.full_widths)
+        return Space(name, architecture, self.order, parse_bin(BIN, size, lambda _: None))
+
+    def losses(self, subnet: Subnet, start: int, stop: int) -> tuple[float, ...]:
+        """Summed NLL on each of some sequences."""
+        return self.scorer.score(subnet.pack(), subnet.id, (start, stop)).nll
+
+
+laboratory = cache(Laboratory)
+
+
+def agreement(where: tuple[str, str], out: Path) -> dict[int, float]:
+    """The curve of a teacher and a space, from random candidates."""
+    here = laboratory(where[0], out)
+    path = here.out / f"random-{where[1]}.jsonl"
+    path.touch()
+    known: dict[str, list[float]] = dict(map(json.loads, path.read_text().splitlines()))
+    rng, space = np.random.default_rng(0), here.space(where[1])
+    subnets = [space.sample(rng) for _ in range(CANDIDATES)]
+    for subnet in subnets:
+        if subnet.id not in known:
+            known[subnet.id] = list(here.losses(subnet, 0, CURVE_SEQUENCES))
+            with path.open("a") as file:
+                file.write(json.dumps((subnet.id, known[subnet.id])) + "\n")
+    return curve(np.array([known[subnet.id] for subnet in subnets]))
+
+
+def play(match: Match, out: Path) -> list[dict[str, Any]]:
+    """Run the searches of a match, or go on with them: a record of each, full scoring's first."""
+    full = search(match, "full", FULL, out)
+    settings = {"default": DEFAULT, **{name: OTHERS[name] for name in match.others}}
+    return [full, *(search(match, name, settings[name], out, full) for name in settings)]
+
+
+def search(
+    match: Match, name: str, rungs: Rungs, out: Path, full: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """One search; rungs go on after it until they have full scoring's best, or patience ends."""
+    here = laboratory(match.teacher, out)
+    stages = Stages.of(rungs, match.sequences, DEFAULTS.shard_tokens // LENGTH)
+    budget = Budget(POPULATION, GENERATIONS if full is None else 100 * GENERATIONS)
+    strategy = Evolution(here.space(match.space), budget, match.seed, DEFAULTS.rates)
+    home = f"{match.space}-{match.seed}-{match.sequences}-{name.replace('/', '_')}"
+    lane = Lane(name, strategy, History(here.out / home), stages, rungs)
+    began = time.perf_counter()
+    while not lane.ended and (lane.evaluations < EVALUATIONS or is_behind(lane, full)):
+        score_generation(lane, here)
+    compared = [row for row in lane.history.rows if row.generation <= GENERATIONS]
+    best = min((row for row in compared if row.status == "full"), key=lambda row: row.fitness)
+    winner = Subnet.unpack(best.genome, here.teacher.architecture.dimensions)
+    fresh = here.losses(winner, match.sequences, TIMES * match.sequences)
+    return {
+        "teacher": match.teacher,
+        "space": match.space,
+        "seed": match.seed,
+        "sequences": match.sequences,
+        "rungs": name,
+        "trace": trace(lane.history.rows),
+        "fresh_nll": sum(fresh) / len(fresh) / (LENGTH - 1),
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def is_behind(lane: Lane, full: dict[str, Any] | None) -> bool:
+    """Whether a search with rungs is to go on until it has what full scoring found."""
+    if full is None or lane.strategy.best is None:
+        return False
+    _, tokens, best = full["trace"][-1]
+    return lane.tokens < PATIENCE * tokens and lane.strategy.best.fitness > best
+
+
+def score_generation(lane: Lane, here: Laboratory) -> None:
+    """One unit after the other, as a pool of one worker would."""
+    wanted = [*lane.begin_generation(), *lane.advance()]
+    while wanted:
+        for proposal, shard in wanted:
+            subnet = proposal.subnet
+            score = here.scorer.score(subnet.pack(), subnet.id, lane.stages.shards[shard])
+            assert score.failure is None, score.failure
+            lane.take([Shard(subnet.id, shard, score.nll, score.tokens, score.seconds)])
+        wanted = lane.advance()
+    if lane.complete:
+        lane.end_generation()
+
+
+def spaces_of(teacher: str) -> tuple[str, ...]:
+    """Where a teacher is searched."""
+    return SPACES if teacher == "embedded" else (ONE_SPACE,)
+
+
+def matches(sequences: Mapping[str, int], seeds: Sequence[int]) -> Iterator[Match]:
+    """What is to be run, the most telling first.
+
+    Args:
+        sequences: of a full scoring, by teacher.
+        seeds: of the searches.
+    """
+    for seed in seeds:
+        for teacher, count in sequences.items():
+            for space in spaces_of(teacher):
+                yield Match(teacher, space, seed, count)
+    for factor, seed in product(LONGER if "embedded" in sequences else (), seeds):
+        yield Match("embedded", ONE_SPACE, seed, factor * sequences["embedded"])
+
+
+def main() -> None:
+    """Run what is not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--teachers", nargs="+", choices=TEACHERS, default=list(TEACHERS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=cache_directory() / "benchmarks" / "rungs")
+    options = parser.parse_args()
+    for teacher in options.teachers:
+        Laboratory(teacher, options.out)  # its order is made here, not by both processes at once
+    where = [(teacher, space) for teacher in options.teachers for space in spaces_of(teacher)]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=context) as processes:
+        found = processes.map(partial(agreement, out=options.out), where)
+        curves = dict(zip(where, found, strict=True))
+        sequences = {
+            teacher: fewest([one for (of, _), one in curves.items() if of == teacher])
+            for teacher in options.teachers
+        }
+        print(f"scoring in full: {sequences} sequences", flush=True)
+        every = list(matches(sequences, options.seeds))
+        longest = max(match.sequences for match in every)
+        again = [
+            replace(match, others=tuple(OTHERS)) for match in every if match.sequences == longest
+        ]
+        records: dict[Match, list[dict[str, Any]]] = {}
+        for todo in (every, again):  # a search is run by one process at a time
+            began = time.perf_counter()
+            futures = {processes.submit(play, match, options.out): match for match in todo}
+            scored = 0
+            for future in as_completed(futures):
+                match = futures[future]
+                records[replace(match, others=())] = future.result()
+                report(curves, sequences, [one for each in every for one in records.get(each, [])])
+                scored += match.sequences
+                share = scored / sum(match.sequences for match in todo)
+                left = (time.perf_counter() - began) * (1 / share - 1) / 60
+                print(f"{match}: {share:.0%}, {left:.0f} minutes left of these", flush=True)
+
+
+def report(
+    curves: Mapping[tuple[str, str], dict[int, float]],
+    sequences: Mapping[str, int],
+    records: Sequence[dict[str, Any]],
+) -> None:
+    """Write the results so far beside this file."""
+    settings = {"default": DEFAULT, **OTHERS}
+    result = {
+        "curves": [
+            {"teacher": teacher, "space": space, "tau": {str(n): tau for n, tau in one.items()}}
+            for (teacher, space), one in curves.items()
+        ],
+        "sequences": sequences,
+        "length": LENGTH,
+        "text": TEXT,
+        "bin": BIN,
+        "population": POPULATION,
+        "evaluations": EVALUATIONS,
+        "rungs": {name: asdict(one) for name, one in settings.items()},
+        "records": records,
+        "machine": measured_on(),
+    }
+    (HERE / "rungs.json").write_text(json.dumps(result) + "\n")
+    (HERE / "rungs.md").write_text(markdown(result, HERE / "rungs.md"))
+    draw(result, HERE / "rungs.png")
+
+
+if __name__ == "__main__":
+    main()
