@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -231,5 +231,6 @@ def save(
                 if (tokenizer_from / name).is_file():
                     shutil.copy(tokenizer_from / name, temporary / name)
         if origin is not None:
-            described = {**origin, "tied": is_tied(model), "widths": asdict(widths)}
+            sizes = asdict(replace(widths, head_size=model.config.head_size))
+            described = {**origin, "tied": is_tied(model), "widths": sizes}
             (temporary / "subnet.json").write_text(json.dumps(described, indent=2) + "\n")

@@ -1,8 +1,8 @@
 """Cut a subnet out of a teacher: a standalone network with the kept weights.
 
 Nothing is rescaled or permuted: a kept weight is the teacher's. Grouped-query teachers lose whole
-query groups, so that keys, values and their queries stay together; head size and rotary table are
-the teacher's.
+query groups, so that keys, values and their queries stay together. The head size is the teacher's,
+or every head keeps its leading rotary pairs and the leading ones of its other channels.
 """
 
 from __future__ import annotations
@@ -73,9 +73,28 @@ def _indices(mask: Mask) -> np.ndarray | None:
     return None if mask.all() else np.flatnonzero(mask)
 
 
-def _rows_of(mask: Mask, size: int) -> Mask:
-    """Each entry of a mask repeated for the `size` rows that it stands for."""
-    return np.repeat(mask, size)
+def kept_of_head(config: Config, head_size: int | None) -> Mask:
+    """Which channels of a query, key or value head stay, shape [the teacher's head size].
+
+    A head's first n channels are rotary. litgpt rotates pair i of them as channels i and i + n/2, or
+    2i and 2i + 1 where they are interleaved.
+    """
+    if head_size is None:
+        return np.ones(config.head_size, np.bool_)
+    rotary = config.rope_n_elem
+    kept = rotary * head_size // config.head_size
+    mask = np.zeros(config.head_size, np.bool_)
+    mask[rotary : rotary + head_size - kept] = True
+    if config.rope_interleave:
+        mask[:kept] = True
+    else:
+        mask[: kept // 2] = mask[rotary // 2 : (rotary + kept) // 2] = True
+    return mask
+
+
+def _rows_of(heads: Mask, head: Mask) -> Mask:
+    """The kept rows of all heads: of each kept head, what is kept of a head."""
+    return np.outer(heads, head).ravel()
 
 
 def _cut(
@@ -93,8 +112,9 @@ def _cut(
     source = f"transformer.h.{layer}.{part}"
     neurons = _indices(subnet.neurons[layer])
     groups = subnet.groups[layer]
-    keys = _rows_of(groups, config.head_size)
-    queries = _rows_of(groups, config.head_size * (config.n_head // config.n_query_groups))
+    head = kept_of_head(config, subnet.head_size)
+    keys = _rows_of(groups, head)
+    queries = _rows_of(np.repeat(groups, config.n_head // config.n_query_groups), head)
     module, _, kind = part.rpartition(".")
     if module == "attn.qkv":
         rows = _indices(np.concatenate([queries, keys, keys]))
@@ -103,7 +123,7 @@ def _cut(
         return source, (channels, _indices(queries)) if kind == "weight" else (channels,)
     if module in ("attn.norm_q", "attn.norm_k"):
         if config.norm_qk_type != "olmo2":
-            return source, (None,)
+            return source, (_indices(head),)
         return source, (_indices(queries if module == "attn.norm_q" else keys),)
     if module in ("mlp.fc", "mlp.fc_1", "mlp.fc_2"):
         return source, (neurons, channels) if kind == "weight" else (neurons,)

@@ -42,11 +42,13 @@ class Widths:
         channels: residual channels.
         groups: query groups of each block, in depth order.
         neurons: MLP neurons of each block, in depth order.
+        head_size: channels of every attention head; None is the architecture's own.
     """
 
     channels: int
     groups: tuple[int, ...]
     neurons: tuple[int, ...]
+    head_size: int | None = None
 
     @property
     def layers(self) -> int:
@@ -68,6 +70,8 @@ class Subnet:
         channels: kept residual channels, shape [D].
         groups: kept query groups of each of the teacher's layers, shape [L, G].
         neurons: kept MLP neurons of each of the teacher's layers, shape [L, F].
+        head_size: kept channels of every attention head; None is the teacher's, and the only way
+            to say it, as the id of a network must be one.
 
     Raises:
         ValueError: shapes that do not fit together, or a kept layer (or the residual stream)
@@ -78,11 +82,14 @@ class Subnet:
     channels: Mask
     groups: Mask
     neurons: Mask
+    head_size: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("layers", "channels", "groups", "neurons"):
-            mask = np.array(getattr(self, name), dtype=np.bool_)  # own copy: masks are frozen
-            mask.flags.writeable = False
+            mask = np.asarray(getattr(self, name), dtype=np.bool_)
+            if mask.flags.writeable or mask.base is not None:
+                mask = mask.copy()  # own copy: masks are frozen
+                mask.flags.writeable = False
             object.__setattr__(self, name, mask)
         total = self.layers.shape[0]
         if self.groups.shape[:1] != (total,) or self.neurons.shape[:1] != (total,):
@@ -93,13 +100,15 @@ class Subnet:
         kept_everywhere = (
             self.channels.any()
             and self.layers.any()
-            and self.groups[self.layers].any(axis=1).all()
-            and self.neurons[self.layers].any(axis=1).all()
+            and (self.groups.any(axis=1) | ~self.layers).all()
+            and (self.neurons.any(axis=1) | ~self.layers).all()
         )
         if not kept_everywhere:
             raise ValueError(
                 "a subnet keeps a layer, a channel, and in each kept layer a group and a neuron"
             )
+        if self.head_size is not None and not 0 < self.head_size < 2**16:
+            raise ValueError(f"a head of {self.head_size} channels cannot be")
 
     @classmethod
     def full(cls, dimensions: Dimensions) -> Subnet:
@@ -123,12 +132,23 @@ class Subnet:
         )
 
     @cached_property
+    def kept_groups(self) -> NDArray[np.int64]:
+        """How many groups each of the teacher's layers keeps, dropped ones included, shape [L]."""
+        return kept_by_row(self.groups)
+
+    @cached_property
+    def kept_neurons(self) -> NDArray[np.int64]:
+        """How many neurons, likewise."""
+        return kept_by_row(self.neurons)
+
+    @cached_property
     def widths(self) -> Widths:
         """How many of each are kept, in the kept layers."""
         return Widths(
             channels=int(self.channels.sum()),
-            groups=tuple(self.groups[self.layers].sum(axis=1).tolist()),
-            neurons=tuple(self.neurons[self.layers].sum(axis=1).tolist()),
+            groups=tuple(self.kept_groups[self.layers].tolist()),
+            neurons=tuple(self.kept_neurons[self.layers].tolist()),
+            head_size=self.head_size,
         )
 
     @cached_property
@@ -144,12 +164,19 @@ class Subnet:
             self.neurons[self.layers],
         ):
             digest.update(np.packbits(mask).tobytes())
+        digest.update(self._packed_head_size())
         return digest.hexdigest()
 
     def pack(self) -> bytes:
-        """The genome, dropped layers' genes included, one bit per mask entry."""
+        """The genome, dropped layers' genes included, one bit per mask entry.
+
+        Two more bytes where the head size is not the teacher's.
+        """
         masks = (self.layers, self.channels, self.groups.ravel(), self.neurons.ravel())
-        return np.packbits(np.concatenate(masks)).tobytes()
+        return np.packbits(np.concatenate(masks)).tobytes() + self._packed_head_size()
+
+    def _packed_head_size(self) -> bytes:
+        return b"" if self.head_size is None else self.head_size.to_bytes(2, "little")
 
     @classmethod
     def unpack(cls, packed: bytes, dimensions: Dimensions) -> Subnet:
@@ -160,15 +187,20 @@ class Subnet:
         """
         d = dimensions
         sizes = (d.layers, d.channels, d.layers * d.groups, d.layers * d.neurons)
-        bits = np.frombuffer(packed, np.uint8)
-        if bits.size != -(-sum(sizes) // 8):
-            raise ValueError(f"{bits.size} bytes are no genome over {d}")
-        masks = np.split(
-            np.unpackbits(bits, count=sum(sizes)).astype(np.bool_), np.cumsum(sizes)[:-1]
-        )
+        end = -(-sum(sizes) // 8)
+        if len(packed) not in (end, end + 2):
+            raise ValueError(f"{len(packed)} bytes are no genome over {d}")
+        bits = np.unpackbits(np.frombuffer(packed[:end], np.uint8), count=sum(sizes))
+        masks = np.split(bits.astype(np.bool_), np.cumsum(sizes)[:-1])
         return cls(
             layers=masks[0],
             channels=masks[1],
             groups=masks[2].reshape(d.layers, d.groups),
             neurons=masks[3].reshape(d.layers, d.neurons),
+            head_size=int.from_bytes(packed[end:], "little") or None,
         )
+
+
+def kept_by_row(mask: Mask) -> NDArray[np.int64]:
+    """How many each row keeps: several times faster than a sum over its booleans."""
+    return np.array([np.count_nonzero(row) for row in mask], np.int64)

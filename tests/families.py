@@ -22,7 +22,7 @@ FAMILIES: dict[str, tuple[str, dict]] = {
     "neox": ("GPTNeoX", SHAPE),
     "neox-sequential": (
         "GPTNeoX",
-        SHAPE | {"use_parallel_residual": False, "hidden_act": "gelu_new"},
+        SHAPE | {"use_parallel_residual": False, "hidden_act": "gelu_new", "rotary_pct": 0.5},
     ),
     "llama": ("Llama", GROUPED),
     "llama-tied": ("Llama", GROUPED | {"tie_word_embeddings": True}),

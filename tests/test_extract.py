@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import transformers
+from litgpt.config import Config
 from litgpt.model import GPT
 from torch import nn
 
@@ -10,7 +13,7 @@ from evo.checkpoint import Checkpoint, weights_hash
 from evo.extract import extract
 from evo.hf_config import SourceConfig
 from evo.hf_weights import litgpt_weights, read_weights
-from evo.model import is_tied
+from evo.model import architecture_of, head_sizes, is_tied
 from evo.subnet import Subnet
 from tests.cuts import random_subnet, take
 from tests.families import FAMILIES, random_model, random_tokens
@@ -155,16 +158,97 @@ def test_permuting_leaves_the_function_unchanged(family, loaded, hf_checkpoint):
     torch.testing.assert_close(logits_of(same.model()), expected, rtol=1e-5, atol=1e-5)
 
 
+HEAD_SIZES = {"neox": [8], "neox-sequential": [4, 8], "qwen3": [2, 4, 6, 8, 10, 12]}
+
+
+def test_heads_cut_to_their_leading_pairs_are_the_teachers_with_the_rest_silenced(family, loaded):
+    """transformers' own class and rotary table; the dropped queries, keys and values are zero."""
+    size, rotary = loaded.config.head_size, loaded.config.rope_n_elem
+    sizes = head_sizes(loaded.config)
+    assert sizes == HEAD_SIZES.get(family, [2, 4, 6, 8])
+    full = Subnet.full(loaded.architecture.dimensions)
+    for smaller in sizes[:-1]:
+        pairs = rotary * smaller // size // 2
+        dropped = [i for i in range(rotary) if i % (rotary // 2) >= pairs]
+        dropped += range(rotary + smaller - 2 * pairs, size)
+        assert len(dropped) == size - smaller
+        model = silenced(family, size, smaller, dropped)
+        network = cut(loaded, replace(full, head_size=smaller))
+        assert type(network) is GPT
+        torch.testing.assert_close(logits_of(network), logits_of(model), rtol=0, atol=1e-4)
+
+
+def silenced(family, size, smaller, dropped):
+    """A family's network as transformers has it, without the dropped channels of all heads."""
+    prefix, settings = FAMILIES[family]
+    model = random_model(prefix, settings)
+    body = model.gpt_neox if prefix == "GPTNeoX" else model.model
+    for block in body.layers:
+        attention = block.attention if prefix == "GPTNeoX" else block.self_attn
+        attention.scaling = smaller**-0.5
+        parts = ("query_key_value",) if prefix == "GPTNeoX" else ("q_proj", "k_proj", "v_proj")
+        with torch.no_grad():
+            for parameter in [p for part in parts for p in getattr(attention, part).parameters()]:
+                parameter.unflatten(0, (-1, size))[:, dropped] = 0
+            for name in ("q_norm", "k_norm"):  # their mean square is then over the kept ones alone
+                if norm := getattr(attention, name, None):
+                    norm.weight *= (smaller / size) ** 0.5
+                    norm.variance_epsilon *= smaller / size
+    return model
+
+
 @pytest.mark.parametrize("uniform", [True, False])
-def test_a_winner_is_a_standalone_checkpoint(family, loaded, uniform, tmp_path):
+def test_heads_are_cut_independently_of_the_rest(loaded, uniform):
+    if len(sizes := head_sizes(loaded.config)) == 1:
+        pytest.skip("one rotary pair cannot be cut")
+    rng = np.random.default_rng(6)
+    subnet = random_subnet(loaded.architecture.dimensions, rng, uniform=uniform)
+    once = cut(loaded, replace(subnet, head_size=sizes[0]))
+    first = cut(loaded, replace(Subnet.full(subnet.dimensions), head_size=sizes[0]))
+    twice = extract(first.config, first.state_dict(), subnet, tied=loaded.tied)
+    assert torch.equal(logits_of(once), logits_of(twice))
+
+
+def test_interleaved_pairs():
+    """Pairs that are neighbours, as litgpt's flag has it: the same network, its rows permuted."""
+    config = Config(
+        n_layer=1, n_embd=16, n_head=2, head_size=8, rotary_percentage=0.5, padded_vocab_size=16,
+        block_size=64,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    halves = GPT(config).eval()
+    interleaved = GPT(replace(config, rope_interleave=True)).eval()
+    weights = halves.state_dict()
+    interleaved.load_state_dict(weights)
+    attention = interleaved.transformer.h[0].attn.qkv
+    for parameter in attention.parameters():
+        heads = parameter.data.unflatten(0, (6, 8))
+        heads[:4] = heads[:4][:, [0, 2, 1, 3, 4, 5, 6, 7]]  # queries and keys, not values
+    tokens = TOKENS % 16
+    torch.testing.assert_close(interleaved(tokens), halves(tokens))
+    subnet = replace(Subnet.full(architecture_of(config, tied=False).dimensions), head_size=4)
+    kept = extract(config, weights, subnet, tied=False).transformer.h[0].attn.qkv.weight
+    other = extract(interleaved.config, interleaved.state_dict(), subnet, tied=False)
+    # The first pair is (0, 2) of the halves' head and (0, 1) of the interleaved one.
+    assert torch.equal(other.transformer.h[0].attn.qkv.weight[:16], kept[:16])
+
+
+@pytest.mark.parametrize("cut_heads", [False, True])
+@pytest.mark.parametrize("uniform", [True, False])
+def test_a_winner_is_a_standalone_checkpoint(family, loaded, uniform, cut_heads, tmp_path):
     """A uniform one is litgpt's own; a layer-wise one loads through evo."""
     dimensions = loaded.architecture.dimensions
     subnet = random_subnet(dimensions, np.random.default_rng(7), uniform=uniform)
     assert subnet.widths.is_uniform == uniform
+    sizes = head_sizes(loaded.config)
+    if cut_heads:
+        subnet = replace(subnet, head_size=sizes[0] if len(sizes) > 1 else None)
     winner = cut(loaded, subnet)
     checkpoints.save(tmp_path / "winner", winner, origin={"candidate": subnet.id})
     again = checkpoints.load(tmp_path / "winner")
-    assert again.widths == subnet.widths
+    assert again.widths == replace(subnet.widths, head_size=None)
+    assert again.config.head_size == (subnet.head_size or sizes[-1])
+    assert torch.equal(again.model().cos, winner.cos)
     assert again.tied == loaded.tied
     assert torch.equal(logits_of(again.model()), logits_of(winner))
     if uniform:

@@ -60,6 +60,21 @@ def test_the_id_of_a_genome_never_changes():
     assert len(Subnet.full(DIMENSIONS).id) == 16
 
 
+def test_head_size():
+    """Said only where it is not the teacher's: other genomes and ids stay as they were."""
+    full = Subnet.full(DIMENSIONS)
+    subnets = [replace(full, head_size=size) for size in (None, 1, 8, 300)]
+    assert len({subnet.id for subnet in subnets}) == 4
+    for subnet in subnets:
+        again = Subnet.unpack(subnet.pack(), DIMENSIONS)
+        assert (again.head_size, again.id) == (subnet.head_size, subnet.id)
+        assert again.widths == replace(full.widths, head_size=subnet.head_size)
+        assert len(subnet.pack()) == len(full.pack()) + (0 if subnet.head_size is None else 2)
+    for size in (0, -8, 2**16):
+        with pytest.raises(ValueError, match="cannot be"):
+            replace(full, head_size=size)
+
+
 def test_widths():
     subnet = Subnet.full(DIMENSIONS)
     assert subnet.dimensions == DIMENSIONS
