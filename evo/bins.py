@@ -6,24 +6,38 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from evo.cost import PARAMETERS, Cost
 from evo.errors import UserError
 
 TOLERANCE = 0.05
 """A single value means itself plus or minus this share."""
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
-_NUMBER = r"(\d+(?:\.\d+)?)([KMB]?)"
+_DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+UNITS = {
+    "parameters": {"": 1, "K": 10**3, "M": 10**6, "B": 10**9},
+    "flops": _DECIMAL,
+    "kv-cache": {f"{prefix}B": factor for prefix, factor in _DECIMAL.items()}
+    | {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
+}
+"""How the sizes of a cost are written, case aside."""
+
+_EXAMPLES = {
+    "parameters": ("385M-426M", "400M"),
+    "flops": ("1.5G-2G", "800M"),
+    "kv-cache": ("10MB-12MB", "16MiB"),
+}
 
 
 @dataclass(frozen=True)
 class Bin:
-    """A range of parameters, both ends included.
+    """A range of a cost, both ends included.
 
     Attributes:
         name: as the user wrote it, of a model's the last part; part of a search's name and so of
             a directory's.
-        low: the fewest parameters.
-        high: the most parameters.
+        low: the least.
+        high: the most.
+        cost: what it is a range of.
 
     Raises:
         UserError: an empty range.
@@ -32,6 +46,7 @@ class Bin:
     name: str
     low: int
     high: int
+    cost: Cost = PARAMETERS
 
     def __post_init__(self) -> None:
         if not 0 < self.low <= self.high:
@@ -41,39 +56,47 @@ class Bin:
         return self.low <= cost <= self.high
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.low:,} to {self.high:,} parameters)"
+        return f"{self.name} ({self.low:,} to {self.high:,} {self.cost.unit})"
 
 
-def parse_bin(text: str, teacher: int, model_parameters: Callable[[str], int | None]) -> Bin:
+def parse_bin(
+    text: str, teacher: int, named: Callable[[str], int | None], cost: Cost = PARAMETERS
+) -> Bin:
     """A bin as the user writes it.
 
     Args:
         text: `385M-426M` (a range), `400M` or `40%` (of the teacher; a single value means plus or
-            minus 5% of itself), or a model's name.
-        teacher: the teacher's parameters.
-        model_parameters: the parameters of a named model, or None where the name is unknown.
+            minus 5% of itself), or a model's name. The units are those of the cost, see `UNITS`;
+            a range's first number may leave its unit to the second.
+        teacher: the teacher's cost.
+        named: the cost of a named model, or None where the name is unknown.
+        cost: what the bin is a range of.
 
     Raises:
         UserError: the text is none of these.
     """
     text = "".join(text.split())
-    if match := re.fullmatch(rf"{_NUMBER}-{_NUMBER}", text, re.IGNORECASE):
-        low, low_unit, high, high_unit = match.groups()
-        return Bin(text, round(_value(low, low_unit or high_unit)), round(_value(high, high_unit)))
+    units = {unit.upper(): factor for unit, factor in UNITS[cost.kind].items()}
+    number = rf"(\d+(?:\.\d+)?)({'|'.join(sorted(units, key=len, reverse=True))})"
+    first = r"(\d+(?:\.\d+)?)([A-Z]*)"
+    match = re.fullmatch(rf"{first}-{number}", text, re.IGNORECASE)
+    if match and (match[2] or match[4]).upper() in units:
+        low, high = (
+            float(value) * units[unit.upper()]
+            for value, unit in ((match[1], match[2] or match[4]), (match[3], match[4]))
+        )
+        return Bin(text, round(low), round(high), cost)
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)%", text):
         center = float(match[1]) / 100 * teacher
-    elif match := re.fullmatch(_NUMBER, text, re.IGNORECASE):
-        center = _value(match[1], match[2])
-    elif (named := model_parameters(text)) is not None:
-        center = named
+    elif match := re.fullmatch(number, text, re.IGNORECASE):
+        center = float(match[1]) * units[match[2].upper()]
+    elif (model := named(text)) is not None:
+        center = model
     else:
+        span, size = _EXAMPLES[cost.kind]
         raise UserError(
-            f"unknown bin {text!r}: a bin is a range like 385M-426M, a size like 400M, "
-            "a share of the teacher like 40%, or the name of a litgpt model"
+            f"unknown bin {text!r}: a bin of {cost.unit} is a range like {span}, a size like "
+            f"{size}, a share of the teacher like 40%, or the name of a litgpt model"
         )
     name = text.rpartition("/")[2]
-    return Bin(name, round(center * (1 - TOLERANCE)), round(center * (1 + TOLERANCE)))
-
-
-def _value(number: str, unit: str) -> float:
-    return float(number) * _UNITS[unit.upper()]
+    return Bin(name, round(center * (1 - TOLERANCE)), round(center * (1 + TOLERANCE)), cost)

@@ -1,13 +1,14 @@
-"""Parameters and FLOPs per token of a network, in closed form from its widths.
+"""What a network costs, in closed form from its widths: parameters, FLOPs per token, KV cache.
 
 Parameters are what `numel` counts, padding included, tied embeddings once. FLOPs count two per
 multiply-add of every matrix product, as `torch.utils.flop_counter` does; attention counts the
-full square of the sequence; the embedding look-up, norms and activations count nothing.
+full square of the sequence; the embedding look-up, norms and activations count nothing. The KV
+cache is the keys and values of one sequence, two bytes for each element.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from evo.subnet import Dimensions, Widths
@@ -54,7 +55,8 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Prices:
-    """Parameters at a given number of channels; the total is linear in everything else.
+    """Costs at a given number of channels, in which they are affine; the total is linear in
+    everything else. A price may be zero.
 
     Attributes:
         base: outside the blocks.
@@ -68,8 +70,8 @@ class Prices:
     group: Any
     neuron: Any
 
-    def total(self, layers: int, groups: int, neurons: int) -> int:
-        """Parameters with so many layers, and so many groups and neurons in all of them."""
+    def total(self, layers: Any, groups: Any, neurons: Any) -> Any:
+        """Of so many layers, and so many groups and neurons in all of them."""
         return self.base + self.layer * layers + self.group * groups + self.neuron * neurons
 
 
@@ -98,11 +100,66 @@ def prices(architecture: Architecture, channels: Any) -> Prices:
     )
 
 
+def flops_prices(architecture: Architecture, channels: Any, sequence_length: int) -> Prices:
+    """What they cost in FLOPs of one token's forward pass, see `forward_flops`."""
+    a, d = architecture, channels
+    projections = d * (2 * a.queries_per_group + 2) * a.head_size
+    attention = 2 * sequence_length * a.queries_per_group * a.head_size
+    return Prices(
+        base=2 * a.vocabulary * d,
+        layer=0,
+        group=2 * (projections + attention),
+        neuron=2 * a.mlp_matrices * d,
+    )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A cost that bins can be ranges of.
+
+    Attributes:
+        kind: `parameters`; `flops`, of one token's forward pass; `kv-cache`, bytes of the keys and
+            values of one sequence in two bytes per element.
+        length: of the sequence, tokens; parameters do not depend on it.
+    """
+
+    kind: Literal["parameters", "flops", "kv-cache"] = "parameters"
+    length: int = 0
+
+    @property
+    def unit(self) -> str:
+        """For messages."""
+        return {
+            "parameters": "parameters",
+            "flops": f"FLOPs per token at length {self.length}",
+            "kv-cache": f"bytes of KV cache at length {self.length}",
+        }[self.kind]
+
+    def prices(self, architecture: Architecture, channels: Any) -> Prices:
+        """What a layer, a query group and a neuron cost; `channels` may be an array."""
+        if self.kind == "flops":
+            return flops_prices(architecture, channels, self.length)
+        if self.kind == "kv-cache":
+            element, both = 2, 2  # bytes; keys and values
+            group = both * element * self.length * architecture.head_size
+            return Prices(base=0, layer=0, group=group, neuron=0)
+        return prices(architecture, channels)
+
+    def of(self, architecture: Architecture, widths: Widths) -> int:
+        """What a network of these widths costs."""
+        if widths.head_size is not None:
+            architecture = replace(architecture, head_size=widths.head_size)
+        return self.prices(architecture, widths.channels).total(
+            widths.layers, sum(widths.groups), sum(widths.neurons)
+        )
+
+
+PARAMETERS = Cost()
+
+
 def parameters(architecture: Architecture, widths: Widths) -> int:
     """The number of parameters of a network of these widths."""
-    return prices(architecture, widths.channels).total(
-        widths.layers, sum(widths.groups), sum(widths.neurons)
-    )
+    return PARAMETERS.of(architecture, widths)
 
 
 def forward_flops(architecture: Architecture, widths: Widths, sequence_length: int) -> int:
@@ -111,9 +168,4 @@ def forward_flops(architecture: Architecture, widths: Widths, sequence_length: i
     A training step costs three times as much: the backward pass is two forwards
     (Kaplan et al. 2020, section 2.1).
     """
-    a, d = architecture, widths.channels
-    groups, neurons = sum(widths.groups), sum(widths.neurons)
-    projections = d * groups * (2 * a.queries_per_group + 2) * a.head_size
-    attention = 2 * sequence_length * groups * a.queries_per_group * a.head_size
-    mlp = a.mlp_matrices * d * neurons
-    return 2 * (projections + attention + mlp + a.vocabulary * d)
+    return Cost("flops", sequence_length).of(architecture, widths)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations, islice, product
 
 import numpy as np
 
-from evo.cost import prices
 from evo.reach import reach
 from evo.space import Space
 from evo.subnet import Subnet
@@ -19,19 +19,25 @@ def enumerate_space(space: Space, limit: int) -> dict[str, bytes] | None:
     Returns:
         Packed genomes by id: a byte for eight entries of the masks, as there may be many.
     """
-    if reach(space.architecture, space.bin, uniform=True).inside > limit:
-        return None  # every space holds at least one candidate of each uniform shape
+    for part in space.by_head_size.values():
+        least = reach(part.architecture, part.bin, uniform=True, limits=part.limits)
+        if least.inside > limit:
+            return None  # every space holds at least one candidate of each uniform shape
     found: dict[str, bytes] = {}
-    for subnet in islice(_subnets(space), limit + 1):
+    every = (
+        replace(subnet, head_size=size)
+        for size, part in space.by_head_size.items()
+        for subnet in _subnets(part)
+    )
+    for subnet in islice(every, limit + 1):
         found[subnet.id] = subnet.pack()
     return found if len(found) <= limit else None
 
 
 def _subnets(space: Space) -> Iterator[Subnet]:
-    full = space.architecture.dimensions
-    lowest = min(space.architecture.head_size, full.channels)
-    for n in range(1, full.layers + 1):
-        for channels in range(lowest, full.channels + 1):
+    grid = space.limits.grid(space.architecture)
+    for n in grid.layers:
+        for channels in grid.channels:
             for groups, neurons in _widths(space, n, channels):
                 yield from _choices(space, n, channels, groups, neurons)
 
@@ -40,14 +46,16 @@ def _widths(
     space: Space, layers: int, channels: int
 ) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     """The groups and neurons of each kept layer with which the cost lies in the bin."""
-    full, price = space.architecture.dimensions, prices(space.architecture, channels)
+    grid = space.limits.grid(space.architecture)
+    price = space.bin.cost.prices(space.architecture, channels)
     if space.uniform:
-        for group, neuron in product(range(1, full.groups + 1), range(1, full.neurons + 1)):
+        for group, neuron in product(grid.groups, grid.neurons):
             if price.total(layers, layers * group, layers * neuron) in space.bin:
                 yield (group,) * layers, (neuron,) * layers
         return
-    least = price.group + price.neuron
-    most = price.group * full.groups + price.neuron * full.neurons
+    least, most = (
+        price.group * grid.groups[end] + price.neuron * grid.neurons[end] for end in (0, -1)
+    )
 
     def extend(chosen: tuple[tuple[int, int], ...], spent: int) -> Iterator[tuple]:
         left = layers - len(chosen)
@@ -56,7 +64,7 @@ def _widths(
         if not left:
             yield tuple(g for g, _ in chosen), tuple(f for _, f in chosen)
             return
-        for group, neuron in product(range(1, full.groups + 1), range(1, full.neurons + 1)):
+        for group, neuron in product(grid.groups, grid.neurons):
             cost = price.group * group + price.neuron * neuron
             yield from extend((*chosen, (group, neuron)), spent + cost)
 

@@ -15,10 +15,10 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from evo.bins import Bin
-from evo.cost import Architecture, prices
+from evo.cost import Architecture, Cost
+from evo.limits import NO_LIMITS, Grid, Limits
 
 Counts = NDArray[np.int64]
-DIMENSIONS = ("layers", "channels", "groups", "neurons")
 ATTEMPTS = 50
 
 
@@ -47,14 +47,42 @@ class Plan:
         return self.depth < self.layers
 
 
-def cost(architecture: Architecture, plan: Plan) -> int:
-    """The parameters of a plan."""
-    price, kept = prices(architecture, plan.channels), plan.kept
+def cost_of(architecture: Architecture, cost: Cost, plan: Plan) -> int:
+    """What a plan costs."""
+    price, kept = cost.prices(architecture, plan.channels), plan.kept
     return price.total(plan.layers, int(plan.groups[kept].sum()), int(plan.neurons[kept].sum()))
 
 
+def on_grid(plan: Plan, grid: Grid, rng: Generator, *, uniform: bool) -> Plan:
+    """The plan with each width at one of the two that are allowed next to it, the nearer the
+    likelier, so that small steps are not lost. What is allowed stays as it is; layers that are
+    alike (`uniform`) stay alike."""
+
+    def near(values: Any, allowed: range) -> Any:
+        if allowed.step == 1:
+            return np.clip(values, allowed.start, allowed[-1])
+        steps = (np.asarray(values) - allowed.start) / allowed.step
+        chance = rng.random(() if uniform else steps.shape)
+        steps = np.floor(steps + chance).astype(np.int64)
+        return allowed.start + allowed.step * np.clip(steps, 0, len(allowed) - 1)
+
+    return replace(
+        plan,
+        layers=int(near(plan.layers, grid.layers)),
+        channels=int(near(plan.channels, grid.channels)),
+        groups=near(plan.groups, grid.groups),
+        neurons=near(plan.neurons, grid.neurons),
+    )
+
+
 def fit(
-    architecture: Architecture, bin: Bin, plan: Plan, rng: Generator, *, uniform: bool
+    architecture: Architecture,
+    bin: Bin,
+    plan: Plan,
+    rng: Generator,
+    *,
+    uniform: bool,
+    limits: Limits = NO_LIMITS,
 ) -> Plan | None:
     """A plan in the bin, near the given one.
 
@@ -67,106 +95,114 @@ def fit(
         plan: where to start.
         rng: breaks ties.
         uniform: whether all layers change alike.
+        limits: of the widths.
 
     Returns:
         None where no way into the bin was found, as may be in a bin that few shapes are in.
     """
+    grid = limits.grid(architecture)
+    plan = on_grid(plan, grid, rng, uniform=uniform)
     for _ in range(ATTEMPTS):
-        now = cost(architecture, plan)
+        now = cost_of(architecture, bin.cost, plan)
         if now in bin:
             return plan
-        moves = [_Move(architecture, bin, plan, name, uniform) for name in DIMENSIONS]
+        moves = _moves(architecture, bin, grid, plan, now, uniform)
         landing = [move for move in moves if move.target is not None]
         if landing:
-            return landing[rng.integers(len(landing))].apply(rng)
+            move = landing[rng.integers(len(landing))]
+            assert move.target is not None
+            return _moved(plan, grid, move, move.target, rng, uniform)
         up = now < bin.low
-        partial = [move for move in moves if move.room(up)]
+        partial = [move for move in moves if move.counts and move.room(up)]
         if not partial:
             return None
-        plan = partial[rng.integers(len(partial))].apply_part(up, rng)
+        move = partial[rng.integers(len(partial))]
+        steps = int(rng.integers(1, max(1, move.room(up) // 4) + 1))
+        value = move.value + (steps if up else -steps)
+        plan = _moved(plan, grid, move, value, rng, uniform)
     return None
 
 
+@dataclass(frozen=True)
 class _Move:
     """What changing one dimension of a plan, and no other, can do.
 
-    A dimension is counted in steps: layers, channels, groups or neurons; where all layers change
-    alike, a step of groups or neurons is one in every layer.
+    A dimension is counted in steps of the grid above its least width; where layers may differ,
+    those of groups and of neurons are summed over the kept layers.
+
+    Attributes:
+        name: of the dimension.
+        value: where it is.
+        last: the most there can be; the least is 0.
+        counts: whether a step changes the cost.
+        target: the value nearest to the present one whose cost is in the bin, if there is one.
     """
 
-    def __init__(
-        self, architecture: Architecture, bin: Bin, plan: Plan, name: str, uniform: bool
-    ) -> None:
-        self.architecture, self.bin, self.plan = architecture, bin, plan
-        self.name, self.uniform = name, uniform
-        full, kept = architecture.dimensions, plan.kept
-        price = prices(architecture, plan.channels)
-        if name == "layers":
-            self.value, self.low, self.high = plan.layers, 1, full.layers
-        elif name == "channels":
-            self.value, self.low, self.high = plan.channels, architecture.head_size, full.channels
-            self.low = min(self.low, self.high)
-        else:
-            counts = (plan.groups if name == "groups" else plan.neurons)[kept]
-            most = full.groups if name == "groups" else full.neurons
-            steps = 1 if uniform else len(counts)
-            self.value = int(counts[0] if uniform else counts.sum())
-            self.low, self.high = steps, steps * most
-            self.step = (price.group if name == "groups" else price.neuron) * (
-                len(counts) if uniform else 1
-            )
-        self.target = self._landing()
-
-    def _landing(self) -> int | None:
-        """The value nearest to the present one whose cost is in the bin, if there is one."""
-        bin, plan = self.bin, self.plan
-        if self.name == "layers":
-            inside = [
-                n
-                for n in range(self.low, self.high + 1)
-                if cost(self.architecture, replace(plan, layers=n)) in bin
-            ]
-            return min(inside, key=lambda n: abs(n - self.value), default=None)
-        now = cost(self.architecture, plan)
-        if self.name == "channels":
-            step = cost(self.architecture, replace(plan, channels=plan.channels + 1)) - now
-        else:
-            step = self.step
-        rest = now - step * self.value
-        first = max(self.low, -(-(bin.low - rest) // step))
-        last = min(self.high, (bin.high - rest) // step)
-        return min(max(self.value, first), last) if first <= last else None
+    name: str
+    value: int
+    last: int
+    counts: bool
+    target: int | None
 
     def room(self, up: bool) -> int:
         """How many steps are left in a direction."""
-        return self.high - self.value if up else self.value - self.low
+        return self.last - self.value if up else self.value
 
-    def apply(self, rng: Generator) -> Plan:
-        """The plan with the dimension at its target."""
-        assert self.target is not None
-        return self._at(self.target, rng)
 
-    def apply_part(self, up: bool, rng: Generator) -> Plan:
-        """The plan with the dimension moved by up to a quarter of its room."""
-        steps = int(rng.integers(1, max(1, self.room(up) // 4) + 1))
-        return self._at(self.value + (steps if up else -steps), rng)
+def _moves(
+    architecture: Architecture, bin: Bin, grid: Grid, plan: Plan, now: int, uniform: bool
+) -> list[_Move]:
+    price, kept = bin.cost.prices(architecture, plan.channels), plan.kept
+    wider = replace(plan, channels=plan.channels + grid.channels.step)
+    per_channel = cost_of(architecture, bin.cost, wider) - now
+    at = grid.channels.index(plan.channels)
+    moves = [
+        _layers_move(bin, grid, plan, price),
+        _affine_move(bin, now, "channels", at, len(grid.channels) - 1, per_channel),
+    ]
+    for name, of_one in (("groups", price.group), ("neurons", price.neuron)):
+        allowed: range = getattr(grid, name)
+        steps = (getattr(plan, name)[kept] - allowed.start) // allowed.step
+        value, ways = (int(steps[0]), 1) if uniform else (int(steps.sum()), plan.layers)
+        each = of_one * allowed.step * (plan.layers if uniform else 1)
+        moves.append(_affine_move(bin, now, name, value, ways * (len(allowed) - 1), each))
+    return moves
 
-    def _at(self, value: int, rng: Generator) -> Plan:
-        plan = self.plan
-        if self.name == "layers":
-            return replace(plan, layers=value)
-        if self.name == "channels":
-            return replace(plan, channels=value)
-        counts = (plan.groups if self.name == "groups" else plan.neurons).copy()
-        if self.uniform:
-            counts[:] = value
-        else:
-            kept = np.flatnonzero(plan.kept)
-            full = self.architecture.dimensions
-            most = full.groups if self.name == "groups" else full.neurons
-            change = value - self.value
-            free = most - counts[kept] if change > 0 else counts[kept] - 1
-            moved = rng.multivariate_hypergeometric(free, abs(change), method="marginals")
-            counts[kept] += np.sign(change) * moved
-        changed: dict[str, Any] = {self.name: counts}
-        return replace(plan, **changed)
+
+def _layers_move(bin: Bin, grid: Grid, plan: Plan, price: Any) -> _Move:
+    by_depth = np.argsort(plan.depth)
+    layers = np.arange(1, by_depth.size + 1)
+    costs = price.total(layers, plan.groups[by_depth].cumsum(), plan.neurons[by_depth].cumsum())
+    costs = costs[np.array(grid.layers) - 1]
+    value = grid.layers.index(plan.layers)
+    inside = np.flatnonzero((costs >= bin.low) & (costs <= bin.high))
+    target = int(inside[np.abs(inside - value).argmin()]) if inside.size else None
+    return _Move("layers", value, len(grid.layers) - 1, True, target)
+
+
+def _affine_move(bin: Bin, now: int, name: str, value: int, last: int, step: int) -> _Move:
+    target = None
+    if step:
+        rest = now - step * value
+        least, most = max(0, -(-(bin.low - rest) // step)), min(last, (bin.high - rest) // step)
+        target = min(max(value, least), most) if least <= most else None
+    return _Move(name, value, last, step > 0, target)
+
+
+def _moved(plan: Plan, grid: Grid, move: _Move, value: int, rng: Generator, uniform: bool) -> Plan:
+    """The plan with the dimension of a move at another value."""
+    allowed: range = getattr(grid, move.name)
+    width: Any
+    if move.name in ("layers", "channels"):
+        width = allowed[value]
+    elif uniform:
+        width = np.full_like(plan.depth, allowed[value])
+    else:
+        width = getattr(plan, move.name).copy()
+        kept = np.flatnonzero(plan.kept)
+        steps = (width[kept] - allowed.start) // allowed.step
+        change = value - move.value
+        free = len(allowed) - 1 - steps if change > 0 else steps
+        moved = rng.multivariate_hypergeometric(free, abs(change), method="marginals")
+        width[kept] += np.sign(change) * moved * allowed.step
+    return replace(plan, **{move.name: width})

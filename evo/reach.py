@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
 from evo.bins import Bin
-from evo.cost import Architecture, parameters, prices
+from evo.cost import Architecture, Cost
 from evo.errors import UserError
 from evo.fit import Counts, Plan
-from evo.subnet import Widths
+from evo.limits import NO_LIMITS, Limits
 
 
 @dataclass(frozen=True)
@@ -31,57 +32,71 @@ class Reach:
     above: int | None
 
 
-def reach(architecture: Architecture, bin: Bin, *, uniform: bool) -> Reach:
+def reach(
+    architecture: Architecture, bin: Bin, *, uniform: bool, limits: Limits = NO_LIMITS
+) -> Reach:
     """Count the shapes whose cost is in a bin, and name the nearest costs outside.
 
     Args:
         architecture: of the teacher.
         bin: the range of costs.
         uniform: all layers alike; else the counts are of the sums over layers.
+        limits: of the widths.
     """
     inside = 0
     below: list[int] = []
     above: list[int] = []
-    for grid in _grids(architecture, bin, uniform):
-        inside += int(grid.inside.sum())
-        low, high = grid.neurons
-        under = (grid.rest + grid.step * np.minimum(grid.first - 1, high))[grid.first > low]
-        over = (grid.rest + grid.step * np.maximum(grid.last + 1, low))[grid.last < high]
+    for table in _tables(architecture, bin, limits, uniform):
+        inside += int(table.inside.sum())
+        most = len(table.neurons) - 1
+        under = (table.rest + table.step * (table.first - 1))[table.first > 0]
+        over = (table.rest + table.step * (table.last + 1))[table.last < most]
         below += [int(under.max())] if under.size else []
         above += [int(over.min())] if over.size else []
     return Reach(inside, max(below, default=None), min(above, default=None))
 
 
-def check_reachable(architecture: Architecture, bin: Bin, *, uniform: bool) -> None:
+def check_reachable(
+    architecture: Architecture, bin: Bin, *, uniform: bool, limits: Limits = NO_LIMITS
+) -> None:
     """Refuse a bin that no subnet of the teacher can be in.
 
     Raises:
         UserError: naming the range that can be reached, and the nearest costs within it.
     """
-    found = reach(architecture, bin, uniform=True)
+    found = reach(architecture, bin, uniform=True, limits=limits)
     if not found.inside and not uniform:
-        found = reach(architecture, bin, uniform=False)
+        found = reach(architecture, bin, uniform=False, limits=limits)
     if found.inside:
         return
-    least = smallest(architecture)
-    most = parameters(architecture, architecture.full_widths)
+    least, most = (_extreme(architecture, bin.cost, limits, end) for end in (0, -1))
     near = ""
     if found.below is not None and found.above is not None:
         near = f", the nearest {found.below:,} and {found.above:,}"
+    within = "" if limits == NO_LIMITS else " within --multiple-of and --floors"
     raise UserError(
-        f"no subnet of this teacher is in the bin {bin}: they have from {least:,} to {most:,} "
-        f"parameters{near}"
+        f"no subnet of this teacher{within} is in the bin {bin}: they have from {least:,} to "
+        f"{most:,} {bin.cost.unit}{near}"
     )
 
 
-def smallest(architecture: Architecture) -> int:
-    """The parameters of the smallest subnet: one layer, one head's worth of channels."""
-    channels = min(architecture.head_size, architecture.dimensions.channels)
-    return parameters(architecture, Widths(channels, (1,), (1,)))
+def _extreme(architecture: Architecture, cost: Cost, limits: Limits, end: int) -> int:
+    """The cost of the smallest shape (end 0), or of the largest (-1)."""
+    grid = limits.grid(architecture)
+    layers = grid.layers[end]
+    return cost.prices(architecture, grid.channels[end]).total(
+        layers, layers * grid.groups[end], layers * grid.neurons[end]
+    )
 
 
 def drawn(
-    architecture: Architecture, bin: Bin, plan: Plan, rng: Generator, *, uniform: bool
+    architecture: Architecture,
+    bin: Bin,
+    plan: Plan,
+    rng: Generator,
+    *,
+    uniform: bool,
+    limits: Limits = NO_LIMITS,
 ) -> Plan:
     """A plan in the bin that owes nothing to the given one but the order of its layers.
 
@@ -91,57 +106,55 @@ def drawn(
     Raises:
         ValueError: no shape lies in the bin.
     """
-    counts = np.array([int(grid.inside.sum()) for grid in _grids(architecture, bin, uniform)])
-    n = int(rng.choice(counts.size, p=counts / counts.sum())) + 1
-    grid = next(one for one in _grids(architecture, bin, uniform) if one.layers == n)
-    cells = grid.inside.ravel()
+    counts = [int(table.inside.sum()) for table in _tables(architecture, bin, limits, uniform)]
+    which = int(rng.choice(len(counts), p=np.array(counts) / sum(counts)))
+    table = next(islice(_tables(architecture, bin, limits, uniform), which, None))
+    cells = table.inside.ravel()
     cell = rng.choice(cells.size, p=cells / cells.sum())
-    row, column = np.unravel_index(cell, grid.inside.shape)
-    full = architecture.dimensions
-    groups = int(grid.groups[row, 0])
-    neurons = int(rng.integers(grid.first[row, column], grid.last[row, column], endpoint=True))
-    plan = replace(plan, layers=n, channels=int(grid.channels[column]))
+    row, column = np.unravel_index(cell, table.inside.shape)
+    groups = int(row)
+    neurons = int(rng.integers(table.first[row, column], table.last[row, column], endpoint=True))
+    grid = limits.grid(architecture)
+    plan = replace(plan, layers=table.layers, channels=grid.channels[int(column)])
     if uniform:
-        every = np.ones(full.layers, np.int64)
-        return replace(plan, groups=groups * every, neurons=neurons * every)
+        widths = grid.groups[groups], grid.neurons[neurons]
+        every = np.ones(architecture.dimensions.layers, np.int64)
+        return replace(plan, groups=widths[0] * every, neurons=widths[1] * every)
     return replace(
         plan,
-        groups=_spread(plan.groups, plan.kept, groups, full.groups, rng),
-        neurons=_spread(plan.neurons, plan.kept, neurons, full.neurons, rng),
+        groups=_spread(plan.groups, plan.kept, groups, grid.groups, rng),
+        neurons=_spread(plan.neurons, plan.kept, neurons, grid.neurons, rng),
     )
 
 
 def _spread(
-    counts: Counts, kept: NDArray[np.bool_], total: int, most: int, rng: Generator
+    counts: Counts, kept: NDArray[np.bool_], steps: int, allowed: range, rng: Generator
 ) -> Counts:
-    """Counts whose sum over the kept layers is the total, each from 1 to `most`."""
+    """Counts that, over the kept layers, are so many steps in all above the least."""
     counts, layers = counts.copy(), int(kept.sum())
-    counts[kept] = 1 + rng.multivariate_hypergeometric(
-        [most - 1] * layers, total - layers, method="marginals"
-    )
+    own = rng.multivariate_hypergeometric([len(allowed) - 1] * layers, steps, method="marginals")
+    counts[kept] = allowed.start + allowed.step * own
     return counts
 
 
 @dataclass(frozen=True)
-class _Grid:
+class _Table:
     """All shapes of one number of layers. Groups and neurons are of one layer where all are alike,
-    else sums over the layers.
+    else sums over the layers; both are counted in steps of the grid above their least.
 
     Attributes:
         layers: how many.
-        channels: residual widths, shape [C].
-        groups: shape [G, 1].
-        neurons: the fewest and the most.
-        rest: cost without neurons, shape [G, C].
-        step: cost of one more of `neurons`, shape [C].
-        first: the fewest neurons whose cost is not below the bin, shape [G, C].
-        last: the most neurons whose cost is not above the bin, shape [G, C].
+        neurons: the steps of neurons there are.
+        rest: cost with the fewest neurons, shape [G, C]: by steps of groups and of channels.
+        step: cost of one more of `neurons`, shape [C]; may be zero.
+        first: the fewest neurons whose cost is not below the bin, shape [G, C]; one more than
+            there are where there is none.
+        last: the most neurons whose cost is not above the bin, shape [G, C]; -1 where there is
+            none.
     """
 
     layers: int
-    channels: Counts
-    groups: Counts
-    neurons: tuple[int, int]
+    neurons: range
     rest: Counts
     step: Counts
     first: Counts
@@ -153,16 +166,21 @@ class _Grid:
         return np.maximum(self.last - self.first + 1, 0)
 
 
-def _grids(architecture: Architecture, bin: Bin, uniform: bool) -> Iterator[_Grid]:
-    full = architecture.dimensions
-    channels = np.arange(min(architecture.head_size, full.channels), full.channels + 1)
-    price = prices(architecture, channels)
-    for n in range(1, full.layers + 1):
-        many = n if uniform else 1  # layers that a step of groups or of neurons changes
-        groups = np.arange(n // many, full.groups * n // many + 1)[:, None]
-        rest = price.base + price.layer * n + price.group * many * groups
-        step = price.neuron * many
-        low, high = n // many, full.neurons * n // many
-        first = np.maximum(low, -(-(bin.low - rest) // step))
-        last = np.minimum(high, (bin.high - rest) // step)
-        yield _Grid(n, channels, groups, (low, high), rest, step, first, last)
+def _tables(
+    architecture: Architecture, bin: Bin, limits: Limits, uniform: bool
+) -> Iterator[_Table]:
+    grid = limits.grid(architecture)
+    price = bin.cost.prices(architecture, np.array(grid.channels))
+    for n in grid.layers:
+        alike, ways = (n, 1) if uniform else (1, n)  # layers that a step changes; steps that add up
+        groups = np.arange(ways * (len(grid.groups) - 1) + 1)[:, None]
+        neurons = range(ways * (len(grid.neurons) - 1) + 1)
+        least = price.total(n, n * grid.groups.start, n * grid.neurons.start)
+        rest = least + price.group * alike * grid.groups.step * groups
+        rest = np.broadcast_to(rest, (len(groups), len(grid.channels)))
+        step = np.broadcast_to(price.neuron * alike * grid.neurons.step, rest.shape[1:])
+        most, divisor = len(neurons) - 1, np.maximum(step, 1)
+        first, last = -(-(bin.low - rest) // divisor), (bin.high - rest) // divisor
+        first = np.where(step > 0, first.clip(0, most + 1), (most + 1) * (rest < bin.low))
+        last = np.where(step > 0, last.clip(-1, most), np.where(rest > bin.high, -1, most))
+        yield _Table(n, neurons, rest, step, first, last)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from evo.bins import Bin
-from evo.cost import Architecture, parameters
+from evo.cost import PARAMETERS, Architecture, Cost, parameters
 from evo.order import Order
 from evo.space import Space
 from evo.subnet import Dimensions, Subnet
@@ -51,6 +51,7 @@ NORM_OVER_HEADS = Architecture(
     norms_per_block=2,
     query_key_norm="heads",
 )
+COSTS = (PARAMETERS, Cost("flops", 64), Cost("kv-cache", 64))
 ARCHITECTURES = {"neox": NEOX, "grouped": GROUPED, "norm-over-heads": NORM_OVER_HEADS}
 
 
@@ -59,10 +60,10 @@ def full_cost(architecture: Architecture) -> int:
     return parameters(architecture, architecture.full_widths)
 
 
-def share(architecture: Architecture, low: float, high: float) -> Bin:
-    """A bin from one share of the teacher to another."""
-    full = full_cost(architecture)
-    return Bin(f"{low}-{high}", round(low * full), round(high * full))
+def share(architecture: Architecture, low: float, high: float, cost: Cost = PARAMETERS) -> Bin:
+    """A bin from one share of the teacher's cost to another."""
+    full = cost.of(architecture, architecture.full_widths)
+    return Bin(f"{low}-{high}", round(low * full), round(high * full), cost)
 
 
 def any_cost(architecture: Architecture) -> Bin:
@@ -92,10 +93,23 @@ def is_member(space: Space, subnet: Subnet) -> bool:
     kept = np.flatnonzero(subnet.layers)
     groups = [ranks(subnet.groups[i], order.groups[i]) for i in kept]
     neurons = [ranks(subnet.neurons[i], order.neurons[i]) for i in kept]
-    if parameters(architecture, subnet.widths) not in space.bin:
+    if space.bin.cost.of(architecture, subnet.widths) not in space.bin:
         return False
     if subnet.channels.sum() < min(architecture.head_size, subnet.channels.size):
         return False
+    widths = subnet.widths
+    counts = {
+        "layers": [widths.layers],
+        "channels": [widths.channels],
+        "groups": widths.groups,
+        "neurons": widths.neurons,
+    }
+    for name, values in counts.items():
+        multiple, floor = (
+            getattr(one, name) for one in (space.limits.multiple_of, space.limits.floors)
+        )
+        if any(value % multiple or value < floor for value in values):
+            return False
     if "uniform" in space.name and (len(set(groups)) > 1 or len(set(neurons)) > 1):
         return False
     chosen = [

@@ -1,13 +1,14 @@
 import pytest
 
 from evo.bins import Bin, parse_bin
+from evo.cost import PARAMETERS, Cost
 from evo.errors import UserError
 
 MODELS = {"pythia-410m": 405_334_016, "EleutherAI/pythia-410m": 405_334_016}
 
 
-def parse(text: str, teacher: int = 1000) -> Bin:
-    return parse_bin(text, teacher, MODELS.get)
+def parse(text: str, teacher: int = 1000, cost: Cost = PARAMETERS) -> Bin:
+    return parse_bin(text, teacher, MODELS.get, cost)
 
 
 def test_ends_belong_to_the_bin():
@@ -49,7 +50,7 @@ def test_a_name_serves_as_a_directory():
 
 @pytest.mark.parametrize("text", ["", "%", "nope", "-5M", "5M-", "1T", "1e6", "40%-50%", "nan"])
 def test_what_is_no_bin(text):
-    with pytest.raises(UserError, match=r"unknown bin .* a bin is a range like 385M-426M"):
+    with pytest.raises(UserError, match=r"unknown bin .* is a range like 385M-426M"):
         parse(text)
 
 
@@ -57,3 +58,39 @@ def test_what_is_no_bin(text):
 def test_empty_ranges(text):
     with pytest.raises(UserError, match="is empty: from"):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "low", "high"),
+    [
+        ("flops", "1.5G-2G", 1_500_000_000, 2_000_000_000),
+        ("flops", "900M-1.1T", 900_000_000, 1_100_000_000_000),
+        ("flops", "40%", 380, 420),
+        ("kv-cache", "10MB-12MB", 10_000_000, 12_000_000),
+        ("kv-cache", "10-12mib", 10 * 2**20, 12 * 2**20),
+        ("kv-cache", "1KiB-1MB", 1024, 1_000_000),
+        ("kv-cache", "100B-200B", 100, 200),
+        ("kv-cache", "pythia-410m", 385_067_315, 425_600_717),
+    ],
+)
+def test_other_costs_have_units_of_their_own(kind, text, low, high):
+    cost = Cost(kind, 128)
+    assert parse(text, cost=cost) == Bin(text, low, high, cost)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [("parameters", "1MB-2MB"), ("parameters", "1G"), ("flops", "1B-2B"), ("flops", "1MiB"),
+     ("kv-cache", "10-12"), ("kv-cache", "10M-12M"), ("kv-cache", "10M-12MB")],
+)  # fmt: skip
+def test_units_of_another_cost(kind, text):
+    with pytest.raises(UserError, match=r"unknown bin .*: a bin of .* is a range like"):
+        parse(text, cost=Cost(kind, 128))
+
+
+def test_a_bin_names_its_unit():
+    assert str(Bin("b", 1000, 2000)) == "b (1,000 to 2,000 parameters)"
+    flops = Bin("b", 1000, 2000, Cost("flops", 128))
+    assert str(flops) == "b (1,000 to 2,000 FLOPs per token at length 128)"
+    cache = Bin("b", 1000, 2000, Cost("kv-cache", 128))
+    assert str(cache) == "b (1,000 to 2,000 bytes of KV cache at length 128)"

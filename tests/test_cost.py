@@ -5,7 +5,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from evo import checkpoint as checkpoints
-from evo.cost import Prices, forward_flops, parameters, prices
+from evo.cost import Cost, Prices, forward_flops, parameters, prices
 from evo.extract import extract
 from evo.subnet import Subnet
 from tests.cuts import random_subnet
@@ -31,6 +31,11 @@ def test_closed_form_is_what_the_network_has(family, uniform, teacher):
                 model(tokens)
             flops = forward_flops(architecture, subnet.widths, length) * length
             assert flops == pytest.approx(counter.get_total_flops(), rel=0.01)
+            model.set_kv_cache(1, length, dtype=torch.bfloat16)
+            caches = [model.transformer.h[i].attn.kv_cache for i in range(subnet.widths.layers)]
+            size = sum(cache.k.nbytes + cache.v.nbytes for cache in caches)
+            model.clear_kv_cache()
+            assert Cost("kv-cache", length).of(architecture, subnet.widths) == size
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -5,15 +5,18 @@ import numpy as np
 import pytest
 
 from evo.bins import Bin
-from evo.cost import Architecture
+from evo.cost import PARAMETERS, Architecture
 from evo.enumeration import enumerate_space
+from evo.limits import NO_LIMITS, Limits
 from evo.order import Order
 from evo.space import SPACES, Space
 from evo.subnet import Dimensions, Subnet
-from tests.architectures import any_cost, is_member, random_order, share
+from tests.architectures import COSTS, any_cost, is_member, random_order, share
 
 WIDE = Architecture(Dimensions(2, 3, 2, 3), 5, 2, 1, 2, True, True, False, False, 2, 2)
 DEEP = Architecture(Dimensions(3, 3, 1, 2), 5, 1, 2, 3, False, False, False, True, 1, 2)
+
+LIMITS = Limits(Dimensions(1, 1, 1, 2), Dimensions(2, 2, 1, 1))
 
 
 @cache
@@ -35,13 +38,20 @@ def nonempty(size: int) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("name", SPACES)
 @pytest.mark.parametrize(
-    ("architecture", "low", "high"),
-    [(WIDE, 0.3, 0.5), (WIDE, 0.6, 0.8), (DEEP, 0.0, 1.0), (DEEP, 0.4, 0.6)],
-    ids=["wide-0.3", "wide-0.6", "deep-any", "deep-0.4"],
+    ("architecture", "low", "high", "cost", "limits"),
+    [
+        (WIDE, 0.3, 0.5, PARAMETERS, NO_LIMITS),
+        (WIDE, 0.4, 0.8, COSTS[1], NO_LIMITS),
+        (WIDE, 0.2, 0.8, COSTS[2], LIMITS),
+        (DEEP, 0.0, 1.0, PARAMETERS, NO_LIMITS),
+        (DEEP, 0.5, 0.7, COSTS[2], NO_LIMITS),
+        (DEEP, 0.4, 0.9, PARAMETERS, LIMITS),
+    ],
+    ids=["wide-0.3", "wide-flops", "wide-kv-limits", "deep-any", "deep-kv", "deep-limits"],
 )
-def test_against_brute_force(architecture, low, high, name):
-    bin = any_cost(architecture) if low == 0 else share(architecture, low, high)
-    space = Space(name, architecture, random_order(architecture.dimensions), bin)
+def test_against_brute_force(architecture, low, high, cost, limits, name):
+    bin = any_cost(architecture) if low == 0 else share(architecture, low, high, cost)
+    space = Space(name, architecture, random_order(architecture.dimensions), bin, limits=limits)
     expected = {one.id for one in all_subnets(architecture).values() if is_member(space, one)}
     assert expected
     listed = enumerate_space(space, len(expected))

@@ -4,9 +4,21 @@ import numpy as np
 import pytest
 
 from evo.bins import Bin
-from evo.cost import Architecture, Widths, parameters
-from evo.fit import Plan, cost, fit
-from tests.architectures import ARCHITECTURES, full_cost, share
+from evo.cost import PARAMETERS, Architecture, Cost, Widths, parameters
+from evo.fit import Plan, cost_of, fit, on_grid
+from evo.limits import NO_LIMITS, Limits
+from evo.subnet import Dimensions
+from tests.architectures import ARCHITECTURES, COSTS, full_cost, share
+
+LIMITS = Limits(Dimensions(1, 4, 1, 8), Dimensions(2, 10, 1, 9))
+
+
+def cost(architecture: Architecture, plan: Plan) -> int:
+    return cost_of(architecture, PARAMETERS, plan)
+
+
+def same(one: Plan, other: Plan) -> bool:
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in vars(one))
 
 
 def random_plan(architecture: Architecture, rng: np.random.Generator, *, uniform: bool) -> Plan:
@@ -82,7 +94,7 @@ def test_smallest_change_of_one_dimension(name, uniform):
         fitted = [fit(architecture, bin, plan, rng, uniform=uniform) for _ in range(20)]
         assert all(parameters(architecture, widths(one)) in bin for one in fitted)
         if cost(architecture, plan) in bin:
-            assert all(one is plan for one in fitted)
+            assert all(same(one, plan) for one in fitted)
         elif expected:
             single += 1
             assert {shape(one) for one in fitted} <= expected
@@ -132,3 +144,44 @@ def test_no_way_in_is_said():
     full = full_cost(architecture)
     plan = random_plan(architecture, rng, uniform=True)
     assert fit(architecture, Bin("above", full + 1, full + 2), plan, rng, uniform=True) is None
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+@pytest.mark.parametrize("cost", COSTS, ids=lambda cost: cost.kind)
+def test_every_cost_and_limits(cost: Cost, uniform):
+    """Where a bin is wide enough, all plans get in, on the grid; most by one change."""
+    architecture = ARCHITECTURES["grouped"]
+    rng = np.random.default_rng(5)
+    bin = share(architecture, 0.3, 0.45, cost)
+    for limits in (NO_LIMITS, LIMITS):
+        grid = limits.grid(architecture)
+        for _ in range(30):
+            plan = random_plan(architecture, rng, uniform=uniform)
+            fitted = fit(architecture, bin, plan, rng, uniform=uniform, limits=limits)
+            assert fitted is not None
+            assert cost.of(architecture, widths(fitted)) in bin
+            assert fitted.layers in grid.layers
+            assert fitted.channels in grid.channels
+            assert set(fitted.groups.tolist()) <= set(grid.groups)
+            assert set(fitted.neurons.tolist()) <= set(grid.neurons)
+            if cost.kind == "kv-cache" and limits == NO_LIMITS:  # what is free is not moved
+                assert fitted.channels == plan.channels
+                assert (fitted.neurons == plan.neurons).all()
+
+
+def test_on_grid_is_even_handed():
+    """Between two widths, the nearer is the likelier: on average nothing changes."""
+    architecture = ARCHITECTURES["neox"]
+    rng = np.random.default_rng(6)
+    grid = Limits(Dimensions(1, 8, 1, 10), Dimensions(1, 1, 1, 15)).grid(architecture)
+    assert (grid.channels, grid.neurons) == (range(8, 33, 8), range(20, 41, 10))
+    plan = Plan(2, 18, np.array([4, 1, 2, 3]), np.array([23, 5, 40, 39]), np.arange(4))
+    moved = [on_grid(plan, grid, rng, uniform=False) for _ in range(400)]
+    assert {one.channels for one in moved} == {16, 24}
+    assert abs(np.mean([one.channels for one in moved]) - 18) < 0.7
+    assert {one.layers for one in moved} == {2}
+    assert all((one.groups == plan.groups).all() for one in moved)
+    alike = replace(plan, neurons=np.full(4, 23))
+    together = [on_grid(alike, grid, rng, uniform=True).neurons for _ in range(20)]
+    assert {tuple(one.tolist()) for one in together} == {(20,) * 4, (30,) * 4}
+    assert np.allclose(np.mean([one.neurons for one in moved], axis=0), [23, 20, 40, 39], atol=0.9)

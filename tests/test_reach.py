@@ -1,50 +1,73 @@
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
 
 from evo.bins import Bin
-from evo.cost import Architecture, Widths, parameters, prices
+from evo.cost import PARAMETERS, Architecture, Cost, Widths, parameters, prices
 from evo.errors import UserError
-from evo.fit import Plan, cost
+from evo.fit import Plan, cost_of
+from evo.limits import NO_LIMITS, Limits
 from evo.reach import check_reachable, drawn, reach
-from tests.architectures import ARCHITECTURES, GROUPED, NEOX, full_cost, share
+from evo.subnet import Dimensions
+from tests.architectures import ARCHITECTURES, COSTS, GROUPED, NEOX, share
+
+LIMITS = Limits(Dimensions(1, 4, 2, 8), Dimensions(2, 11, 1, 9))
 
 
-def all_costs(architecture: Architecture, *, uniform: bool) -> np.ndarray:
+def all_costs(
+    architecture: Architecture,
+    *,
+    uniform: bool,
+    cost: Cost = PARAMETERS,
+    limits: Limits = NO_LIMITS,
+) -> np.ndarray:
     """Of every shape, by brute force: uniform ones, or any sums over layers."""
-    d = architecture.dimensions
+    grid = limits.grid(architecture)
     costs = []
-    for n in range(1, d.layers + 1):
-        for channels in range(architecture.head_size, d.channels + 1):
-            price = prices(architecture, channels)
-            if uniform:
-                pairs = product(range(n, d.groups * n + 1, n), range(n, d.neurons * n + 1, n))
-            else:
-                pairs = product(range(n, d.groups * n + 1), range(n, d.neurons * n + 1))
-            costs += [price.total(n, groups, neurons) for groups, neurons in pairs]
+    for n, channels in product(grid.layers, grid.channels):
+        price = cost.prices(architecture, channels)
+        sums = []
+        for allowed in (grid.groups, grid.neurons):
+            step = allowed.step * n if uniform else allowed.step
+            sums.append(range(n * allowed[0], n * allowed[-1] + 1, step))
+        costs += [price.total(n, groups, neurons) for groups, neurons in product(*sums)]
     return np.array(costs)
 
 
 @pytest.mark.parametrize("uniform", [True, False])
-@pytest.mark.parametrize("name", ["neox", "norm-over-heads"])
-def test_against_brute_force(name, uniform):
+@pytest.mark.parametrize(
+    ("name", "cost", "limits"),
+    [
+        ("neox", PARAMETERS, NO_LIMITS),
+        ("norm-over-heads", PARAMETERS, NO_LIMITS),
+        ("norm-over-heads", COSTS[1], NO_LIMITS),
+        ("neox", COSTS[2], NO_LIMITS),
+        ("neox", PARAMETERS, LIMITS),
+        ("neox", COSTS[1], LIMITS),
+        ("neox", COSTS[2], LIMITS),
+    ],
+)
+def test_against_brute_force(name, cost, limits, uniform):
     architecture = ARCHITECTURES[name]
-    costs = np.sort(all_costs(architecture, uniform=uniform))
+    costs = np.sort(all_costs(architecture, uniform=uniform, cost=cost, limits=limits))
     unique = np.unique(costs)
-    assert unique[-1] == full_cost(architecture)
+    if limits == NO_LIMITS:
+        assert unique[-1] == cost.of(architecture, architecture.full_widths)
     gaps = unique[:-1][np.diff(unique) > 1]
+    middle = int(unique[len(unique) // 2])
     bins = [
         Bin("all", 1, int(unique[-1])),
-        Bin("one", int(unique[50]), int(unique[50])),
-        Bin("gap", int(gaps[7]) + 1, int(gaps[7]) + 1),
+        Bin("one", middle, middle),
+        Bin("gap", int(gaps[len(gaps) // 2]) + 1, int(gaps[len(gaps) // 2]) + 1),
         Bin("low", 1, int(unique[0]) - 1),
         Bin("least", 1, int(unique[0])),
         Bin("high", int(unique[-1]) + 1, 2 * int(unique[-1])),
         share(architecture, 0.24, 0.26),
     ]
-    for bin in bins:
-        found = reach(architecture, bin, uniform=uniform)
+    for bin in (replace(bin, cost=cost) for bin in bins):
+        found = reach(architecture, bin, uniform=uniform, limits=limits)
         below, above = costs[costs < bin.low], costs[costs > bin.high]
         assert found.inside == ((costs >= bin.low) & (costs <= bin.high)).sum()
         assert found.below == (below.max() if below.size else None)
@@ -66,6 +89,21 @@ def test_out_of_reach_is_refused_with_what_is_near():
         check_reachable(NEOX, Bin("b", int(costs[-1]) + 1, 10**9), uniform=False)
 
 
+def test_limits_are_named_where_they_are_in_the_way():
+    costs = np.unique(all_costs(NEOX, uniform=True, limits=LIMITS))
+    below = Bin("b", 1, int(costs[0]) - 1)
+    check_reachable(NEOX, below, uniform=True)
+    problem = f"within --multiple-of and --floors is in the bin .* from {costs[0]:,} to"
+    with pytest.raises(UserError, match=problem):
+        check_reachable(NEOX, below, uniform=True, limits=LIMITS)
+
+
+def test_the_cost_is_named():
+    bin = Bin("b", 1, 2, Cost("kv-cache", 64))
+    with pytest.raises(UserError, match=r"1 to 2 bytes of KV cache at length 64\): .* bytes of"):
+        check_reachable(NEOX, bin, uniform=True)
+
+
 def test_layers_of_their_own_reach_more():
     uniform = np.unique(all_costs(NEOX, uniform=True))
     layerwise = np.unique(all_costs(NEOX, uniform=False))
@@ -85,7 +123,7 @@ def test_drawn_lands_in_a_bin_of_one_cost(architecture):
         bin = Bin("exact", exact, exact)
         for _ in range(5):
             plan = drawn(architecture, bin, start, rng, uniform=uniform)
-            assert cost(architecture, plan) == exact
+            assert cost_of(architecture, PARAMETERS, plan) == exact
             assert (plan.depth == start.depth).all()
             assert plan.groups.min() >= 1
             assert plan.groups.max() <= d.groups
@@ -93,6 +131,23 @@ def test_drawn_lands_in_a_bin_of_one_cost(architecture):
             assert plan.neurons.max() <= d.neurons
             if uniform:
                 assert len(set(plan.groups)) == len(set(plan.neurons)) == 1
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+@pytest.mark.parametrize("cost", COSTS, ids=lambda cost: cost.kind)
+def test_drawn_of_every_cost_within_limits(cost, uniform):
+    costs = np.unique(all_costs(NEOX, uniform=uniform, cost=cost, limits=LIMITS))
+    rng = np.random.default_rng(0)
+    grid = LIMITS.grid(NEOX)
+    start = Plan(1, 8, np.full(4, 2), np.full(4, 16), rng.permutation(4))
+    for exact in rng.choice(costs, 5):
+        bin = Bin("exact", int(exact), int(exact), cost)
+        plan = drawn(NEOX, bin, start, rng, uniform=uniform, limits=LIMITS)
+        assert cost_of(NEOX, cost, plan) == exact
+        assert plan.layers in grid.layers
+        assert plan.channels in grid.channels
+        assert set(plan.groups[plan.kept].tolist()) <= set(grid.groups)
+        assert set(plan.neurons[plan.kept].tolist()) <= set(grid.neurons)
 
 
 def test_drawn_is_even_over_shapes():

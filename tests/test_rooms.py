@@ -26,7 +26,7 @@ LAYERS = [
     ("fit",),
     ("reach", "operators"),
     ("space",),
-    ("enumeration",),
+    ("enumeration", "head_size_space"),
     ("strategy",),
     ("evolution", "baselines", "lane", "warm_start"),
     ("one_plus_lambda",),

@@ -5,10 +5,12 @@ from evo.bins import Bin
 from evo.cost import Architecture
 from evo.enumeration import enumerate_space
 from evo.errors import UserError
+from evo.limits import Limits
 from evo.space import SPACES, Space
 from evo.subnet import Dimensions, Subnet
 from tests.architectures import (
     ARCHITECTURES,
+    COSTS,
     GROUPED,
     NEOX,
     any_cost,
@@ -212,6 +214,36 @@ def test_reject_draws_again(name):
     )
     for subnets in proposals(space, np.random.default_rng(0), 5).values():
         assert all(is_member(space, subnet) for subnet in subnets)
+
+
+@pytest.mark.parametrize("in_bin", ["fit", "reject"])
+@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("cost", COSTS, ids=lambda cost: cost.kind)
+def test_every_cost_and_limits(cost, name, in_bin):
+    limits = Limits.parse(["channels=4", "neurons=8"], ["layers=2", "channels=10"])
+    bin = share(NEOX, 0.3, 0.45, cost)
+    space = Space(name, NEOX, random_order(NEOX.dimensions), bin, in_bin, limits)
+    for subnets in proposals(space, np.random.default_rng(0), 8).values():
+        assert all(is_member(space, subnet) for subnet in subnets)
+        assert len({subnet.id for subnet in subnets}) > 3
+
+
+def test_a_bin_that_rejection_misses(monkeypatch):
+    """The message says what share of proposals was in it."""
+    monkeypatch.setattr("evo.space.REJECTIONS", 100)
+    space = Space("coarse-uniform", NEOX, random_order(NEOX.dimensions),
+                  share(NEOX, 0.38, 0.42), "reject")  # fmt: skip
+    rng = np.random.default_rng(0)
+    landed: list[Subnet] = []
+    with pytest.raises(UserError, match="100 proposals in a row missed") as caught:
+        landed.extend(iter(lambda: space.sample(rng), None))
+    message = str(caught.value)
+    assert landed
+    assert f"after {len(landed):,} of " in message
+    drawn = int(message.split(" in all")[0].split(" of ")[-1].replace(",", ""))
+    assert drawn >= len(landed) + 100
+    assert f"({len(landed) / drawn:.2g} of them)" in message
+    assert message.endswith("use --in-bin fit, or a wider bin")
 
 
 def test_unknown_space():
