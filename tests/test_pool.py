@@ -176,16 +176,6 @@ def test_a_cancelled_candidate_is_not_scored_further(pool, subnets, expected):
     assert_exact([one for one in results if one.unit in kept], kept, expected)
 
 
-def test_an_actor_imports_only_its_own_class(pool, teacher):
-    with Pool(
-        teacher("qwen2"), BLOCKS, ScoringSettings(), PoolSettings(workers=1), worker=Simulated
-    ) as simulated:
-        simulated.submit([Unit("a", "x", b"", 0, 0, 5)])
-        assert drain(simulated) == [
-            UnitResult(Unit("a", "x", b"", 0, 0, 5), (0.0,), 5, 0.0, "torch: False")
-        ]
-
-
 def test_a_stopped_worker_is_waited_for(pool, subnets, expected):
     units = units_of(subnets)
     pool.submit(units)
@@ -223,3 +213,13 @@ def test_bad_text_is_the_users_error(teacher):
         with pytest.raises(UserError, match="too long") as caught:
             drain(pool)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_actor_imports_only_its_own_class(teacher):
+    with Pool(
+        teacher("qwen2"), BLOCKS, ScoringSettings(), PoolSettings(workers=1), worker=Simulated
+    ) as simulated:
+        simulated.submit([Unit("a", "x", b"", 0, 0, 5)])
+        assert drain(simulated) == [
+            UnitResult(Unit("a", "x", b"", 0, 0, 5), (0.0,), 5, 0.0, "torch: False")
+        ]

@@ -6,11 +6,13 @@ import logging
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
+import ray._private.state as ray_state
 import torch
 from ray.actor import ActorHandle
 
@@ -27,7 +29,13 @@ START_DEATHS = 5
 RESTART_PAUSE = 5.0
 """Seconds before a worker that died while it started is replaced, times the deaths in a row."""
 
-TEXTS = 4
+LOOK_INTERVAL = 2.0
+"""Seconds between looks at what the cluster has free."""
+
+DEATHS_INTERVAL = 10.0
+"""Seconds between messages about workers that died: those of one node die within seconds."""
+
+TEXTS = 8
 """So many texts a worker has at hand, the latest."""
 
 MESSAGE_INTERVAL = 60.0
@@ -39,8 +47,8 @@ class PoolSettings:
     """How many workers there are, and on what.
 
     Attributes:
-        workers: how many to ask for; by default as many as the cluster has room for when the pool
-            is made.
+        workers: how many to ask for; by default as many as the cluster has room for, which is
+            looked at again while the pool lives.
         gpus_per_worker: of Ray's GPUs, a fraction where several workers share one; 0 on CPU.
         start_timeout: seconds in which at least one worker must have started.
 
@@ -129,7 +137,9 @@ class Worker:
 
 
 class Fleet:
-    """Keeps as many workers as were asked for, or as many as the cluster can hold.
+    """Keeps as many workers as were asked for, or as many as the cluster has room for.
+
+    In the second case it takes what is free, from time to time, and what leaves is not missed.
 
     Attributes:
         workers: those that live or wait for resources.
@@ -162,12 +172,13 @@ class Fleet:
         self._resources: dict[str, float] = {"CPU": scoring.threads}
         if settings.gpus_per_worker:
             self._resources["GPU"] = settings.gpus_per_worker
-        self._asked = settings.workers or max(1, self._room())
+        self._asked = settings.workers
         self._start_timeout = settings.start_timeout
         self._began = self._quiet_since = time.monotonic()
         self._has_started = self._has_told = False
         self._start_deaths = 0
-        self._no_start_before = 0.0
+        self._no_start_before = self._no_look_before = self._no_deaths_told_before = 0.0
+        self._deaths: list[int] = []
         # By reference: a worker that does not look at them need not import what they are made of.
         self._scoring = ray.put(scoring)
         self._store = create_store(teacher)
@@ -191,13 +202,26 @@ class Fleet:
         """Ask for the workers that are missing; Ray starts them where and when there is room."""
         if time.monotonic() < self._no_start_before:
             return
-        for _ in range(self._asked - len(self.workers)):
+        for _ in range(self._missing()):
             actor = self._actor_class.remote(self._store, [self._scoring])
             self.workers.append(Worker(actor, actor.start.remote()))
+
+    def _missing(self) -> int:
+        """How many workers to ask for: as many as were asked of us, or all that is free."""
+        if self._asked is not None:
+            return self._asked - len(self.workers)
+        if not self.workers:
+            return max(1, self._room(ray_state.available_resources_per_node().values()))
+        now = time.monotonic()
+        if now < self._no_look_before or len(self.ready) < len(self.workers):
+            return 0  # those that start would be counted twice
+        self._no_look_before = now + LOOK_INTERVAL
+        return self._room(ray_state.available_resources_per_node().values())
 
     def started(self, worker: Worker) -> None:
         """A worker has said that it is ready."""
         worker.starting = None
+        self._no_look_before = time.monotonic() + LOOK_INTERVAL  # what it took shows a little later
         self._has_started = True
         self._start_deaths = 0
 
@@ -209,7 +233,8 @@ class Fleet:
         """
         self.workers.remove(worker)
         ray.kill(worker.actor)  # one that is only out of reach must not score on
-        logger.warning("a worker died with %d units in flight: %s", len(worker.units), reason)
+        self._deaths.append(len(worker.units))
+        self._death = reason
         if worker.starting is None:
             return
         self._start_deaths += 1
@@ -221,7 +246,7 @@ class Fleet:
             )
 
     def tell(self, waiting: int) -> None:
-        """Say it when workers are missing, and give up if none has ever come.
+        """Say it when workers have died or are missing, and give up if none has ever come.
 
         Args:
             waiting: units that no worker has.
@@ -231,19 +256,25 @@ class Fleet:
         """
         now, alive = time.monotonic(), len(self.ready)
         waited = now - self._began
+        if self._deaths and now > self._no_deaths_told_before:
+            self._tell_deaths()
+            self._no_deaths_told_before = now + DEATHS_INTERVAL
         if not self._has_started and waited > self._start_timeout:
             raise UserError(
-                f"no scoring worker has started in {waited:.0f} s: asked for {self._asked} with "
-                f"{_described(self._resources)} each, the cluster has "
+                f"no scoring worker has started in {waited:.0f} s: asked for "
+                f"{self._asked or len(self.workers)} with {_described(self._resources)} each, "
+                "the cluster has "
                 f"{_described(ray.cluster_resources())}, of that free "
                 f"{_described(ray.available_resources())}"
             )
-        too_few = 0 < alive < self._asked and not self._has_told
-        if too_few and (self._room() < self._asked or waited > MESSAGE_INTERVAL):
-            self._has_told = True
-            logger.warning(
-                "asked for %d workers, %d are running, waiting for resources", self._asked, alive
-            )
+        asked = self._asked or 0
+        if 0 < alive < asked and not self._has_told:
+            total = self._room(node["Resources"] for node in ray.nodes() if node["Alive"])
+            if total < asked or waited > MESSAGE_INTERVAL:
+                self._has_told = True
+                logger.warning(
+                    "asked for %d workers, %d are running, waiting for resources", asked, alive
+                )
         if alive or not self._has_started:
             self._quiet_since = now
         elif now - self._quiet_since > MESSAGE_INTERVAL:
@@ -255,20 +286,27 @@ class Fleet:
 
     def close(self) -> None:
         """End all workers and the store."""
+        if self._deaths:
+            self._tell_deaths()
         for worker in self.workers:
             ray.kill(worker.actor)
         self.workers.clear()
         ray.kill(self._store)
 
-    def _room(self) -> int:
-        """How many workers all living nodes together could hold if they were empty."""
+    def _tell_deaths(self) -> None:
+        logger.warning(
+            "%d workers died with %d units in flight, which are scored again: %s",
+            len(self._deaths),
+            sum(self._deaths),
+            self._death,
+        )
+        self._deaths.clear()
+
+    def _room(self, nodes: Iterable[dict[str, float]]) -> int:
+        """How many workers nodes with these resources can hold together."""
         return sum(
-            min(
-                int(node["Resources"].get(name, 0) / amount + 1e-6)
-                for name, amount in self._resources.items()
-            )
-            for node in ray.nodes()
-            if node["Alive"]
+            min(int(node.get(name, 0) / amount + 1e-6) for name, amount in self._resources.items())
+            for node in nodes
         )
 
 

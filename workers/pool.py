@@ -118,14 +118,20 @@ class Pool:
             self._queues.add(unit)
         self._dispatch()
 
-    def cancel(self, lane: str, candidate: str) -> None:
-        """Drop a candidate's units that no worker has; `wait` returns what comes of the others."""
-        self._queues.cancel(lane, candidate)
-        for unit in [
-            one for one in self._suspects if (one.lane, one.candidate) == (lane, candidate)
-        ]:
-            self._suspects.remove(unit)
-            del self._lone_deaths[unit]
+    def cancel(self, lane: str, candidate: str) -> list[Unit]:
+        """Drop a candidate's units that no worker has; `wait` returns what comes of the others.
+
+        Returns:
+            The units that were dropped.
+        """
+        return self._queues.cancel(lane, candidate) + self._acquit(
+            [unit for unit in self._suspects if (unit.lane, unit.candidate) == (lane, candidate)]
+        )
+
+    def drop(self, lane: str) -> None:
+        """Forget a lane and its units that no worker has."""
+        self._queues.remove(lane)
+        self._acquit([unit for unit in self._suspects if unit.lane == lane])
 
     def pending(self, lane: str | None = None) -> int:
         """How many units, of a lane or of all, were submitted and not yet returned by `wait`."""
@@ -203,8 +209,8 @@ class Pool:
             self._fleet.bury(worker, _reason(error))
             return
         except RayTaskError as error:
-            raise_user_error(error)
-            raise
+            self._refuse(worker.units.pop(reference, None), error)
+            return
         if reference == worker.starting:
             self._fleet.started(worker)
             return
@@ -215,6 +221,18 @@ class Pool:
                 unit, score.nll, score.tokens, score.seconds, score.failure, score.divergence
             )
         )
+
+    def _refuse(self, unit: Unit | None, error: RayTaskError) -> None:
+        """A worker has raised what is no failure of a candidate; without a unit, as it started."""
+        raise_user_error(error)
+        raise error
+
+    def _acquit(self, units: list[Unit]) -> list[Unit]:
+        """These are suspects no longer."""
+        for unit in units:
+            self._suspects.remove(unit)
+            del self._lone_deaths[unit]
+        return units
 
     def _retry(self, units: list[Unit], reason: str) -> None:
         """The units of a dead worker are suspects until each has run alone."""
@@ -248,9 +266,13 @@ class Pool:
                 self._give(worker, unit)
                 held.add(unit.candidate)
 
+    def _text_of(self, unit: Unit) -> ray.ObjectRef:
+        """The reference of the token ids that a unit is about."""
+        return self._text
+
     def _give(self, worker: Worker, unit: Unit) -> None:
         reference: ray.ObjectRef = worker.actor.score.remote(
-            unit.genome, unit.candidate, [self._text], unit.start, unit.stop
+            unit.genome, unit.candidate, [self._text_of(unit)], unit.start, unit.stop
         )
         worker.units[reference] = unit
         worker.candidate = unit.candidate

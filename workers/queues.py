@@ -73,6 +73,10 @@ class LaneQueues:
             queue.size -= len(dropped)
         return dropped
 
+    def remove(self, lane: str) -> None:
+        """Drop a lane with all its units."""
+        self._lanes.pop(lane, None)
+
     def take(self, held: str | None, all_held: Collection[str | None]) -> Unit | None:
         """The next unit for a worker.
 
