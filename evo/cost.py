@@ -113,6 +113,9 @@ def flops_prices(architecture: Architecture, channels: Any, sequence_length: int
     )
 
 
+COSTS = ("parameters", "flops", "kv-cache")
+
+
 @dataclass(frozen=True)
 class Cost:
     """A cost that bins can be ranges of.

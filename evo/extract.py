@@ -76,8 +76,8 @@ def _indices(mask: Mask) -> np.ndarray | None:
 def kept_of_head(config: Config, head_size: int | None) -> Mask:
     """Which channels of a query, key or value head stay, shape [the teacher's head size].
 
-    A head's first n channels are rotary. litgpt rotates pair i of them as channels i and i + n/2, or
-    2i and 2i + 1 where they are interleaved.
+    A head's first n channels are rotary. litgpt rotates pair i of them as channels i and i + n/2,
+    or 2i and 2i + 1 where they are interleaved.
     """
     if head_size is None:
         return np.ones(config.head_size, np.bool_)

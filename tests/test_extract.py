@@ -10,6 +10,7 @@ from torch import nn
 
 from evo import checkpoint as checkpoints
 from evo.checkpoint import Checkpoint, weights_hash
+from evo.cost import parameters
 from evo.extract import extract
 from evo.hf_config import SourceConfig
 from evo.hf_weights import litgpt_weights, read_weights
@@ -249,6 +250,9 @@ def test_a_winner_is_a_standalone_checkpoint(family, loaded, uniform, cut_heads,
     assert again.widths == replace(subnet.widths, head_size=None)
     assert again.config.head_size == (subnet.head_size or sizes[-1])
     assert torch.equal(again.model().cos, winner.cos)
+    counted = sum(parameter.numel() for parameter in winner.parameters())
+    assert parameters(loaded.architecture, subnet.widths) == counted
+    assert parameters(again.architecture, again.widths) == counted
     assert again.tied == loaded.tied
     assert torch.equal(logits_of(again.model()), logits_of(winner))
     if uniform:
