@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dashboards.front_picture import front_picture
 from dashboards.history_statistics import winner
 from dashboards.html import UNKNOWN, Markup, code, element, identifier, page, picture, table
 from dashboards.pictures import search_curves
@@ -24,7 +25,8 @@ def report(run: Path, out: Path) -> Path:
 
     Args:
         run: directory of `evo search`.
-        out: directory for `index.html`, `curves.png` and two pictures per search.
+        out: directory for `index.html`, `curves.png`, of several bins `front.png`, and two
+            pictures per search.
 
     Returns:
         The page.
@@ -85,7 +87,7 @@ def _fitness_text(run: RunRecord) -> Markup:
         parts.append(f", {count:,} sequences of {length:,} tokens")
     else:
         parts.append(f", sequences of at most {settings['sequence_length']:,} tokens")
-    return element("span", code(settings["text"]), *parts)
+    return element("span", code(" + ".join(settings["text"])), *parts)
 
 
 def _order(run: RunRecord) -> Markup:
@@ -135,6 +137,11 @@ def _overview(run: RunRecord, out: Path) -> Iterator[Markup]:
     if len(histories) > 1:
         search_curves(histories, out / "curves.png")
         yield picture(out / "curves.png", "Best perplexity so far, against evaluations.")
+    if len({name.partition("@")[2] for name in histories}) > 1:
+        front_picture(histories, out / "front.png")
+        yield picture(out / "front.png", "Cost against fitness of all candidates that were scored "
+                                         "in full, and those that nothing is better and no "
+                                         "dearer than.")  # fmt: skip
 
 
 def _overview_row(search: SearchRecord) -> list[object]:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from evo.cost import forward_flops, parameters
 from evo.history import History, Row, Shard, Status, perplexity
-from evo.rungs import Losses, Rungs, Stages, survivors
 from evo.proxy import Proxy
+from evo.rungs import Losses, Rungs, Stages, survivors
 from evo.score_cache import CachedScore, ScoreCache
 from evo.strategy import Proposal, Scored, Strategy
 from evo.subnet import Subnet
@@ -187,6 +187,12 @@ class Lane:
         if best is None:
             return None
         return next(row for row in self.history.rows if row.candidate == best.subnet.id)
+
+    def mean_nll(self, shards: list[Shard]) -> float | None:
+        """Of a candidate scored on every shard, as it stands in its row; None where it failed."""
+        if any(shard.failure is not None for shard in shards):
+            return None
+        return self._mean(shards, [shard.nll for shard in shards])
 
     def scored_flops(self, sequence_length: int) -> int:
         """FLOPs of all evaluations so far: each candidate's forward pass on what it scored."""

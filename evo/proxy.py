@@ -7,7 +7,8 @@ kept; fitness is minus the mean of the four shares, so that lower is better and 
     groups, neurons    the same within each layer, summed over the kept layers / all layers
 
 Within a layer, because importances are comparable there only: activations grow with depth. Dividing
-by sums (or means) makes the kinds comparable, which are measured in different units. Both proxies
+by sums (or means) makes the kinds comparable, which are measured in different units. Of smaller heads,
+their groups count by the share of the head size that is kept. Both proxies
 of the paper (arXiv 2510.07227) are this: by the norms of weights (`magnitude`), or by what units
 contribute on text (`activation`); `evo.importance` measures them.
 """
@@ -61,9 +62,11 @@ class Proxy:
     Args:
         importance: of the teacher's parts. What is negative (a layer without which the loss is
             lower) counts as nothing.
+        head_size: the teacher's.
     """
 
-    def __init__(self, importance: Importance) -> None:
+    def __init__(self, importance: Importance, head_size: int) -> None:
+        self._head_size = head_size
         self._layers, self._channels, self._groups, self._neurons = (
             _shares(getattr(importance, name)) for name in FIELDS
         )
@@ -71,10 +74,11 @@ class Proxy:
     def fitness(self, subnet: Subnet) -> float:
         """Minus the mean share of importance that is kept, from -1 (the teacher) to 0."""
         kept = subnet.layers
+        of_heads = (subnet.head_size or self._head_size) / self._head_size
         shares = (
             self._layers[kept].sum(),
             self._channels[subnet.channels].sum(),
-            (self._groups * subnet.groups)[kept].sum() / kept.size,
+            of_heads * (self._groups * subnet.groups)[kept].sum() / kept.size,
             (self._neurons * subnet.neurons)[kept].sum() / kept.size,
         )
         return -float(np.mean(shares))

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from evo.cost import COSTS
 from evo.errors import UserError
 from evo.evolution import Rates
+from evo.limits import Limits
 from evo.mixture import check_weights
 from evo.order import KINDS
 from evo.proxy import PROXIES
@@ -16,6 +18,7 @@ from evo.space import SPACES
 from evo.strategy import Budget
 from workers.fleet import PoolSettings
 from workers.scorer import ScoringSettings
+from workers.shared_pool import IDLE
 
 ALGORITHMS = ("evolution", "random", "local", "one-plus-lambda")
 
@@ -32,9 +35,16 @@ class SearchConfig:
         teacher: checkpoint directory in litgpt's layout (`evo import` makes one).
         text: source of the fitness text: stdlib:train, stdlib:validation, hf:REPO[:CONFIG]:SPLIT,
             or a path or glob of .txt, .jsonl, .parquet or .npy. Several are mixed.
-        bins: ranges of parameters: 385M-426M, 400M or 40% (plus or minus 5%), or a litgpt model's
-            name.
+        bins: ranges of the cost: 385M-426M, 400M or 40% (of the teacher; plus or minus 5%), or a
+            litgpt model's name. FLOPs are written 1.5G-2G, bytes 10MB-12MB or 16MiB.
         out: run directory.
+        cost: what bins are ranges of: parameters; flops (of one token's forward pass); or kv-cache
+            (bytes of the keys and values of one sequence, two per element).
+        cost_length: tokens of the sequence for which flops and kv-cache are counted; by default
+            --sequence-length.
+        multiple_of: widths are multiples of these: channels=64 neurons=64, also layers, groups;
+            the teacher's own width is used only where it is one.
+        floors: the least widths: layers=4 channels=512, also groups, neurons.
         spaces: coarse-uniform, coarse-layerwise, fine-uniform, fine-layerwise.
         population: candidates of a generation.
         generations: generations after the first, random one.
@@ -57,6 +67,8 @@ class SearchConfig:
         order: what "the first n" means: index (as stored, the paper's), magnitude (of weights) or
             activation (contributions on text).
         order_text: source for the activation order; by default the fitness text.
+        head_sizes: channels that an attention head of a candidate may have, one number for all its
+            layers; by default the teacher's own. Heads keep their leading rotary pairs.
         in_bin: fit moves every proposal into its bin; reject draws until one is in it, as the
             paper does.
         rungs: stages of scoring, each by the share of the text that it uses; the last uses all.
@@ -75,6 +87,11 @@ class SearchConfig:
         workers: how many; by default as many as the cluster has room for. May differ at every
             start.
         gpus_per_worker: 0 scores on CPU; a fraction lets several workers share a GPU.
+        pool: name of a pool of workers that searches of the same teacher share on one Ray cluster,
+            each with its own text. Whoever comes first starts it, as many workers as it asks for,
+            and loads the teacher; by default a search has workers of its own.
+        pool_idle: seconds for which a named pool waits for another search when its last one has
+            left, or is not heard of any more; 0 ends it at once. Counts where the search starts it.
         score_cache: whether to take scores from earlier runs with the same teacher, text and
             scoring settings, and to leave them to later ones, in ~/.cache/evo/scores ($EVO_CACHE
             moves it, rm -r clears it). It changes nothing but times. May differ at every start.
@@ -87,6 +104,10 @@ class SearchConfig:
     text: list[str] | str
     bins: list[str]
     out: Path
+    cost: Literal["parameters", "flops", "kv-cache"] = "parameters"
+    cost_length: int | None = None
+    multiple_of: list[str] = field(default_factory=list)
+    floors: list[str] = field(default_factory=list)
     spaces: list[str] = field(default_factory=lambda: ["coarse-uniform"])
     population: int = 50
     generations: int = 100
@@ -102,6 +123,7 @@ class SearchConfig:
     kl_top_k: int | None = None
     order: Literal["index", "magnitude", "activation"] = "activation"
     order_text: str | None = None
+    head_sizes: list[int] | None = None
     in_bin: Literal["fit", "reject"] = "fit"
     rungs: list[str] = field(default_factory=lambda: ["1/32", "1/8"])
     survivors: float = 0.25
@@ -114,10 +136,17 @@ class SearchConfig:
     threads: int = 1
     workers: int | None = None
     gpus_per_worker: float = 0
+    pool: str | None = None
+    pool_idle: float = IDLE
     score_cache: bool = True
 
     def __post_init__(self) -> None:
-        choices = (("order", KINDS), ("algorithm", ALGORITHMS), ("fitness", FITNESSES))
+        choices = (
+            ("order", KINDS),
+            ("algorithm", ALGORITHMS),
+            ("fitness", FITNESSES),
+            ("cost", COSTS),
+        )
         for name, known in choices:
             if getattr(self, name) not in known:
                 raise UserError(
@@ -130,9 +159,21 @@ class SearchConfig:
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise UserError(f"--{name} {' '.join(values)}: give at least one, each once")
+        sizes = self.head_sizes
+        if sizes is not None and (not sizes or len(set(sizes)) < len(sizes)):
+            raise UserError(f"--head-sizes {' '.join(map(str, sizes))}: give some, each once")
+        if sizes is not None and self.fitness in PROXIES:
+            raise UserError(
+                f"--fitness {self.fitness} knows no head sizes: leave --head-sizes away"
+            )
         for space in self.spaces:
             if space not in SPACES:
                 raise UserError(f"unknown space {space!r}: the spaces are {', '.join(SPACES)}")
+        if self.cost_length is not None and (self.cost == "parameters" or self.cost_length < 1):
+            raise UserError(
+                f"--cost-length {self.cost_length}: give at least 1, and with --cost flops or "
+                "kv-cache only"
+            )
         if self.shard_tokens < 1:
             raise UserError(f"shards of {self.shard_tokens} tokens cannot be: give at least 1")
         if self.start_from is not None and self.in_bin == "reject":
@@ -140,9 +181,12 @@ class SearchConfig:
                 "--start-from moves candidates into the bins, which --in-bin reject rules out: "
                 "leave one of them away"
             )
+        if self.pool_idle < 0:
+            raise UserError(f"--pool-idle {self.pool_idle:g} cannot be: give 0 seconds or more")
         if self.seed < 0:
             raise UserError(f"a seed of {self.seed} cannot be: give 0 or more")
-        _ = self.budget, self.rates, self.stages, self.scoring, self.pool  # each validates its own
+        # each validates its own
+        _ = self.budget, self.rates, self.stages, self.scoring, self.pool_settings, self.limits
 
     @property
     def sources(self) -> list[str]:
@@ -158,6 +202,11 @@ class SearchConfig:
     def rates(self) -> Rates:
         """Where offspring come from."""
         return Rates(self.elites, self.mutation_rate, self.crossover_rate)
+
+    @property
+    def limits(self) -> Limits:
+        """Of the widths."""
+        return Limits.parse(self.multiple_of, self.floors)
 
     @property
     def stages(self) -> Rungs:
@@ -177,10 +226,10 @@ class SearchConfig:
         )
 
     @property
-    def pool(self) -> PoolSettings:
+    def pool_settings(self) -> PoolSettings:
         """How many workers, and on what."""
         return PoolSettings(workers=self.workers, gpus_per_worker=self.gpus_per_worker)
 
 
-FREE = ("workers", "gpus_per_worker", "score_cache", "teacher", "out")
+FREE = ("workers", "gpus_per_worker", "pool", "pool_idle", "score_cache", "teacher", "out")
 """Settings that may differ when a run is resumed; the teacher is compared by its hash."""

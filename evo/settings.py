@@ -50,6 +50,13 @@ def claim_run(directory: Path, settings: dict[str, Any], *, free: tuple[str, ...
     return False
 
 
+def settle(directory: Path, name: str, value: Any) -> None:
+    """Write down a setting that was left open when the run was claimed."""
+    settings = read_settings(directory)
+    with atomic_file(directory / FILE) as temporary:
+        temporary.write_text(yaml.safe_dump({**settings, name: value}, sort_keys=False))
+
+
 def flat(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings with those of a part named `part.name`."""
     parts: dict[str, Any] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,8 @@ def save_candidate(
         "seed": seed,
         "params": row.params,
         "fitness": row.fitness,
-        "nll": row.nll,
-        "perplexity": row.perplexity,
+        "nll": None if math.isnan(row.nll) else row.nll,
+        "perplexity": None if math.isnan(row.nll) else row.perplexity,
     }
     checkpoint.save(directory, model, tokenizer_from=teacher.path, origin=origin)
 

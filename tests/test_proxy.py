@@ -31,7 +31,7 @@ def reference(measured: Importance, subnet: Subnet) -> float:
 
 def test_equals_the_mean_normalised_sum_of_what_is_kept():
     measured = importance()
-    proxy = Proxy(measured)
+    proxy = Proxy(measured, 8)
     rng = np.random.default_rng(1)
     for _ in range(50):
         subnet = random_subnet(DIMENSIONS, rng, uniform=False)
@@ -43,13 +43,13 @@ def test_the_teacher_is_best_and_scales_do_not_matter():
     scaled = Importance(
         measured.layers * 1e9, measured.channels, measured.groups * 1e-9, measured.neurons * 7
     )
-    assert Proxy(measured).fitness(full) == pytest.approx(-1)
+    assert Proxy(measured, 8).fitness(full) == pytest.approx(-1)
     rng = np.random.default_rng(2)
     for _ in range(20):
         subnet = random_subnet(DIMENSIONS, rng, uniform=True)
-        fitness = Proxy(measured).fitness(subnet)
+        fitness = Proxy(measured, 8).fitness(subnet)
         assert -1 <= fitness < 0
-        assert Proxy(scaled).fitness(subnet) == pytest.approx(fitness, rel=1e-12)
+        assert Proxy(scaled, 8).fitness(subnet) == pytest.approx(fitness, rel=1e-12)
 
 
 def test_genes_of_dropped_layers_count_for_nothing():
@@ -60,18 +60,24 @@ def test_genes_of_dropped_layers_count_for_nothing():
     groups[1] = False
     other = Subnet(layers, full.channels, groups, full.neurons)
     assert other.id == without.id
-    proxy = Proxy(importance())
+    proxy = Proxy(importance(), 8)
     assert proxy.fitness(other) == proxy.fitness(without)
 
 
 def test_a_harmful_layer_counts_for_nothing_and_no_importance_for_all_alike():
     full = Subnet.full(DIMENSIONS)
     harmful = Importance(np.array([-3.0, 1, 1, 2]), *(np.zeros(s) for s in (6, (4, 3), (4, 10))))
-    proxy = Proxy(harmful)
+    proxy = Proxy(harmful, 8)
     assert proxy.fitness(full) == pytest.approx(-1)
     keep = np.array([False, True, True, True])
     without = Subnet(keep, full.channels, full.groups, full.neurons)
     assert proxy.fitness(without) == pytest.approx(-(1 + 1 + 0.75 + 0.75) / 4)
+
+
+def test_half_a_head_counts_half():
+    full = Subnet.full(DIMENSIONS)
+    halved = Subnet(full.layers, full.channels, full.groups, full.neurons, head_size=4)
+    assert Proxy(importance(), 8).fitness(halved) == pytest.approx(-(1 + 1 + 0.5 + 1) / 4)
 
 
 def test_saved_importance_is_the_same(tmp_path):

@@ -147,6 +147,7 @@ def unfinished(tmp_path: Path) -> Path:
     settings = asdict(config) | {
         "teacher": str(config.teacher),
         "out": str(config.out),
+        "text": config.sources,
         "sequence_length": 101,
         "text_hash": "0123456789abcdef",
         "order_text_hash": "fedcba9876543210",
@@ -188,7 +189,7 @@ def test_the_header_says_what_was_searched_with_what(run: Path, page: Page) -> N
     assert page.row("Teacher") == [settings["teacher"]]
     assert page.row("The teacher's shape")[0].startswith("3 layers × 64 channels")
     fitness_text = page.row("Fitness text")[0]
-    assert fitness_text.startswith(settings["text"])
+    assert fitness_text.startswith(settings["text"][0])
     assert settings["text_hash"] in fitness_text
     assert fitness_text.endswith("16 sequences of 40 tokens")
     order_flops = json.loads((run / "summary.json").read_text())["order_flops"]
@@ -261,6 +262,13 @@ def test_a_run_that_still_goes_on(unfinished: Path, tmp_path: Path) -> None:
     assert f"evo extract {unfinished} --search coarse-uniform@40%" in page.text
     assert len(page.pictures) == 5
     assert not (unfinished / "searches" / "fine-layerwise@60%").exists()
+
+
+def test_several_bins_have_a_front(unfinished: Path, tmp_path: Path) -> None:
+    assert not (report(unfinished, tmp_path / "one").parent / "front.png").exists()
+    evolve(unfinished / "searches" / "coarse-uniform@60%", share=60, stop_after=1)
+    out = report(unfinished, tmp_path / "two").parent
+    assert (out / "front.png").read_bytes() in Page(out / "index.html").pictures
 
 
 def test_operators_and_failures(unfinished: Path, tmp_path: Path) -> None:
