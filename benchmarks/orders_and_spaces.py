@@ -1,9 +1,13 @@
-"""Best fitness of random search and evolution, in the four spaces, with the three orders.
+"""Best fitness by order, by space, and by the parts of the fine spaces' operators.
 
-    python -m benchmarks.orders_and_spaces [--out DIR]
+    python -m benchmarks.orders_and_spaces [criterion | ablations | orders ...] [--out DIR]
 
-On the embedded teacher, two bins, three seeds, the same number of evaluations for all. Goes on
-where it was interrupted. Writes orders_and_spaces.json and the table in orders_and_spaces.md
+`criterion`: the four spaces at equal scored tokens in the smaller bin, on two teachers.
+`ablations`: fine-layerwise, with each part of its operators taken out, and each alone.
+`orders`: evolution and random search, in the four spaces, two bins, with the three orders.
+
+Every search runs in a process of its own on one thread, without Ray, two at a time, and scores all
+candidates in full. Goes on where it was interrupted. Writes orders_and_spaces.json, .md and .png
 beside this file.
 """
 
@@ -11,79 +15,318 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import platform
-import time
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
-from evo.driver import search
+from benchmarks.in_process import HELD_OUT, LENGTH, TEXT, Bench
+from benchmarks.machine import measured_on, sentence
+from benchmarks.operator_parts import BUILT_IN, PARTS, SpaceOfParts, sensitivities
+from evo.baselines import RandomSearch
+from evo.bins import parse_bin
+from evo.cost import parameters
 from evo.embedded import teacher_path
+from evo.evolution import Evolution, Rates
+from evo.files import atomic_file
+from evo.model import named_parameters
 from evo.order import KINDS
-from evo.search_config import SearchConfig
 from evo.space import SPACES
-from evo.text import load_text
-from evo.tokenizer import load_tokenizer
+from evo.strategy import Budget, Strategy
+from evo.text import cache_directory
 
-BINS = ["25%", "50%"]
 SEEDS = (0, 1, 2)
+BINS = ("25%", "50%")
+SMALLER = BINS[0]
+TEACHERS = ("embedded", "larger")
 ALGORITHMS = ("random", "evolution")
-POPULATION, GENERATIONS = 16, 2
-TEXT, SEQUENCES, LENGTH = "stdlib:validation", 12, 256
+MEMORY = cache_directory() / "benchmarks" / "in-process"
+PROCESSES = 2
 HERE = Path(__file__).parent
+COLOURS = dict(zip(SPACES, ("#0072B2", "#E69F00", "#009E73", "#D55E00"), strict=True))
 
 
-def fitness_text(out: Path) -> Path:
-    """A few sequences evenly spaced in the text: its front alone would be one file's style."""
-    tokenizer = load_tokenizer(teacher_path())
-    assert tokenizer is not None
-    blocks = load_text(
-        TEXT, tokenizer=tokenizer, vocabulary=tokenizer.vocabulary, sequence_length=LENGTH
-    ).blocks
-    out.mkdir(parents=True, exist_ok=True)
-    np.save(out / "text.npy", blocks[np.linspace(0, len(blocks) - 1, SEQUENCES).astype(int)])
-    return out / "text.npy"
+@dataclass(frozen=True)
+class Search:
+    """One search.
 
+    Attributes:
+        experiment: which part of the benchmark it is first needed by.
+        sequences: that each candidate is scored on.
+    """
 
-def run(out: Path) -> pd.DataFrame:
-    """Every search; a row each, with its best fitness."""
-    rows = []
-    text = fitness_text(out)
-    for seed, order, algorithm in product(SEEDS, KINDS, ALGORITHMS):
-        began = time.perf_counter()
-        summary = search(
-            SearchConfig(
-                teacher=teacher_path(),
-                text=str(text),
-                order_text=TEXT,
-                bins=BINS,
-                spaces=list(SPACES),
-                out=out / f"{order}-{algorithm}-{seed}",
-                population=POPULATION,
-                generations=GENERATIONS,
-                seed=seed,
-                algorithm=algorithm,
-                elites=5,
-                order=order,
+    experiment: str
+    seed: int
+    space: str
+    bin: str = SMALLER
+    teacher: str = "embedded"
+    order: str = "activation"
+    algorithm: str = "evolution"
+    parts: tuple[str, ...] = tuple(sorted(BUILT_IN))
+    population: int = 32
+    generations: int = 15
+    elites: int = 10
+    sequences: int = 16
+
+    @property
+    def key(self) -> str:
+        """All that its result depends on."""
+        parts = "+".join(self.parts) or "none"
+        return "/".join(
+            map(
+                str,
+                (
+                    self.teacher, self.order, self.bin, self.space, self.algorithm, parts,
+                    self.population, self.generations, self.elites, self.sequences, self.seed,
+                ),
             )
+        )  # fmt: skip
+
+
+def searches(experiment: str) -> list[Search]:
+    """The searches of a part of the benchmark, those of one comparison side by side."""
+    if experiment == "criterion":
+        chosen = {"embedded": SPACES, "larger": ("coarse-uniform", "fine-layerwise")}
+        return [
+            Search(experiment, seed, space, teacher=teacher)
+            for teacher in TEACHERS
+            for seed, space in product(SEEDS, chosen[teacher])
+        ]
+    if experiment == "ablations":
+        return [
+            Search(experiment, seed, "fine-layerwise", parts=tuple(sorted(parts)))
+            for parts in ablations().values()
+            for seed in SEEDS
+        ]
+    return [
+        Search(experiment, seed, space, bin, order=order, algorithm=algorithm, population=16,
+               generations=2, elites=5, sequences=12)
+        for seed, order, algorithm, bin, space in product(SEEDS, KINDS, ALGORITHMS, BINS, SPACES)
+    ]  # fmt: skip
+
+
+def ablations() -> dict[str, frozenset[str]]:
+    """Sets of parts, by what they are called."""
+    result = {"all built in": BUILT_IN, "none": frozenset()}
+    for part in PARTS:
+        if part in BUILT_IN:
+            result[f"without {part}"] = BUILT_IN - {part}
+        else:
+            result[f"with {part}"] = BUILT_IN | {part}
+    return result | {f"{part} alone": frozenset({part}) for part in PARTS}
+
+
+def run(search: Search) -> dict[str, Any]:
+    """Its row: the best fitness after every generation, and of the winner."""
+    bench = bench_of(search.teacher, search.sequences)
+    architecture = bench.checkpoint.architecture
+    size = parameters(architecture, architecture.full_widths)
+    order = bench.order(search.order)
+    sensitivity = None
+    if "sensitivity" in search.parts:
+        sensitivity = sensitivities(order, architecture.dimensions, bench.fitness)
+    space = SpaceOfParts(
+        search.space, architecture, order, parse_bin(search.bin, size, named_parameters),
+        search.parts, sensitivity,
+    )  # fmt: skip
+    budget = Budget(search.population, search.generations)
+    strategy: Strategy
+    if search.algorithm == "random":
+        strategy = RandomSearch(space, budget, search.seed)
+    else:
+        strategy = Evolution(space, budget, search.seed, Rates(search.elites))
+    curve = bench.best_by_generation(strategy)
+    assert strategy.best is not None
+    widths = strategy.best.subnet.widths
+    return asdict(search) | {
+        "nll": curve[-1],
+        "held_out": bench.held_out(strategy.best.subnet),
+        "curve": [round(value, 5) for value in curve],
+        "tokens": bench.tokens * len(strategy.seen),
+        "winner": [widths.channels, widths.groups, widths.neurons],
+    }
+
+
+@lru_cache(maxsize=1)
+def bench_of(teacher: str, sequences: int) -> Bench:
+    """A process mostly stays with one teacher."""
+    if teacher == "embedded":
+        return Bench(teacher_path(), sequences, MEMORY)
+    from benchmarks.larger_teacher import larger_teacher
+
+    return Bench(larger_teacher(), sequences, MEMORY)
+
+
+def run_all(wanted: Sequence[Search], results: Path) -> None:
+    """Run what is not in the results file yet; each search is added when it has ended."""
+    rows = read(results)
+    left = {one.key: one for one in wanted if one.key not in rows}
+    if not left:
+        return
+    for name in {(one.teacher, one.order, one.sequences) for one in left.values()}:
+        bench_of(name[0], name[2]).order(name[1])  # ranked once, not by both processes
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(PROCESSES, mp_context=context) as pool:
+        futures = {pool.submit(run, one): key for key, one in left.items()}
+        for number, future in enumerate(as_completed(futures), 1):
+            rows[futures[future]] = future.result()
+            with atomic_file(results) as temporary:
+                temporary.write_text(json.dumps(rows) + "\n")
+            nll = rows[futures[future]]["nll"]
+            print(f"{number}/{len(left)} {futures[future]}: {nll:.3f}", flush=True)
+
+
+def read(results: Path) -> dict[str, dict[str, Any]]:
+    """Rows by their searches' keys."""
+    return json.loads(results.read_text()) if results.is_file() else {}
+
+
+def rows_of(experiment: str, rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a part of the benchmark that are there."""
+    return [rows[one.key] for one in searches(experiment) if one.key in rows]
+
+
+def spread_of(values: Sequence[float]) -> str:
+    """Mean and standard deviation."""
+    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "–"
+
+
+# The spaces at equal scored tokens
+
+
+def criterion_section(rows: list[dict[str, Any]]) -> str:
+    """A row for every teacher and seed, a column for every space."""
+    first = rows[0]
+    frame = pd.DataFrame(rows)
+    lines = [
+        "## The spaces at equal scored tokens",
+        "",
+        f"Best fitness (nats per token) in the {SMALLER} bin after {setting(first)}; in brackets "
+        f"the winner's NLL on {HELD_OUT} sequences that no candidate was scored on.",
+        "",
+        "| teacher | seed | " + " | ".join(SPACES) + " |",
+        "| --- | --- |" + " --- |" * len(SPACES),
+    ]
+    for (teacher, seed), group in frame.groupby(["teacher", "seed"]):
+        found = group.set_index("space")
+        cells = [
+            f"{found.nll[space]:.3f} ({found.held_out[space]:.3f})" if space in found.index else "–"
+            for space in SPACES
+        ]
+        lines.append(f"| {teacher} | {seed} | " + " | ".join(cells) + " |")
+    lines.append("")
+    for teacher, group in frame.groupby("teacher"):
+        wide = group.pivot(index="seed", columns="space", values="nll")
+        held_out = group.pivot(index="seed", columns="space", values="held_out")
+        gain = (wide["coarse-uniform"] - wide["fine-layerwise"]).dropna()
+        held_gain = (held_out["coarse-uniform"] - held_out["fine-layerwise"]).dropna()
+        lines.append(
+            f"- {teacher}: fine-layerwise at least as good as coarse-uniform with "
+            f"{int((gain >= 0).sum())} of {len(gain)} seeds, by {gain.mean():+.3f} nats on average "
+            f"({held_gain.mean():+.3f} on the unseen sequences)"
         )
-        rows += [
-            {"bin": one["bin"], "space": one["space"], "order": order, "algorithm": algorithm,
-             "seed": seed, "nll": one["nll"], "evaluations": one["evaluations"]}
-            for one in summary["searches"]
-        ]  # fmt: skip
-        print(f"{order} {algorithm} {seed}: {time.perf_counter() - began:.0f} s", flush=True)
-    return pd.DataFrame(rows)
+    return "\n".join([*lines, "", "![Best fitness against scored tokens](orders_and_spaces.png)"])
 
 
-def table(rows: pd.DataFrame) -> str:
-    """Mean best NLL over the seeds and its spread, as markdown."""
-    lines = ["| bin | space | " + " | ".join(f"{a}, {o}" for o in KINDS for a in ALGORITHMS) + " |"]
-    lines.append("| --- | --- |" + " --- |" * (len(KINDS) * len(ALGORITHMS)))
+def setting(row: dict[str, Any]) -> str:
+    """What all searches of a section have in common."""
+    evaluations = row["population"] * (row["generations"] + 1)
+    tokens = evaluations * row["sequences"] * (LENGTH - 1)
+    return (
+        f"{evaluations} evaluations (population {row['population']}), all on the same "
+        f"{row['sequences']} evenly spread sequences of {LENGTH} tokens of {TEXT}: "
+        f"{tokens / 1e6:.2f}M scored tokens"
+    )
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Best fitness so far against scored tokens, a panel per teacher, a line per seed."""
+    frame = pd.DataFrame(rows)
+    teachers = [one for one in TEACHERS if one in set(frame.teacher)]
+    figure = Figure(figsize=(5 * len(teachers), 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(teachers), squeeze=False)[0]
+    for panel, teacher in zip(panels, teachers, strict=True):
+        labelled: set[str] = set()
+        for row in frame[frame.teacher == teacher].to_dict("records"):
+            tokens = np.arange(1, len(row["curve"]) + 1) * row["tokens"] / len(row["curve"]) / 1e6
+            label = None if row["space"] in labelled else row["space"]
+            labelled.add(row["space"])
+            panel.plot(tokens, row["curve"], color=COLOURS[row["space"]], lw=1.4, label=label)
+        panel.set(
+            title=f"{teacher} teacher, {SMALLER} bin",
+            xlabel="scored tokens, millions",
+            ylabel="best fitness, nats per token",
+        )
+        panel.grid(alpha=0.25)
+        panel.legend(frameon=False, fontsize=8)
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+# The parts of the operators
+
+
+def ablations_section(rows: dict[str, dict[str, Any]]) -> str:
+    """A row for every set of parts."""
+    by_label = {
+        label: {
+            seed: rows[key]
+            for seed in SEEDS
+            if (key := Search("", seed, "fine-layerwise", parts=tuple(sorted(parts))).key) in rows
+        }
+        for label, parts in ablations().items()
+    }
+    whole = by_label["all built in"]
+    lines = [
+        "## The parts of the fine spaces' operators",
+        "",
+        f"fine-layerwise, {SMALLER} bin, embedded teacher, {setting(whole[SEEDS[0]])}.",
+        "",
+        *(f"- `{part}`: {text}" for part, text in PARTS.items()),
+        "",
+        "| parts | best fitness | minus that of all built in | after a third | unseen sequences |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for label, found in by_label.items():
+        seeds = [seed for seed in SEEDS if seed in found and seed in whole]
+        if not seeds:
+            continue
+        loss = [found[seed]["nll"] - whole[seed]["nll"] for seed in seeds]
+        third = [found[seed]["curve"][len(found[seed]["curve"]) // 3] for seed in seeds]
+        lines.append(
+            f"| {label} | {spread_of([found[seed]['nll'] for seed in seeds])} "
+            f"| {np.mean(loss):+.3f} ({sum(one > 0 for one in loss)} of {len(seeds)} worse) "
+            f"| {spread_of(third)} "
+            f"| {spread_of([found[seed]['held_out'] for seed in seeds])} |"
+        )
+    return "\n".join(lines)
+
+
+# The orders
+
+
+def orders_section(orders: dict[str, Any]) -> str:
+    """Mean best NLL over the seeds and its spread, and pairs."""
+    rows = pd.DataFrame(orders["rows"])
+    lines = [
+        "## The orders",
+        "",
+        orders["setting"],
+        "",
+        "| bin | space | " + " | ".join(f"{a}, {o}" for o in KINDS for a in ALGORITHMS) + " |",
+        "| --- | --- |" + " --- |" * (len(KINDS) * len(ALGORITHMS)),
+    ]
     for bin, space in product(BINS, SPACES):
         cells = []
         for order, algorithm in product(KINDS, ALGORITHMS):
@@ -91,12 +334,12 @@ def table(rows: pd.DataFrame) -> str:
                 (rows.bin == bin) & (rows.space == space) & (rows.order == order)
                 & (rows.algorithm == algorithm)
             ].nll  # fmt: skip
-            cells.append(f"{nll.mean():.3f} ± {nll.std():.3f}")
+            cells.append(spread_of(nll.to_list()))
         lines.append(f"| {bin} | {space} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *paired(rows)])
 
 
-def paired(rows: pd.DataFrame) -> str:
+def paired(rows: pd.DataFrame) -> list[str]:
     """How often one choice beats another, all else equal, and by how much."""
     lines = []
     keys = ["bin", "space", "order", "algorithm", "seed"]
@@ -105,7 +348,6 @@ def paired(rows: pd.DataFrame) -> str:
         ("order", "activation", "index"),
         ("order", "magnitude", "index"),
         ("order", "activation", "magnitude"),
-        ("space", "fine-layerwise", "coarse-uniform"),
     )
     for column, one, other in pairs:
         for bin in BINS:
@@ -115,42 +357,63 @@ def paired(rows: pd.DataFrame) -> str:
             wide = chosen.pivot(
                 index=[k for k in keys if k != column], columns=column, values="nll"
             )
-            gain = (wide[other] - wide[one]).to_numpy()
+            gain = (wide[other] - wide[one]).dropna().to_numpy()
             lines.append(
                 f"- {bin}: {one} better than {other} in {np.sum(gain > 0)} of {len(gain)} pairs, "
                 f"by {gain.mean():+.3f} nats on average"
             )
-    return "\n".join(lines)
+    return lines
+
+
+def write(results: Path) -> None:
+    """The table and the picture of all that is there; the verdict below them stays."""
+    rows = read(results)
+    path = HERE / "orders_and_spaces.json"
+    record = json.loads(path.read_text())
+    criterion = rows_of("criterion", rows)
+    orders = rows_of("orders", rows)
+    if len(orders) == len(searches("orders")):
+        first = orders[0]
+        record["orders"] = {
+            "setting": f"Best fitness (nats per token, mean and standard deviation over seeds "
+            f"{', '.join(map(str, SEEDS))}), embedded teacher, after {setting(first)}.",
+            "rows": orders,
+        }
+    record |= {
+        "criterion": criterion,
+        "ablations": rows_of("ablations", rows),
+        "machine": measured_on(("torch", "litgpt", "numpy")),
+    }
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    draw(criterion, HERE / "orders_and_spaces.png")
+    sections: list[Callable[[], str]] = [
+        lambda: criterion_section(criterion),
+        lambda: ablations_section(rows),
+        lambda: orders_section(record["orders"]),
+        lambda: sentence(record["machine"]),
+    ]
+    markdown = HERE / "orders_and_spaces.md"
+    verdict = markdown.read_text().partition("## What it says\n")[2]
+    text = "\n\n".join(["# Orders and spaces", *(section() for section in sections)])
+    markdown.write_text(f"{text}\n\n## What it says\n{verdict}")
+    print(markdown.read_text())
 
 
 def main() -> None:
     """Run, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
+    names = ("criterion", "ablations", "orders")
+    parser.add_argument("experiments", nargs="*", default=list(names), metavar=" | ".join(names))
     parser.add_argument("--out", type=Path, default=Path("orders_and_spaces"))
-    out = parser.parse_args().out
-    logging.getLogger("evo").setLevel(logging.WARNING)
-    rows = run(out)
-    evaluations = POPULATION * (GENERATIONS + 1)
-    setting = (
-        f"Best fitness (nats per token, mean and standard deviation over seeds "
-        f"{', '.join(map(str, SEEDS))}) after {evaluations} evaluations (population {POPULATION}), "
-        f"embedded teacher, {SEQUENCES} evenly spaced sequences of {LENGTH} tokens of {TEXT}. "
-        f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}, CPU."
-    )
-    (HERE / "orders_and_spaces.json").write_text(
-        json.dumps({"setting": setting, "rows": rows.to_dict("records")}, indent=1) + "\n"
-    )
-    markdown = (
-        (HERE / "orders_and_spaces.md").read_text()
-        if (HERE / "orders_and_spaces.md").is_file()
-        else ""
-    )
-    verdict = markdown.partition("## What it says\n")[2]
-    (HERE / "orders_and_spaces.md").write_text(
-        "# Orders and spaces\n\n`python -m benchmarks.orders_and_spaces`\n\n"
-        f"{setting}\n\n{table(rows)}\n\n{paired(rows)}\n\n## What it says\n{verdict}"
-    )
-    print((HERE / "orders_and_spaces.md").read_text())
+    arguments = parser.parse_args()
+    if unknown := set(arguments.experiments) - set(names):
+        parser.error(f"no experiment {', '.join(sorted(unknown))}: there are {', '.join(names)}")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    results = arguments.out / "results.json"
+    for experiment in arguments.experiments:
+        run_all(searches(experiment), results)
+    write(results)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,142 @@
+"""Searches in this process, without Ray: for benchmarks that compare how candidates are proposed.
+
+One thread each; every candidate is scored in full. Scores are remembered on disk, by teacher, text
+and candidate, so that a benchmark that is run again, or was interrupted, costs little.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from evo import checkpoint
+from evo.files import atomic_file
+from evo.importance import order_by_activation, order_by_magnitude
+from evo.order import Order
+from evo.rungs import spread
+from evo.strategy import Scored, Strategy
+from evo.subnet import Subnet
+from evo.text import load_text
+from workers.scorer import Scorer, ScoringSettings
+
+TEXT, LENGTH = "stdlib:validation", 256
+HELD_OUT = 128
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A teacher and a text to score its subnets on.
+
+    Attributes:
+        teacher: checkpoint directory.
+        sequences: of the text, evenly spread.
+        memory: directory of scores and orders.
+    """
+
+    teacher: Path
+    sequences: int
+    memory: Path
+
+    @cached_property
+    def checkpoint(self) -> checkpoint.Checkpoint:
+        """The teacher."""
+        return checkpoint.load(self.teacher)
+
+    @cached_property
+    def text(self) -> np.ndarray:
+        """All of the text, token ids, shape [N, T], every beginning evenly spread."""
+        teacher = self.checkpoint
+        blocks = load_text(
+            TEXT,
+            tokenizer=teacher.tokenizer,
+            vocabulary=teacher.vocabulary,
+            sequence_length=LENGTH,
+        ).blocks
+        return blocks[spread(len(blocks))]
+
+    @property
+    def tokens(self) -> int:
+        """Targets that a candidate is scored on."""
+        return self.sequences * (LENGTH - 1)
+
+    def order(self, kind: str) -> Order:
+        """The teacher's order, over all of the text where it needs text."""
+        path = self.memory / f"{self.checkpoint.hash}-{kind}.npz"
+        if not path.is_file():
+            if kind == "index":
+                return Order.by_index(self.checkpoint.architecture.dimensions)
+            torch.set_num_threads(1)
+            model = self.checkpoint.model()
+            found = (
+                order_by_magnitude(model)
+                if kind == "magnitude"
+                else order_by_activation(model, self.text)
+            )
+            found.save(path)
+        return Order.load(path)
+
+    def fitness(self, subnet: Subnet) -> float:
+        """Nats per token."""
+        if subnet.id not in self._scores:
+            score = self._scorer.score(subnet.pack(), subnet.id, (0, self.sequences))
+            assert score.failure is None, score.failure
+            self._scores[subnet.id] = sum(score.nll) / score.tokens
+            line = f"{subnet.id} {self._scores[subnet.id]!r}\n".encode()
+            file = os.open(self._path, os.O_APPEND | os.O_WRONLY | os.O_CREAT)
+            os.write(file, line)  # one write: two processes' lines do not mix
+            os.close(file)
+        return self._scores[subnet.id]
+
+    def held_out(self, subnet: Subnet) -> float:
+        """Nats per token on `HELD_OUT` sequences that fitness is not measured on."""
+        rows = (self.sequences, self.sequences + HELD_OUT)
+        score = self._scorer.score(subnet.pack(), subnet.id, rows)
+        assert score.failure is None, score.failure
+        return sum(score.nll) / score.tokens
+
+    def best_by_generation(self, strategy: Strategy) -> list[float]:
+        """Run a search to its end; the best fitness so far after every generation."""
+        bests = []
+        while proposals := strategy.ask():
+            strategy.tell([Scored(one.subnet, self.fitness(one.subnet)) for one in proposals])
+            assert strategy.best is not None
+            assert strategy.best.fitness is not None
+            bests.append(strategy.best.fitness)
+        return bests
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        torch.set_num_threads(1)
+        teacher = self.checkpoint
+        blocks = np.ascontiguousarray(self.text[: self.sequences + HELD_OUT])
+        return Scorer(teacher.config, teacher.weights, teacher.tied, blocks, ScoringSettings())
+
+    @property
+    def _path(self) -> Path:
+        return self.memory / f"{self.checkpoint.hash}-{self.sequences}.scores"
+
+    @cached_property
+    def _scores(self) -> dict[str, float]:
+        self.memory.mkdir(parents=True, exist_ok=True)
+        if not self._path.is_file():
+            return {}
+        lines = (line.split() for line in self._path.read_text().splitlines())
+        return {name: float(value) for name, value in lines}
+
+
+def remembered(path: Path) -> dict[str, dict[str, Any]]:
+    """Rows of a results file, by their key."""
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def remember(path: Path, rows: dict[str, dict[str, Any]]) -> None:
+    """Write a results file, whole or not at all."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(rows, indent=1) + "\n")
