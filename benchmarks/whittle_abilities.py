@@ -120,9 +120,7 @@ def evo_ability(
     setting: Setting, subnet: Subnet, directory: Path, expected: NDArray[np.float32]
 ) -> dict[str, float]:
     """Of evo's extraction: the largest difference of logits, and how far its count is off."""
-    network = extract(
-        setting.teacher.config, setting.teacher.weights, subnet, tied=setting.teacher.tied
-    )
+    network = setting.extract(subnet)
     checkpoint.save(directory, network)
     tokens = torch.from_numpy(setting.blocks[:2, :-1].astype(np.int64))
     numel = sum(p.numel() for p in network.parameters())

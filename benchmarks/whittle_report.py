@@ -233,7 +233,8 @@ def markdown(result: dict[str, Any]) -> str:
             "## What each can do at all",
             "",
             f"{PER_SPACE} random subnets of each space and this bin, the fine ones of scattered "
-            "layers, channels, heads and neurons, set in whittle's super-network; all logits against those in place, the largest difference in "
+            "layers, channels, heads and neurons, set in whittle's super-network; all logits "
+            "against those in place, the largest difference in "
             f"brackets, right where it is below {TOLERANCE:g}.",
             "",
             *ability_table(result),

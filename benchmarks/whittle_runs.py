@@ -220,9 +220,7 @@ def run_evo(setting: Setting, contender: Contender, seed: int) -> dict[str, Any]
     scored = statistics.mean(row.seconds for row in rows)
     start = watched.changes["journal.jsonl"][0] - scored
     subnet = Subnet.unpack(best.genome, setting.teacher.architecture.dimensions)
-    network = extract(
-        setting.teacher.config, setting.teacher.weights, subnet, tied=setting.teacher.tied
-    )
+    network = setting.extract(subnet)
     return {
         "nll": best.nll,
         "rescored": setting.nll(subnet),
