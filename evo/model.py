@@ -16,7 +16,7 @@ from litgpt.config import Config
 from litgpt.model import GPT, Block, do_softcapping
 from torch import Tensor, nn
 
-from evo.cost import Architecture, parameters
+from evo.cost import Architecture, Cost
 from evo.errors import UserError
 from evo.subnet import Dimensions, Widths
 
@@ -197,11 +197,11 @@ def tensor_shapes(config: Config, widths: Widths) -> dict[str, Sequence[int]]:
         return {name: tuple(t.shape) for name, t in build(config, widths).state_dict().items()}
 
 
-def named_parameters(name: str) -> int | None:
-    """The parameters of a litgpt model, untied as litgpt builds it; None for an unknown name."""
+def named_cost(name: str, cost: Cost) -> int | None:
+    """What a litgpt model costs, untied as litgpt builds it; None for an unknown name."""
     try:
         config = Config.from_name(name)
     except ValueError:
         return None
     architecture = architecture_of(config, tied=False)
-    return parameters(architecture, architecture.full_widths)
+    return cost.of(architecture, architecture.full_widths)
