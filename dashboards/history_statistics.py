@@ -10,19 +10,28 @@ from numpy.typing import NDArray
 
 
 def scored(history: pd.DataFrame) -> pd.DataFrame:
-    """The rows whose scoring did not fail."""
+    """The rows of candidates that were scored in full: neither screened out nor failed."""
     return history[history["status"] == "full"]
+
+
+def has_nll(history: pd.DataFrame) -> bool:
+    """Whether NLL was measured: by the proxies of fitness it is not."""
+    return not scored(history)["nll"].isna().any()
 
 
 def winner(history: pd.DataFrame) -> pd.Series | None:
     """The row of the best candidate, among equals that of the smallest id; None without any."""
     rows = scored(history)
-    return None if rows.empty else rows.sort_values(["nll", "candidate"]).iloc[0]
+    return None if rows.empty else rows.sort_values(["fitness", "candidate"]).iloc[0]
 
 
 def best_so_far(history: pd.DataFrame) -> NDArray[np.float64]:
-    """The lowest NLL up to each evaluation, nats per token, shape [N]; NaN before the first."""
-    return np.fmin.accumulate(history["nll"].to_numpy(np.float64))
+    """The lowest NLL up to each evaluation, nats per token, shape [N]; NaN before the first.
+
+    Of candidates that were scored in full: on less text, NLL is another.
+    """
+    full = history["nll"].where(history["status"] == "full")
+    return np.fmin.accumulate(full.to_numpy(np.float64))
 
 
 def generation_medians(history: pd.DataFrame) -> pd.DataFrame:
@@ -41,28 +50,29 @@ def operator_statistics(history: pd.DataFrame) -> pd.DataFrame:
     """Which operators made improvements.
 
     Returns:
-        One row per operator, by name: `candidates`, `failed`, `with_parents` (scored, and made
-        from scored candidates), `better_than_parents` (than each of them), `new_bests` (the best
-        of a generation, and better than all before it; the first generation has none), and
-        `median_nll` and `best_nll`, nats per token.
+        One row per operator, by name: `candidates`, `screened` (dropped at a rung), `failed`,
+        `with_parents` (not failed), `better_than_parents` (scored in full, and than each of them),
+        `new_bests` (the best of a generation, and better than all before it; the first generation
+        has none), and, of those scored in full, `median_nll` and `best_nll`, nats per token.
     """
-    nll = dict(zip(history["candidate"], history["nll"], strict=True))
+    fitness = dict(zip(history["candidate"], history["fitness"], strict=True))
     records = []
     credited = history.loc[_new_bests(history), "operator"].value_counts()
     for operator, rows in history.groupby("operator"):
         valid = scored(rows)
-        bred = [
-            (own, min(nll[parent] for parent in parents))
-            for own, parents in zip(valid["nll"], valid["parents"], strict=True)
-            if len(parents)
+        bred = rows[(rows["status"] != "failed") & (rows["parents"].map(len) > 0)]
+        better = [
+            own < min(fitness[parent] for parent in parents)
+            for own, parents in zip(scored(bred)["fitness"], scored(bred)["parents"], strict=True)
         ]
         records.append(
             {
                 "operator": operator,
                 "candidates": len(rows),
-                "failed": len(rows) - len(valid),
+                "screened": int((rows["status"] == "screened").sum()),
+                "failed": int((rows["status"] == "failed").sum()),
                 "with_parents": len(bred),
-                "better_than_parents": sum(own < parent for own, parent in bred),
+                "better_than_parents": sum(better),
                 "new_bests": int(credited.get(operator, 0)),
                 "median_nll": valid["nll"].median(),
                 "best_nll": valid["nll"].min(),
@@ -78,8 +88,8 @@ def _new_bests(history: pd.DataFrame) -> list[Hashable]:
     for generation, rows in scored(history).groupby("generation"):
         top = winner(rows)
         assert top is not None
-        if top["nll"] < best:
-            best = top["nll"]
+        if top["fitness"] < best:
+            best = top["fitness"]
             if generation != 0:
                 found.append(top.name)
     return found

@@ -7,35 +7,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.axis import XAxis, YAxis
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure, FigureBase
+from matplotlib.figure import FigureBase
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from dashboards.axes import (
+    COLOURS,
+    GREY,
+    WINNER,
+    count_axis,
+    new_figure,
+    number,
+    perplexity,
+    perplexity_ticks,
+    save,
+    tidy,
+)
 from dashboards.history_statistics import best_so_far, generation_medians, scored, winner
-from evo.files import atomic_file
 from evo.subnet import Dimensions, Subnet
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-"""Okabe and Ito's, which the colour-blind can tell apart."""
-
-WINNER = "#D55E00"
 GENERATIONS = "viridis_r"
-GREY = "#6b7280"
-DPI = 120
 MOST_COLUMNS = 3
 FEW_GENERATIONS = 15
-LARGEST_NLL = 100.0
-"""What is beyond is drawn there, as no axis holds all that float64 does."""
 
 
 def search_curves(histories: Mapping[str, pd.DataFrame], path: Path) -> None:
@@ -63,7 +63,7 @@ def search_curves(histories: Mapping[str, pd.DataFrame], path: Path) -> None:
     labels = list(dict.fromkeys(label for panel in panels.values() for label in panel))
     columns = min(len(panels), MOST_COLUMNS)
     rows = -(-len(panels) // columns)
-    figure = _figure(10, max(5.8, 4.4 * rows) if rows > 1 or columns < 3 else 5)
+    figure = new_figure(10, max(5.8, 4.4 * rows) if rows > 1 or columns < 3 else 5)
     figure.suptitle("Best candidate so far, before any training", fontsize=13)
     for index, (panel, searches) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
@@ -77,33 +77,34 @@ def search_curves(histories: Mapping[str, pd.DataFrame], path: Path) -> None:
         _finish_curves(axes, f"bin {panel}" if panel else "")
         if index % columns == 0:
             axes.set_ylabel("perplexity on the fitness text")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _search_curve(axes: Axes, label: str, history: pd.DataFrame, colour: str) -> None:
-    best = _perplexity(best_so_far(history))
+    best = perplexity(best_so_far(history))
     medians = generation_medians(history)
     marker = "." if len(medians) <= FEW_GENERATIONS else ""
-    axes.plot(medians["evaluations"], _perplexity(medians["nll"]), color=colour, alpha=0.5,
+    axes.plot(medians["evaluations"], perplexity(medians["nll"]), color=colour, alpha=0.5,
               linewidth=1.2, marker=marker, zorder=2)  # fmt: skip
     axes.plot(np.arange(1, len(best) + 1), best, color=colour, linewidth=2.2, zorder=4,
-              drawstyle="steps-post", label=f"{label}: {_number(best[-1])}")  # fmt: skip
+              drawstyle="steps-post", label=f"{label}: {number(best[-1])}")  # fmt: skip
     axes.plot(len(best), best[-1], color=colour, marker="o", markersize=6, zorder=5)
 
 
 def _top_median(history: pd.DataFrame) -> float:
-    return float(_perplexity(generation_medians(history)["nll"].max()))
+    return float(perplexity(generation_medians(history)["nll"].max()))
 
 
 def _candidate_dots(axes: Axes, history: pd.DataFrame) -> None:
-    axes.plot(np.arange(1, len(history) + 1), _perplexity(history["nll"]), color=GREY, alpha=0.3,
+    full = (history["status"] == "full").to_numpy()
+    axes.plot(1 + np.flatnonzero(full), perplexity(history["nll"][full]), color=GREY, alpha=0.3,
               linestyle="", marker=".", markersize=4, zorder=1, label="a candidate")  # fmt: skip
 
 
 def _finish_curves(axes: Axes, title: str) -> None:
-    _tidy(axes)
-    _perplexity_ticks(axes)
-    _count_axis(axes.xaxis)
+    tidy(axes)
+    perplexity_ticks(axes)
+    count_axis(axes.xaxis)
     axes.set_xlabel("evaluations")
     axes.set_title(title, fontsize=11)
     handles, labels = axes.get_legend_handles_labels()
@@ -138,7 +139,7 @@ def population_shapes(
     layerwise = any(
         len(set(widths)) > 1 for column in ("groups", "neurons") for widths in rows[column]
     )
-    figure = _figure(10, 10.6 if layerwise else 7)
+    figure = new_figure(10, 10.6 if layerwise else 7)
     upper: FigureBase = figure
     if layerwise:
         grid = figure.add_gridspec(2, 1, height_ratios=(6.6, 4))
@@ -147,7 +148,7 @@ def population_shapes(
     if title:
         figure.suptitle(title, fontsize=13)
     _shape_panels(upper, rows, best, dimensions)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _shape_panels(
@@ -162,15 +163,15 @@ def _shape_panels(
     grid = figure.subplots(2, 2, sharey=True)
     colours = Normalize(0, max(1, int(rows["generation"].max())))
     for axes, (column, label, most) in zip(grid.flat, panels, strict=True):
-        axes.scatter(_mean_width(rows[column]), _perplexity(rows["nll"]), c=rows["generation"],
+        axes.scatter(_mean_width(rows[column]), perplexity(rows["nll"]), c=rows["generation"],
                      norm=colours, cmap=GENERATIONS, s=16, alpha=0.7, linewidths=0)  # fmt: skip
-        axes.scatter(np.mean(best[column]), _perplexity(best["nll"]), marker="*", s=260,
+        axes.scatter(np.mean(best[column]), perplexity(best["nll"]), marker="*", s=260,
                      color=WINNER, edgecolors="white", zorder=3)  # fmt: skip
-        _tidy(axes)
+        tidy(axes)
         axes.set_yscale("log")
-        _perplexity_ticks(axes)
+        perplexity_ticks(axes)
         axes.margins(x=0.08)
-        _count_axis(axes.xaxis)
+        count_axis(axes.xaxis)
         axes.set_xlabel(f"{label} (teacher: {most:,})")
     for axes in grid[:, 0]:
         axes.set_ylabel("perplexity")
@@ -203,10 +204,10 @@ def _layer_bars(figure: FigureBase, subnet: Subnet) -> None:
         dropped = layers[~subnet.layers]
         axes.plot(dropped, np.full(dropped.size, most / 2), color=GREY, marker="x", markersize=5,
                   linestyle="", label="layer dropped" if dropped.size else None)  # fmt: skip
-        _tidy(axes)
+        tidy(axes)
         axes.grid(visible=False)
         axes.set_ylim(0, most * 1.02)
-        _count_axis(axes.yaxis)
+        count_axis(axes.yaxis)
         axes.set_ylabel(label)
     figure.align_ylabels(grid)
     grid[0].set_title("The winner, layer by layer", fontsize=11, loc="left")
@@ -214,49 +215,3 @@ def _layer_bars(figure: FigureBase, subnet: Subnet) -> None:
     grid[1].xaxis.set_major_locator(MaxNLocator(16, integer=True))
     grid[1].set_xlim(-0.6, dimensions.layers - 0.4)
     grid[1].set_xlabel("layer of the teacher, counted from 0")
-
-
-def _figure(width: float, height: float) -> Figure:
-    """A figure of so many inches that needs no screen."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _tidy(axes: Axes) -> None:
-    axes.grid(color="#e5e7eb", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=9)
-
-
-def _count_axis(axis: XAxis | YAxis) -> None:
-    axis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-
-
-def _perplexity(nll: Any) -> Any:
-    return np.exp(np.minimum(nll, LARGEST_NLL))
-
-
-def _perplexity_ticks(axes: Axes) -> None:
-    """Readable ticks on a logarithmic axis, also where it spans less than a decade."""
-    low, high = axes.get_ylim()
-    if high / low < 4:
-        axes.yaxis.set_major_locator(MaxNLocator(6))
-    elif high / low < 30:
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-    else:
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 1000 else (1,)))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-
-
-def _number(perplexity: float) -> str:
-    return f"{perplexity:,.2f}" if perplexity < 1000 else f"{perplexity:,.6g}"
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dashboards.front_picture import front_picture
-from dashboards.history_statistics import winner
+from dashboards.history_statistics import has_nll, winner
 from dashboards.html import UNKNOWN, Markup, code, element, identifier, page, picture, table
 from dashboards.pictures import search_curves
 from dashboards.search_run import RunRecord, SearchRecord, read_run
@@ -134,8 +134,9 @@ def _overview(run: RunRecord, out: Path) -> Iterator[Markup]:
         class_="note",
     )
     histories = {one.name: one.history for one in run.searches if winner(one.history) is not None}
-    if len(histories) > 1:
-        search_curves(histories, out / "curves.png")
+    with_nll = {name: one for name, one in histories.items() if has_nll(one)}
+    if len(with_nll) > 1:
+        search_curves(with_nll, out / "curves.png")
         yield picture(out / "curves.png", "Best perplexity so far, against evaluations.")
     if len({name.partition("@")[2] for name in histories}) > 1:
         front_picture(histories, out / "front.png")
@@ -147,12 +148,15 @@ def _overview(run: RunRecord, out: Path) -> Iterator[Markup]:
 def _overview_row(search: SearchRecord) -> list[object]:
     best, history = winner(search.history), search.history
     flops = _power_of_ten(search.summary["flops"]) if search.summary else UNKNOWN
+    nll = ppl = UNKNOWN
+    if best is not None and has_nll(history):
+        nll, ppl = f"{best['nll']:.4f}", f"{best['perplexity']:,.2f}"
     return [
         _overview_name(search),
         identifier(best["candidate"]) if best is not None else UNKNOWN,
         f"{best['params']:,}" if best is not None else UNKNOWN,
-        f"{best['nll']:.4f}" if best is not None else UNKNOWN,
-        f"{best['perplexity']:,.2f}" if best is not None else UNKNOWN,
+        nll,
+        ppl,
         f"{len(history):,}",
         f"{history['tokens'].sum():,}",
         flops,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dashboards.history_statistics import failures, operator_statistics, winner
+from dashboards.history_statistics import failures, has_nll, operator_statistics, winner
 from dashboards.html import UNKNOWN, Markup, code, element, identifier, picture, table
 from dashboards.pictures import population_shapes, search_curves
 from dashboards.search_run import RunRecord, SearchRecord
@@ -36,6 +36,8 @@ def search_section(run: RunRecord, search: SearchRecord, out: Path) -> Iterator[
         assert run.dimensions is not None
         yield element("h3", "Winner")
         yield _winner(run, search, best, run.dimensions)
+    if best is not None and has_nll(search.history):
+        assert run.dimensions is not None
         curve, shapes = out / f"curve-{search.name}.png", out / f"shapes-{search.name}.png"
         search_curves({search.name: search.history}, curve)
         yield element("h3", "Fitness")
@@ -63,11 +65,19 @@ def _winner(run: RunRecord, search: SearchRecord, best: pd.Series, teacher: Dime
     rows: list[tuple[str, object]] = [
         ("Candidate", _candidate(best)),
         ("Parameters", _parameters(search, best)),
-        ("Perplexity", f"{best['perplexity']:,.2f} ({best['nll']:.4f} nats per token)"),
+        ("Perplexity", _perplexity_of_winner(search, best)),
         *_shape(Subnet.unpack(best["genome"], teacher)),
         ("Checkpoint", _checkpoint(run, search)),
     ]
     return table(("", ""), rows)
+
+
+def _perplexity_of_winner(search: SearchRecord, best: pd.Series) -> str:
+    """In a search by a proxy, it is measured when the run ends."""
+    nll = best["nll"]
+    if np.isnan(nll) and search.summary is not None and search.summary["nll"] is not None:
+        nll = search.summary["nll"]
+    return UNKNOWN if np.isnan(nll) else f"{perplexity(nll):,.2f} ({nll:.4f} nats per token)"
 
 
 def _candidate(best: pd.Series) -> Markup:
@@ -83,7 +93,10 @@ def _candidate(best: pd.Series) -> Markup:
 def _parameters(search: SearchRecord, best: pd.Series) -> str:
     text = f"{best['params']:,}"
     if search.summary is not None:
-        text += f" (the bin: {search.summary['low']:,} to {search.summary['high']:,})"
+        bin = f"the bin: {search.summary['low']:,} to {search.summary['high']:,}"
+        if search.summary["cost"] != "parameters":
+            bin = f"{best['cost']:,} {search.summary['cost']}; {bin}"
+        text += f" ({bin})"
     return text
 
 
@@ -116,12 +129,13 @@ def _checkpoint(run: RunRecord, search: SearchRecord) -> Markup:
 
 
 def _operators(history: pd.DataFrame) -> Iterator[Markup]:
-    headings = ("operator", "candidates", "better than parents", "new bests", "median perplexity",
-                "best perplexity")  # fmt: skip
+    headings = ("operator", "candidates", "screened out", "better than parents", "new bests",
+                "median perplexity", "best perplexity")  # fmt: skip
     rows = [
         (
             row["operator"],
             f"{row['candidates']:,}",
+            f"{row['screened']:,}",
             _share(row["better_than_parents"], row["with_parents"]),
             f"{row['new_bests']:,}",
             _perplexity(row["median_nll"]),
@@ -132,9 +146,10 @@ def _operators(history: pd.DataFrame) -> Iterator[Markup]:
     yield table(headings, rows, numbers=headings[1:])
     yield element(
         "p",
-        "Better than parents: than each of them, of the candidates that have any and did not "
-        "fail. New bests: how often the best of a generation came from this operator and was "
-        "better than all generations before; the first generation is not counted.",
+        "Screened out: dropped at a rung, after some of the text; perplexities are of candidates "
+        "scored on all of it. Better than parents: than each of them, of the candidates that have "
+        "any and did not fail. New bests: how often the best of a generation came from this "
+        "operator and was better than all generations before; the first generation is not counted.",
         class_="note",
     )
 

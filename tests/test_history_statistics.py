@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,9 +22,20 @@ from tests.histories import evolve
 
 @pytest.fixture(scope="module", params=["coarse-uniform", "fine-layerwise"])
 def history(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> History:
-    return evolve(
+    """A third has failed; of the others, who is no parent may have been screened out, looking
+    better than all on the little that it was scored on."""
+    history = evolve(
         tmp_path_factory.mktemp("search"), request.param, generations=6, failing="NaN in the logits"
     )
+    parents = {parent for row in history.rows for parent in row.parents}
+    history.rows = [
+        replace(row, status="screened", nll=0.1, fitness=0.1)
+        if row.status == "full" and row.candidate not in parents and int(row.candidate, 16) % 2
+        else row
+        for row in history.rows
+    ]
+    assert {row.status for row in history.rows} == {"full", "screened", "failed"}
+    return history
 
 
 def valid(rows: list[Row]) -> list[Row]:
@@ -32,7 +44,7 @@ def valid(rows: list[Row]) -> list[Row]:
 
 def test_winner_is_the_best_that_was_scored(history: History) -> None:
     best = winner(frame(history.rows))
-    expected = min(valid(history.rows), key=lambda row: (row.nll, row.candidate))
+    expected = min(valid(history.rows), key=lambda row: (row.fitness, row.candidate))
     assert best is not None
     assert best["candidate"] == expected.candidate
 
@@ -78,12 +90,13 @@ def test_operator_statistics(history: History) -> None:
     assert table["candidates"].sum() == len(history.rows)
     for operator, row in table.iterrows():
         own = [one for one in history.rows if one.operator == operator]
-        bred = [one for one in valid(own) if one.parents]
+        bred = [one for one in own if one.parents and one.status != "failed"]
         assert row["candidates"] == len(own)
-        assert row["failed"] == len(own) - len(valid(own))
+        assert row["failed"] == sum(one.status == "failed" for one in own)
+        assert row["screened"] == sum(one.status == "screened" for one in own)
         assert row["with_parents"] == len(bred)
         assert row["better_than_parents"] == sum(
-            all(one.nll < nll[parent] for parent in one.parents) for one in bred
+            all(one.nll < nll[parent] for parent in one.parents) for one in valid(bred)
         )
         assert row["new_bests"] == new_bests.count(str(operator))
         assert row["best_nll"] == min(one.nll for one in valid(own))

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -269,6 +270,16 @@ def test_several_bins_have_a_front(unfinished: Path, tmp_path: Path) -> None:
     evolve(unfinished / "searches" / "coarse-uniform@60%", share=60, stop_after=1)
     out = report(unfinished, tmp_path / "two").parent
     assert (out / "front.png").read_bytes() in Page(out / "index.html").pictures
+
+
+def test_a_fitness_without_nll_has_no_curves_of_it(unfinished: Path, tmp_path: Path) -> None:
+    path = unfinished / "searches" / "coarse-uniform@40%" / "history.parquet"
+    pd.read_parquet(path).assign(nll=np.nan, perplexity=np.nan).to_parquet(path, index=False)
+    out = report(unfinished, tmp_path / "out").parent
+    assert {one.name for one in out.glob("*.png")} == {
+        "curve-fine-layerwise@40%.png", "shapes-fine-layerwise@40%.png"
+    }  # fmt: skip
+    assert Page(out / "index.html").row("coarse-uniform@40%")[2:4] == ["–", "–"]
 
 
 def test_operators_and_failures(unfinished: Path, tmp_path: Path) -> None:
