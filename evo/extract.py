@@ -54,8 +54,11 @@ def extract(
             if indices is not None and len(indices) < tensor.size(dimension):
                 chosen = torch.from_numpy(indices).to(tensor.device)
                 tensor = tensor.index_select(dimension, chosen)
+        if torch.device(device).type == "cuda" and not tensor.is_cuda:
+            tensor = tensor.to(dtype).pin_memory()  # copied to the GPU without waiting for it
         # A part that is kept whole is still a view of the teacher, which nobody may write to.
-        tensor = tensor.to(device, dtype, copy=tensor is weights[source])
+        copy = tensor is weights[source]
+        tensor = tensor.to(device, dtype, copy=copy, non_blocking=tensor.is_pinned())
         _set_parameter(model, name, nn.Parameter(tensor, requires_grad=False))
     if tied:
         tie(model)

@@ -7,10 +7,10 @@ kept; fitness is minus the mean of the four shares, so that lower is better and 
     groups, neurons    the same within each layer, summed over the kept layers / all layers
 
 Within a layer, because importances are comparable there only: activations grow with depth. Dividing
-by sums (or means) makes the kinds comparable, which are measured in different units. Of smaller heads,
-their groups count by the share of the head size that is kept. Both proxies
-of the paper (arXiv 2510.07227) are this: by the norms of weights (`magnitude`), or by what units
-contribute on text (`activation`); `evo.importance` measures them.
+by sums (or means) makes the kinds comparable, which are measured in different units. Of smaller
+heads, their groups count by the share of the head size that is kept. Importance is by the norms of
+weights (`magnitude`) or by what units contribute on text (`activation`): see `evo.importance`. The
+paper (arXiv 2510.07227) compares perplexity with proxies of both kinds; the formula is ours.
 """
 
 from __future__ import annotations

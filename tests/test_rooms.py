@@ -21,7 +21,7 @@ TOP = {
 LAYERS = [
     ("errors",),
     ("files", "subnet"),
-    ("cost", "settings", "history", "rungs", "score_cache"),
+    ("cost", "settings", "history", "rungs", "score_cache", "proxy"),
     ("order", "bins", "limits", "front"),
     ("fit",),
     ("reach", "operators"),

@@ -75,7 +75,19 @@ def _find(
     scorer = Scorer(
         loaded.config, loaded.weights, loaded.tied, blocks, replace(settings, micro_batch=1)
     )
-    limit = MEMORY_SHARE * worker_memory(settings.device_share)  # what the teacher has left over
+    return try_on(scorer, candidate, len(blocks), settings.device_share)
+
+
+def try_on(scorer: Scorer, candidate: Subnet, most: int, share: float) -> int:
+    """The micro-batch of a scorer on this process's GPU.
+
+    Args:
+        scorer: whose teacher is where it will be.
+        candidate: the largest of the run.
+        most: sequences to try at once, at most; the text has as many.
+        share: the part of the GPU's memory that is this worker's.
+    """
+    limit = MEMORY_SHARE * worker_memory(share)  # of what the teacher has left over
     model = scorer.model(candidate.pack(), candidate.id)
 
     def peak(micro_batch: int) -> float:
@@ -89,7 +101,7 @@ def _find(
             return float("inf")
         return torch.cuda.max_memory_allocated() - before
 
-    return largest_within(limit, len(blocks), peak)
+    return largest_within(limit, most, peak)
 
 
 def _bytes(model: torch.nn.Module) -> int:
