@@ -10,6 +10,7 @@ from evo import checkpoint
 from evo.errors import UserError
 from evo.subnet import Subnet
 from tests.families import random_tokens
+from workers.fleet import LOOK_INTERVAL
 from workers.pool import Pool, PoolSettings
 from workers.queues import Unit
 from workers.scorer import ScoringSettings
@@ -65,11 +66,46 @@ def test_takes_what_there_is_and_grows_when_more_joins(teacher, cluster, units, 
         assert pool.workers >= 1
 
 
-def test_as_many_workers_as_there_is_room_for(teacher, cluster, units):
+@ray.remote(num_cpus=1, resources={"other": 1})
+class Other:
+    """Somebody else's."""
+
+    def is_there(self) -> None:
+        pass
+
+
+def test_as_many_workers_as_there_is_room_for_while_nodes_come_and_go(
+    teacher, cluster, units, caplog
+):
+    caplog.set_level(logging.WARNING, "evo.pool")
+    node = cluster.add_node(num_cpus=2, resources={"other": 1})
+    other = Other.remote()
+    ray.get(other.is_there.remote())
     with Pool(teacher("neox"), BLOCKS, ScoringSettings(), PoolSettings()) as pool:
+
+        def scored_with(workers):
+            """What the units score while the pool comes to have so many workers."""
+            deadline = time.monotonic() + 120
+            while True:
+                pool.submit(units)
+                scores = {result.unit.shard: result.nll for result in drain(pool)}
+                if pool.workers == workers:
+                    return scores
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+
+        expected = scored_with(2)
+        time.sleep(2 * LOOK_INTERVAL)
+        assert scored_with(2) == expected  # what is not free is not asked for
+        assert len(pool._fleet.workers) == 2
         pool.submit(units)
-        assert len(drain(pool)) == len(units)
-        assert pool.workers == 1
+        cluster.remove_node(node)
+        assert scored_with(1) == expected
+        cluster.add_node(num_cpus=2)
+        assert scored_with(3) == expected
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 1
+    assert messages[0].startswith("1 workers died with ")
 
 
 def test_gives_up_when_no_worker_can_start(teacher, cluster):

@@ -73,7 +73,8 @@ def measure_importance(
     name = f"{teacher_hash}-{text}-{kind}-{settings.device}-{settings.dtype}.npz"
     cached = cache_directory() / "importance" / name
     if not cached.is_file():
-        task = ray.remote(num_cpus=settings.threads, num_gpus=gpus)(_measure)
+        # It asks for no CPU: all may be a named pool's, which lives longer than this search.
+        task = ray.remote(num_cpus=0, num_gpus=gpus)(_measure)
         try:
             importance = ray.get(task.remote(teacher, kind, blocks, settings))
         except ray.exceptions.RayTaskError as error:
