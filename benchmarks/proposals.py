@@ -1,11 +1,14 @@
-"""How fast the four spaces propose, and what share of proposals is in the bin.
+"""How fast the four spaces propose, what share is in the bin, and how shapes are distributed.
 
     python -m benchmarks.proposals
 
-Pythia-6.9B's dimensions and the bins of the paper; genomes only, no weights. `sample`, `mutate` and
-`crossover` as they are (every proposal fitted into its bin) against plain draws from the same
-distribution, of which rejection sampling keeps the few that happen to be in the bin. Seconds are
-of the processor, one thread. Writes proposals.json and proposals.md beside this file.
+Pythia-6.9B's and 12B's dimensions and the bins of the paper; genomes only, no weights. `sample`,
+`mutate` and `crossover` as they are (every proposal fitted into its bin) against plain draws from
+the same distribution, of which rejection sampling keeps the few that happen to be in the bin.
+Seconds are of the processor, one thread, after one proposal of each kind. The shapes of fitted and
+of rejection samples are compared by the Kolmogorov-Smirnov distance, for which two independent sets
+of rejection samples are the yardstick. Writes proposals.json, proposals.md and proposals.png beside
+this file.
 """
 
 from __future__ import annotations
@@ -14,12 +17,16 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from benchmarks.machine import measured_on, sentence
+from dashboards.axes import COLOURS, GREY, new_figure, save, tidy
 from evo.bins import Bin
 from evo.cost import Architecture, parameters
 from evo.order import Order
@@ -39,94 +46,209 @@ PYTHIA_6_9B = Architecture(
     norm_parameters=2,
     norms_per_block=2,
 )
+PYTHIA_12B = replace(
+    PYTHIA_6_9B,
+    dimensions=Dimensions(layers=36, channels=5120, groups=40, neurons=20480),
+    vocabulary=50688,
+)
+TEACHERS = {"Pythia-6.9B": PYTHIA_6_9B, "Pythia-12B": PYTHIA_12B}
 BINS = (
     Bin("385M-426M", 385_000_000, 426_000_000),
     Bin("961M-1.06B", 961_000_000, 1_060_000_000),
     Bin("2.64B-2.91B", 2_640_000_000, 2_910_000_000),
 )
+SHAPE = ("layers", "channels", "groups", "neurons")
+SETS = ("fitted", "rejection", "rejection again")
+COARSE = SPACES[:2]
 HERE = Path(__file__).parent
+
+Shapes = NDArray[np.float64]
 
 
 def timed(propose: Callable[[], Subnet], count: int) -> tuple[list[Subnet], float]:
     """So many proposals, and how many come in a second of the processor."""
+    propose()  # what is computed once per space
     start = time.process_time()
     subnets = [propose() for _ in range(count)]
     return subnets, count / (time.process_time() - start)
 
 
-def share_in(bin: Bin, subnets: list[Subnet]) -> float:
-    """What part of the proposals is in the bin, from their masks."""
-    costs = [parameters(PYTHIA_6_9B, subnet.widths) for subnet in subnets]
-    return sum(cost in bin for cost in costs) / len(costs)
-
-
-def measure_bin(name: str, order: Order, bin: Bin, count: int) -> dict[str, Any]:
+def measure_speed(
+    teacher: str, name: str, order: Order, bin: Bin, count: int, draws: int
+) -> dict[str, Any]:
     """Of one space and one bin."""
-    space, rng = Space(name, PYTHIA_6_9B, order, bin), np.random.default_rng(0)
+    architecture, rng = TEACHERS[teacher], np.random.default_rng(0)
+    space = Space(name, architecture, order, bin)
     samples, sampled = timed(lambda: space.sample(rng), count)
-    parents = iter(samples)
-    mutants, mutated = timed(lambda: space.mutate(next(parents), rng), count)
-    pairs = zip(samples, mutants[1:] + mutants[:1], strict=True)
-    children, crossed = timed(lambda: space.crossover(*next(pairs), rng), count)
+
+    def pick(subnets: list[Subnet]) -> Subnet:
+        return subnets[rng.integers(len(subnets))]
+
+    mutants, mutated = timed(lambda: space.mutate(pick(samples), rng), count)
+    children, crossed = timed(lambda: space.crossover(pick(samples), pick(mutants), rng), count)
+    proposals = samples + mutants + children
+    everything = Bin("any", 1, parameters(architecture, architecture.full_widths))
+    plain = Space(name, architecture, order, everything, "reject")
+    rejected = [plain.sample(rng).widths for _ in range(draws)]
     return {
+        "teacher": teacher,
         "space": name,
         "bin": bin.name,
+        "proposals": count,
         "samples_per_second": sampled,
         "mutations_per_second": mutated,
         "crossovers_per_second": crossed,
-        "in_bin": share_in(bin, samples + mutants + children),
-        "distinct": len({one.id for one in samples + mutants + children}) / (3 * count),
-    }
-
-
-def measure(count: int, draws: int) -> dict[str, Any]:
-    """All spaces and bins."""
-    order = Order.by_index(PYTHIA_6_9B.dimensions)
-    everything = Bin("any", 1, parameters(PYTHIA_6_9B, PYTHIA_6_9B.full_widths))
-    rows = []
-    for name in SPACES:
-        prior, rng = Space(name, PYTHIA_6_9B, order, everything, "reject"), np.random.default_rng(1)
-        costs = [parameters(PYTHIA_6_9B, prior.sample(rng).widths) for _ in range(draws)]
-        for bin in BINS:
-            plain = sum(cost in bin for cost in costs) / draws
-            rows.append(measure_bin(name, order, bin, count) | {"plain_in_bin": plain})
-    return {
-        "proposals": count,
+        "in_bin": np.mean([parameters(architecture, one.widths) in bin for one in proposals]),
+        "distinct": len({one.id for one in proposals}) / len(proposals),
         "plain_draws": draws,
-        "rows": rows,
-        "machine": measured_on(("numpy",)),
+        "plain_in_bin": np.mean([parameters(architecture, one) in bin for one in rejected]),
     }
+
+
+def shapes(
+    name: str, order: Order, bin: Bin, in_bin: Literal["fit", "reject"], count: int, seed: int
+) -> Shapes:
+    """Layers, channels, mean groups and mean neurons of samples, shape [count, 4]."""
+    space, rng = Space(name, PYTHIA_6_9B, order, bin, in_bin), np.random.default_rng(seed)
+    widths = [space.sample(rng).widths for _ in range(count)]
+    return np.array([(w.layers, w.channels, np.mean(w.groups), np.mean(w.neurons)) for w in widths])
+
+
+def distance(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Kolmogorov-Smirnov: the largest difference of the two cumulative distributions."""
+    at = np.concatenate([one, other])
+    below = [np.searchsorted(np.sort(values), at, "right") / values.size for values in (one, other)]
+    return float(np.abs(below[0] - below[1]).max())
+
+
+def measure_shapes(
+    order: Order, count: int
+) -> tuple[list[dict[str, Any]], dict[str, list[Shapes]]]:
+    """The distances in every bin, and the samples of the middle one."""
+    rows: list[dict[str, Any]] = []
+    middle: dict[str, list[Shapes]] = {}
+    for name in COARSE:
+        for bin in BINS:
+            sets = [
+                shapes(name, order, bin, in_bin, count, seed)
+                for seed, in_bin in enumerate(("fit", "reject", "reject"))
+            ]
+            if bin is BINS[1]:
+                middle[name] = sets
+            for column, dimension in enumerate(SHAPE):
+                fitted, rejected, again = (one[:, column] for one in sets)
+                rows.append(
+                    {
+                        "space": name,
+                        "bin": bin.name,
+                        "dimension": dimension,
+                        "samples": count,
+                        "fitted": distance(fitted, rejected),
+                        "yardstick": distance(again, rejected),
+                    }
+                )
+    return rows, middle
+
+
+def draw(middle: dict[str, list[Shapes]]) -> None:
+    """Cumulative distributions, a row per space, a panel per dimension."""
+    figure, panels = new_figure(4.0 * len(SHAPE), 3.2 * len(middle)), {}
+    for row, (name, sets) in enumerate(middle.items()):
+        for column, dimension in enumerate(SHAPE):
+            axes = figure.add_subplot(len(middle), len(SHAPE), row * len(SHAPE) + column + 1)
+            panels[name, dimension] = axes
+            for label, values, colour in zip(SETS, sets, (COLOURS[0], GREY, GREY), strict=True):
+                ordered = np.sort(values[:, column])
+                style = ":" if label == SETS[2] else "-"
+                axes.step(ordered, np.linspace(0, 1, ordered.size), color=colour, label=label,
+                          linestyle=style, where="post")  # fmt: skip
+            mean = "mean " if dimension in ("groups", "neurons") else ""
+            axes.set_title(f"{name}: {mean}{dimension}", fontsize=10)
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+            tidy(axes)
+    panels[COARSE[0], SHAPE[0]].legend(frameon=False, fontsize=9)
+    save(figure, HERE / "proposals.png")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Everything but the picture, which is drawn on the way."""
+    order = Order.by_index(PYTHIA_6_9B.dimensions)
+    distances, middle = measure_shapes(order, options.samples)
+    draw(middle)
+    speeds = []
+    for teacher, architecture in TEACHERS.items():
+        order = Order.by_index(architecture.dimensions)
+        for name in SPACES:
+            fine = name.startswith("fine")
+            count = options.fine_proposals if fine else options.proposals
+            draws = options.fine_draws if fine else options.draws
+            speeds += [measure_speed(teacher, name, order, bin, count, draws) for bin in BINS]
+    return {"speeds": speeds, "distances": distances, "machine": measured_on(("numpy",))}
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The table."""
+    """The tables."""
+    speeds = result["speeds"]
+    kinds = ("samples", "mutations", "crossovers")
+
+    def slowest(prefix: str) -> float:
+        chosen = [row for row in speeds if row["space"].startswith(prefix)]
+        return min(row[f"{kind}_per_second"] for row in chosen for kind in kinds)
+
     lines = [
         "# Proposing candidates",
         "",
-        f"Pythia-6.9B's dimensions, {result['proposals']} of each kind of proposal per row, and "
-        f"{result['plain_draws']} plain draws from the distribution that samples start from: the "
-        "share of these that is in the bin is what rejection sampling keeps.",
+        f"The slowest kind of proposal in the slowest bin: {slowest('coarse'):.0f}/s in the coarse "
+        f"spaces, {slowest('fine-uniform'):.0f}/s in fine-uniform, "
+        f"{slowest('fine-layerwise'):.0f}/s in fine-layerwise, on one core. "
+        f"In the bin: {min(row['in_bin'] for row in speeds):.1%} of all proposals. Plain draws, "
+        "from the distribution that samples start from, are what rejection sampling keeps a share "
+        "of.",
         "",
-        "| space | bin | samples/s | mutations/s | crossovers/s | in bin | distinct | plain draws "
-        "in bin |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| teacher | space | bin | samples/s | mutations/s | crossovers/s | in bin | distinct "
+        "| plain draws in bin |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for row in result["rows"]:
+    for row in speeds:
         lines.append(
-            f"| {row['space']} | {row['bin']} | {row['samples_per_second']:.0f} "
-            f"| {row['mutations_per_second']:.0f} | {row['crossovers_per_second']:.0f} "
-            f"| {row['in_bin']:.1%} | {row['distinct']:.1%} | {row['plain_in_bin']:.1%} |"
+            f"| {row['teacher']} | {row['space']} | {row['bin']} "
+            f"| {row['samples_per_second']:.0f} | {row['mutations_per_second']:.0f} "
+            f"| {row['crossovers_per_second']:.0f} | {row['in_bin']:.1%} | {row['distinct']:.1%} "
+            f"| {row['plain_in_bin']:.1%} of {row['plain_draws']} |"
         )
-    return "\n".join([*lines, "", sentence(result["machine"]), ""])
+    lines += [
+        "",
+        "## Shapes",
+        "",
+        f"Kolmogorov-Smirnov distance between {result['distances'][0]['samples']} fitted samples "
+        "and as many rejection samples (Pythia-6.9B; groups and neurons are means over layers), "
+        "and in brackets between two independent sets of rejection samples: what chance does. "
+        "Fine spaces draw their shapes as the coarse ones of the same sharing do.",
+        "",
+        f"| space | bin | {' | '.join(SHAPE)} |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name in COARSE:
+        for bin in BINS:
+            cells = [
+                f"{row['fitted']:.3f} ({row['yardstick']:.3f})"
+                for row in result["distances"]
+                if (row["space"], row["bin"]) == (name, bin.name)
+            ]
+            lines.append(f"| {name} | {bin.name} | {' | '.join(cells)} |")
+    lines += ["", f"![Cumulative distributions in {BINS[1].name}](proposals.png)", ""]
+    return "\n".join([*lines, sentence(result["machine"]), ""])
 
 
 def main() -> None:
     """Measure, print, and write beside this file."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--proposals", type=int, default=100)
-    parser.add_argument("--draws", type=int, default=1000)
-    options = parser.parse_args()
-    result = measure(options.proposals, options.draws)
+    parser.add_argument("--proposals", type=int, default=300, help="of each kind, coarse spaces")
+    parser.add_argument("--fine-proposals", type=int, default=60, help="of each kind, fine spaces")
+    parser.add_argument("--draws", type=int, default=1000, help="plain ones, coarse spaces")
+    parser.add_argument("--fine-draws", type=int, default=200, help="plain ones, fine spaces")
+    parser.add_argument("--samples", type=int, default=1000, help="whose shapes are compared")
+    result = measure(parser.parse_args())
     (HERE / "proposals.json").write_text(json.dumps(result, indent=2) + "\n")
     (HERE / "proposals.md").write_text(markdown(result))
     print(markdown(result))

@@ -21,11 +21,14 @@ import torch
 from litgpt import GPT, Config
 
 from evo import checkpoint
+from evo.cost import forward_flops
 from evo.driver import search
 from evo.errors import UserError
+from evo.history import History
 from evo.nll import summed_nll
 from evo.search_config import SearchConfig
 from evo.space import SPACES
+from evo.subnet import Widths
 from evo.winner import extract_candidate
 
 LENGTH = 40
@@ -104,6 +107,42 @@ def test_every_candidate_is_new_in_its_bin_and_counted_as_numel_does(reference: 
         assert history.params.between(one["low"], one["high"]).all()
         assert (history.status == "full").all()
         assert one["tokens_scored"] == history.tokens.sum() == 24 * 40 * (LENGTH - 1)
+
+
+@pytest.mark.parametrize(("cost", "bin"), [("flops", "40%"), ("kv-cache", "2KB-4KB")])
+def test_bins_over_other_costs_within_limits(
+    cost: str, bin: str, local_ray: None, tmp_path: Path, settings: Callable
+) -> None:
+    limits = {"multiple_of": ["neurons=8", "channels=4"], "floors": ["layers=2"]}
+    changes: dict = {**FEWER, **limits, "bins": [bin], "generations": 1, "cost_length": 20}
+    summary = search(settings(tmp_path / "run", cost=cost, **changes))
+    architecture = checkpoint.load(settings(tmp_path).teacher).architecture
+    for one in summary["searches"]:
+        assert (one["cost"], one["cost_length"]) == (cost, 20)
+        for row in History(tmp_path / "run" / "searches" / one["name"]).rows:
+            assert one["low"] <= row.cost <= one["high"]
+            widths = Widths(row.channels, row.groups, row.neurons)
+            if cost == "flops":
+                assert row.cost == forward_flops(architecture, widths, 20)
+            else:  # keys and values of every group, two bytes each
+                assert row.cost == sum(row.groups) * architecture.head_size * 20 * 2 * 2
+            assert row.layers >= 2
+            assert row.channels % 4 == 0
+            assert all(neurons % 8 == 0 for neurons in row.neurons)
+    unit = {"flops": "FLOPs per token", "kv-cache": "bytes of KV cache"}[cost]
+    with pytest.raises(UserError, match=f"no subnet .* within --multiple-of .* {unit} at length"):
+        search(settings(tmp_path / "other", cost=cost, **changes | {"bins": ["1%"]}))
+
+
+def test_settings_of_costs_and_limits_that_cannot_be(settings: Callable, tmp_path: Path) -> None:
+    for changes, problem in (
+        ({"cost": "latency"}, "unknown cost 'latency': give one of parameters, flops, kv-cache"),
+        ({"cost_length": 20}, "--cost-length 20: give at least 1, and with --cost flops or"),
+        ({"cost": "flops", "cost_length": 0}, "--cost-length 0: give at least 1"),
+        ({"floors": ["heads=2"]}, "--floors heads=2: give DIMENSION=NUMBER"),
+    ):
+        with pytest.raises(UserError, match=problem):
+            settings(tmp_path / "run", **changes)
 
 
 def test_extracted_candidates_have_the_parameters_and_nll_of_their_row(
