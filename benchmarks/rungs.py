@@ -28,7 +28,7 @@ import torch
 from benchmarks.agreement import TIMES, curve, fewest
 from benchmarks.larger_teacher import larger_teacher
 from benchmarks.machine import measured_on
-from benchmarks.rungs_report import draw, markdown, trace
+from benchmarks.rungs_report import LONGER, draw, markdown, trace
 from evo import checkpoint
 from evo.bins import parse_bin
 from evo.cost import parameters
@@ -53,13 +53,13 @@ CANDIDATES, CURVE_SEQUENCES = 50, 128
 POPULATION, GENERATIONS = 50, 19
 EVALUATIONS = POPULATION * (GENERATIONS + 1)
 PATIENCE = 0.2
-"""Rungs that are behind after so many evaluations go on to this share of full scoring's tokens."""
+"""Where rungs end behind full scoring, they search again, longer, for this share of its tokens."""
 
 TEACHERS = {"embedded": teacher_path, "larger": larger_teacher}
 ONE_SPACE = "coarse-uniform"
 """Where one space has to do: the larger teacher, longer texts, other settings of rungs."""
 
-LONGER = (4, 8)
+TEXTS = (4, 8)
 """How searches fare on so many times the text; on the most, with other settings of rungs too."""
 
 DEFAULTS = SearchConfig(teacher=teacher_path(), text=TEXT, bins=[BIN], out=Path("unused"))
@@ -156,24 +156,28 @@ def play(match: Match, out: Path) -> list[dict[str, Any]]:
     """Run the searches of a match, or go on with them: a record of each, full scoring's first."""
     full = search(match, "full", FULL, out)
     settings = {"default": DEFAULT, **{name: OTHERS[name] for name in match.others}}
-    return [full, *(search(match, name, settings[name], out, full) for name in settings)]
+    records = [full, *(search(match, name, settings[name], out) for name in settings)]
+    used = records[1]["trace"][-1][1] / full["trace"][-1][1]
+    if records[1]["trace"][-1][2] > full["trace"][-1][2] and used < PATIENCE:
+        longer = int(GENERATIONS * PATIENCE / used)
+        records.append(search(match, LONGER, DEFAULT, out, longer))
+    return records
 
 
 def search(
-    match: Match, name: str, rungs: Rungs, out: Path, full: dict[str, Any] | None = None
+    match: Match, name: str, rungs: Rungs, out: Path, generations: int = GENERATIONS
 ) -> dict[str, Any]:
-    """One search; rungs go on after it until they have full scoring's best, or patience ends."""
+    """One search."""
     here = laboratory(match.teacher, out)
     stages = Stages.of(rungs, match.sequences, DEFAULTS.shard_tokens // LENGTH)
-    budget = Budget(POPULATION, GENERATIONS if full is None else 100 * GENERATIONS)
+    budget = Budget(POPULATION, generations)
     strategy = Evolution(here.space(match.space), budget, match.seed, DEFAULTS.rates)
     home = f"{match.space}-{match.seed}-{match.sequences}-{name.replace('/', '_')}"
     lane = Lane(name, strategy, History(here.out / home), stages, rungs)
-    began = time.perf_counter()
-    while not lane.ended and (lane.evaluations < EVALUATIONS or is_behind(lane, full)):
+    while not lane.ended:
         score_generation(lane, here)
-    compared = [row for row in lane.history.rows if row.generation <= GENERATIONS]
-    best = min((row for row in compared if row.status == "full"), key=lambda row: row.fitness)
+    best = lane.best_row()
+    assert best is not None
     winner = Subnet.unpack(best.genome, here.teacher.architecture.dimensions)
     fresh = here.losses(winner, match.sequences, TIMES * match.sequences)
     return {
@@ -184,16 +188,8 @@ def search(
         "rungs": name,
         "trace": trace(lane.history.rows),
         "fresh_nll": sum(fresh) / len(fresh) / (LENGTH - 1),
-        "seconds": time.perf_counter() - began,
+        "seconds": sum(row.seconds for row in lane.history.rows),
     }
-
-
-def is_behind(lane: Lane, full: dict[str, Any] | None) -> bool:
-    """Whether a search with rungs is to go on until it has what full scoring found."""
-    if full is None or lane.strategy.best is None:
-        return False
-    _, tokens, best = full["trace"][-1]
-    return lane.tokens < PATIENCE * tokens and lane.strategy.best.fitness > best
 
 
 def score_generation(lane: Lane, here: Laboratory) -> None:
@@ -226,7 +222,7 @@ def matches(sequences: Mapping[str, int], seeds: Sequence[int]) -> Iterator[Matc
         for teacher, count in sequences.items():
             for space in spaces_of(teacher):
                 yield Match(teacher, space, seed, count)
-    for factor, seed in product(LONGER if "embedded" in sequences else (), seeds):
+    for factor, seed in product(TEXTS if "embedded" in sequences else (), seeds):
         yield Match("embedded", ONE_SPACE, seed, factor * sequences["embedded"])
 
 

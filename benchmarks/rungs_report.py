@@ -20,6 +20,7 @@ Trace = Sequence[Sequence[float]]
 """After each generation: evaluations, scored tokens, best fitness."""
 
 VERDICT = "## What it says\n"
+LONGER = "default, longer"
 NEAR = 1.01
 """Almost there: within 1% in NLL."""
 
@@ -44,16 +45,11 @@ def reached(trace: Trace, target: float) -> int | None:
     return next((int(tokens) for _, tokens, best in trace if best <= target), None)
 
 
-def at(trace: Trace, evaluations: int) -> Sequence[float]:
-    """The point of the first generation with so many evaluations, or the last."""
-    return next((point for point in trace if point[0] >= evaluations), trace[-1])
-
-
-def versus(one: dict[str, Any], full: dict[str, Any], evaluations: int) -> dict[str, Any]:
+def versus(one: dict[str, Any], full: dict[str, Any]) -> dict[str, Any]:
     """A search with rungs against the one that scores in full and differs in nothing else.
 
     Returns:
-        Shares of the tokens that full scoring spent in all: `used` after as many evaluations,
+        Shares of the tokens that full scoring spent in all: `used` in all,
         `reached` its final best, `near` it (within 1%), each None where it never did; `full_near`,
         when full scoring came near; and relative differences in NLL: `worse` on the fitness text,
         `fresh` on other text.
@@ -64,7 +60,7 @@ def versus(one: dict[str, Any], full: dict[str, Any], evaluations: int) -> dict[
         tokens = reached(record["trace"], target)
         return None if tokens is None else tokens / spent
 
-    _, tokens, own = at(one["trace"], evaluations)
+    _, tokens, own = one["trace"][-1]
     return {
         "used": tokens / spent,
         "reached": share(one, best),
@@ -85,7 +81,7 @@ def pairs(result: dict[str, Any]) -> list[dict[str, Any]]:
     """Every search with rungs, with its figures against full scoring."""
     fulls = {key(one): one for one in result["records"] if one["rungs"] == "full"}
     return [
-        one | versus(one, fulls[key(one)], result["evaluations"]) | {"full": fulls[key(one)]}
+        one | versus(one, fulls[key(one)]) | {"full": fulls[key(one)]}
         for one in result["records"]
         if one["rungs"] != "full"
     ]
@@ -137,6 +133,9 @@ def markdown(result: dict[str, Any], old: Path) -> str:
         "Where a search never reached full scoring's best, it counts as more than any share; the "
         "share of searches that did is beside it.",
         _medians(default, ("teacher", "sequences")),
+        "## Rungs that may search longer",
+        "Where the default ended behind full scoring, and cheaply: a search of more generations.",
+        _medians([one for one in found if one["rungs"] == LONGER], ("teacher", "sequences")),
         "## Other settings of rungs",
         _other_settings(result),
         _medians([one for one in found if _has_others(one, found)], ("rungs", "sequences")),
@@ -167,9 +166,7 @@ def _curves(result: dict[str, Any]) -> str:
 
 
 def _reached(one: dict[str, Any]) -> str:
-    if one["reached"] is not None:
-        return f"{one['reached']:.1%}"
-    return f"not by {one['trace'][-1][1] / one['full']['trace'][-1][1]:.1%}"
+    return f"not by {one['used']:.1%}" if one["reached"] is None else f"{one['reached']:.1%}"
 
 
 def _near(one: dict[str, Any]) -> str:
@@ -205,7 +202,8 @@ def _middle(group: list[dict[str, Any]], name: str) -> str:
 
 
 def _has_others(one: dict[str, Any], found: list[dict[str, Any]]) -> bool:
-    return any(key(one) == key(other) and other["rungs"] != "default" for other in found)
+    names = {other["rungs"] for other in found if key(other) == key(one)}
+    return one["rungs"] != LONGER and bool(names - {"default", LONGER})
 
 
 def _other_settings(result: dict[str, Any]) -> str:
@@ -244,8 +242,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
             for one in chosen:
                 _, tokens, best = zip(*one["trace"], strict=True)
                 axes.plot(tokens, best, color=colour, linewidth=1.2, alpha=0.85, label=label)
-                end = at(one["trace"], result["evaluations"])
-                axes.plot(end[1], end[2], "o", color=colour, markersize=4)
+                axes.plot(tokens[-1], best[-1], "o", color=colour, markersize=4)
                 label = None
         axes.set_xscale("log")
         axes.set_title(f"{teacher}, {space}, {sequences} sequences", fontsize=9)

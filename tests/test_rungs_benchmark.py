@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.agreement import curve, fewest, kendall
-from benchmarks.rungs_report import at, reached, trace, versus
+from benchmarks.rungs_report import reached, trace, versus
 from evo.history import COLUMNS, Row, Status
 
 
@@ -68,8 +68,6 @@ def test_no_size_is_enough():
 
 def test_a_trace_counts_all_tokens_and_only_full_scores():
     assert trace(ROWS) == [(2, 12, 5.0), (4, 32, 4.0), (5, 34, 4.0)]
-    assert at(trace(ROWS), 4) == (4, 32, 4.0)
-    assert at(trace(ROWS), 99) == (5, 34, 4.0)
 
 
 @pytest.mark.parametrize(("target", "tokens"), [(6, 12), (4.5, 32), (4.0, 32), (3.9, None)])
@@ -79,12 +77,12 @@ def test_reached_at_the_end_of_a_generation(target, tokens):
 
 def test_shares_are_of_what_full_scoring_spent():
     full = {"trace": [(50, 100, 4.0), (100, 200, 3.0)], "fresh_nll": 3.2}
-    rungs = {"trace": [(50, 10, 3.5), (100, 20, 3.03), (150, 30, 2.9)], "fresh_nll": 3.36}
-    figures = versus(rungs, full, 100)
+    rungs = {"trace": [(50, 10, 3.5), (100, 20, 3.03)], "fresh_nll": 3.36}
+    figures = versus(rungs, full)
     assert figures == pytest.approx(
         {
-            "used": 0.1, "reached": 0.15, "full_reached": 1.0, "near": 0.1, "full_near": 1.0,
+            "used": 0.1, "reached": None, "full_reached": 1.0, "near": 0.1, "full_near": 1.0,
             "worse": 0.01, "fresh": 0.05,
         }
     )  # fmt: skip
-    assert versus(rungs, {**full, "trace": [(100, 200, 2.0)]}, 100)["reached"] is None
+    assert versus(rungs, {**full, "trace": [(100, 200, 3.1)]})["reached"] == 0.1
