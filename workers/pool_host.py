@@ -106,9 +106,8 @@ class _JobsPool(Pool):
         if not isinstance(unit, JobUnit):
             super()._refuse(unit, error)
         elif unit.job in self._jobs:
-            self._jobs[unit.job].error = (
-                error.cause if isinstance(error.cause, UserError) else error
-            )
+            known = isinstance(error.cause, UserError)
+            self._jobs[unit.job].error = error.cause if known else error
 
 
 class PoolHost:
@@ -227,9 +226,7 @@ class PoolHost:
         """The reference of a text; the latest are kept, so that the workers know them again."""
         key = hashlib.blake2b(repr(blocks.shape).encode() + blocks.tobytes()).hexdigest()
         if key not in self._texts:
-            self._texts[key] = ray.put(
-                np.array(blocks)
-            )  # this process's own, which outlives a job's
+            self._texts[key] = ray.put(np.array(blocks))  # our own, which outlives the job's
             if len(self._texts) > TEXTS:
                 self._texts.popitem(last=False)
         self._texts.move_to_end(key)
