@@ -75,18 +75,15 @@ def search_table(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def cell(values: list[Any]) -> str:
-    """Differences as the largest of them; else how it fails."""
-    failures = [value for value in values if isinstance(value, str)]
-    if failures:
-        return f"fails: {failures[0]}" if len(failures) == len(values) else "fails on some"
-    return f"{max(values):.1e}"
-
-
 def verdict(values: list[Any]) -> str:
-    """Whether all of them are right."""
-    good = sum(not isinstance(value, str) and value < TOLERANCE for value in values)
-    return f"{good} of {len(values)} right ({cell(values)})"
+    """How many differences are none, how large the others are, and how the rest fails."""
+    numbers = [value for value in values if not isinstance(value, str)]
+    failures = [value for value in values if isinstance(value, str)]
+    right = sum(value < TOLERANCE for value in numbers)
+    notes = [f"largest difference {max(numbers):.1e}"] if numbers else []
+    if failures:
+        notes.append(f"{len(failures)} fail: {failures[0]}")
+    return f"{right} of {len(values)} right; {'; '.join(notes)}"
 
 
 def ability_table(result: dict[str, Any]) -> list[str]:
@@ -187,6 +184,7 @@ def markdown(result: dict[str, Any]) -> str:
     rows, length = result["text"]["blocks"]
     versions = ", ".join(f"{k} {v}" for k, v in sorted(result["whittle_environment"].items()))
     checks = [run for run in result["runs"] if run["name"].startswith("whittle")]
+    loads = [run["load_before"] for run in result["runs"]]
     off = max(abs(run["nll"] - run["rescored"]) for run in checks)
     teacher = max(abs(run["teacher_nll"] - result["teacher_nll"]) for run in checks)
     shipped = of(result, "whittle, `morea` as shipped")[0]
@@ -200,7 +198,9 @@ def markdown(result: dict[str, Any]) -> str:
             f"The embedded teacher (3.1M parameters), coarse-uniform, {low:,} to {high:,} "
             f"parameters ({BIN}), {result['evaluations']} evaluations of {rows} x {length - 1} "
             f"targets of {result['text']['source']}, float32, micro-batches of {MICRO_BATCH}, one "
-            "thread per scorer; each search a process of its own, nothing else running.",
+            "thread per scorer; each search a process of its own, one after another. Load average "
+            f"before each: {min(loads):.1f} to {max(loads):.1f}; figures of time mean something "
+            "only where that is below the number of cores.",
             "",
             *search_table(result),
             "",
@@ -234,8 +234,8 @@ def markdown(result: dict[str, Any]) -> str:
             "",
             f"{PER_SPACE} random subnets of each space and this bin, the fine ones of scattered "
             "layers, channels, heads and neurons, set in whittle's super-network; all logits "
-            "against those in place, the largest difference in "
-            f"brackets, right where it is below {TOLERANCE:g}.",
+            "against those in place, right where they "
+            f"differ by less than {TOLERANCE:g}.",
             "",
             *ability_table(result),
             "",
