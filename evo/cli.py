@@ -174,8 +174,8 @@ def run_search(config: Any) -> None:
             one["name"],
             one["candidate"] or "none: every candidate failed",
             f"{one['params']:,}" if scored else "",
-            f"{one['nll']:.4f}" if scored else "",
-            f"{one['perplexity']:.2f}" if scored else "",
+            f"{one['nll']:.4f}" if one["nll"] is not None else "",
+            f"{one['perplexity']:.2f}" if one["nll"] is not None else "",
             str(one["evaluations"]),
             one["ended"],
         )

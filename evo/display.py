@@ -30,10 +30,13 @@ class SearchDisplay:
         names: of the searches.
         budget: theirs.
         console: where the live table is drawn, where that is a terminal.
+        is_nll: whether fitness is an NLL, whose perplexity is then shown.
     """
 
-    def __init__(self, names: list[str], budget: Budget, console: Console) -> None:
-        self._budget = budget
+    def __init__(
+        self, names: list[str], budget: Budget, console: Console, *, is_nll: bool = True
+    ) -> None:
+        self._budget, self._is_nll = budget, is_nll
         self._rows: dict[str, tuple[Progress | None, str]] = dict.fromkeys(
             names, (None, "starting")
         )
@@ -68,7 +71,7 @@ class SearchDisplay:
         left = "" if ended else f"  left {_duration(self._seconds_left(name, progress))}"
         line = (
             f"{name}  generation {progress.generation}/{self._budget.generations}  "
-            f"best {_fitness(progress.best)}  median {_fitness(progress.median)}  "
+            f"best {self._fitness(progress.best)}  median {self._fitness(progress.median)}  "
             f"evaluations {progress.evaluations}  tokens {progress.tokens:,}  "
             f"units/s {self._rate:.1f}{left}"
         )
@@ -102,15 +105,18 @@ class SearchDisplay:
                 name,
                 f"{progress.generation}/{self._budget.generations}",
                 str(progress.evaluations),
-                _fitness(progress.best),
-                _fitness(progress.median),
+                self._fitness(progress.best),
+                self._fitness(progress.median),
                 left,
             )
         return table
 
-
-def _fitness(nll: float | None) -> str:
-    return "none" if nll is None else f"{nll:.4f} (perplexity {perplexity(nll):.4g})"
+    def _fitness(self, fitness: float | None) -> str:
+        if fitness is None:
+            return "none"
+        return f"{fitness:.4f}" + (
+            f" (perplexity {perplexity(fitness):.4g})" if self._is_nll else ""
+        )
 
 
 def _duration(seconds: float | None) -> str:

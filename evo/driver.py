@@ -403,7 +403,12 @@ class _Driver:
         self.resources = ExitStack()
         self.metrics = {lane.name: self._metrics(lane) for lane in lanes}
         console = Console(stderr=True)
-        self.display = SearchDisplay(list(self.lanes), run.config.budget, console)
+        self.display = SearchDisplay(
+            list(self.lanes),
+            run.config.budget,
+            console,
+            is_nll=run.config.fitness == "perplexity",
+        )
 
     def drive(self) -> None:
         """Until all lanes have ended."""

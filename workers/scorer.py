@@ -89,7 +89,8 @@ class ShardScore:
         nll: of each sequence, summed over its targets in float64, nats; empty where the candidate
             failed.
         tokens: targets that were scored; 0 where the candidate failed.
-        seconds: wall-clock time, extraction included where it was needed.
+        seconds: wall-clock time, extraction included where it was needed; waiting for another
+            thread's candidate is not.
         failure: why the candidate has no NLL, or None.
         divergence: from the teacher, as the NLL; None where none was asked for.
     """
@@ -175,7 +176,7 @@ class Scorer:
         began = time.perf_counter()
         micro_batch = self._micro_batch
         try:
-            return self._attempt(genome, candidate_id, rows, micro_batch, began)
+            return self._attempt(genome, candidate_id, rows, micro_batch)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -183,7 +184,7 @@ class Scorer:
             while True:
                 self._release_memory(candidate_id)
                 try:
-                    return self._attempt(genome, candidate_id, rows, micro_batch, began)
+                    return self._attempt(genome, candidate_id, rows, micro_batch)
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):
                         raise
@@ -193,16 +194,14 @@ class Scorer:
                 micro_batch //= 2
 
     def _attempt(
-        self,
-        genome: bytes,
-        candidate_id: str,
-        rows: tuple[int, int],
-        micro_batch: int,
-        began: float,
+        self, genome: bytes, candidate_id: str, rows: tuple[int, int], micro_batch: int
     ) -> ShardScore:
         with self._extracting:
+            began = time.perf_counter()
             model = self.model(genome, candidate_id)
-        with self._running:
+            extracted = time.perf_counter()
+        with self._running:  # for which it may have waited
+            began += time.perf_counter() - extracted
             nll, divergence = self.losses(model, rows, micro_batch)
         for name, values in (("NLL", nll), ("divergence", divergence)):
             if values is not None and not np.isfinite(values).all():
