@@ -5,7 +5,8 @@
 Pythia-6.9B's and 12B's dimensions and the bins of the paper; genomes only, no weights. `sample`,
 `mutate` and `crossover` as they are (every proposal fitted into its bin) against plain draws from
 the same distribution, of which rejection sampling keeps the few that happen to be in the bin.
-Seconds are of the processor, one thread, after one proposal of each kind. The shapes of fitted and
+Seconds are of the processor, one thread, after 50 proposals of each kind; the
+latest 50 are kept, as a search keeps a generation. The shapes of fitted and
 of rejection samples are compared by the Kolmogorov-Smirnov distance, for which two independent sets
 of rejection samples are the yardstick. Writes proposals.json, proposals.md and proposals.png beside
 this file.
@@ -16,8 +17,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,17 +62,43 @@ BINS = (
 SHAPE = ("layers", "channels", "groups", "neurons")
 SETS = ("fitted", "rejection", "rejection again")
 COARSE = SPACES[:2]
+GENERATION = 50
 HERE = Path(__file__).parent
 
 Shapes = NDArray[np.float64]
 
 
-def timed(propose: Callable[[], Subnet], count: int) -> tuple[list[Subnet], float]:
-    """So many proposals, and how many come in a second of the processor."""
-    propose()  # what is computed once per space
-    start = time.process_time()
-    subnets = [propose() for _ in range(count)]
-    return subnets, count / (time.process_time() - start)
+@dataclass
+class Proposals:
+    """What one kind of proposal gave.
+
+    Attributes:
+        per_second: of the processor.
+        latest: as many as a generation has, as a search keeps no more.
+        ids: of all.
+        inside: how many are in the bin.
+    """
+
+    per_second: float
+    latest: list[Subnet]
+    ids: set[str]
+    inside: int
+
+
+def timed(propose: Callable[[], Subnet], count: int, bin: Bin, teacher: str) -> Proposals:
+    """So many proposals, after a few that warm up."""
+    latest = deque((propose() for _ in range(GENERATION)), maxlen=GENERATION)
+    result = Proposals(0.0, [], set(), 0)
+    seconds = 0.0
+    for _ in range(count):
+        start = time.process_time()
+        subnet = propose()
+        seconds += time.process_time() - start
+        result.ids.add(subnet.id)
+        result.inside += parameters(TEACHERS[teacher], subnet.widths) in bin
+        latest.append(subnet)
+    result.per_second, result.latest = count / seconds, list(latest)
+    return result
 
 
 def measure_speed(
@@ -79,14 +107,16 @@ def measure_speed(
     """Of one space and one bin."""
     architecture, rng = TEACHERS[teacher], np.random.default_rng(0)
     space = Space(name, architecture, order, bin)
-    samples, sampled = timed(lambda: space.sample(rng), count)
 
-    def pick(subnets: list[Subnet]) -> Subnet:
-        return subnets[rng.integers(len(subnets))]
+    def pick(kind: Proposals) -> Subnet:
+        return kind.latest[rng.integers(GENERATION)]
 
-    mutants, mutated = timed(lambda: space.mutate(pick(samples), rng), count)
-    children, crossed = timed(lambda: space.crossover(pick(samples), pick(mutants), rng), count)
-    proposals = samples + mutants + children
+    samples = timed(lambda: space.sample(rng), count, bin, teacher)
+    mutants = timed(lambda: space.mutate(pick(samples), rng), count, bin, teacher)
+    children = timed(
+        lambda: space.crossover(pick(samples), pick(mutants), rng), count, bin, teacher
+    )
+    kinds = (samples, mutants, children)
     everything = Bin("any", 1, parameters(architecture, architecture.full_widths))
     plain = Space(name, architecture, order, everything, "reject")
     rejected = [plain.sample(rng).widths for _ in range(draws)]
@@ -95,11 +125,11 @@ def measure_speed(
         "space": name,
         "bin": bin.name,
         "proposals": count,
-        "samples_per_second": sampled,
-        "mutations_per_second": mutated,
-        "crossovers_per_second": crossed,
-        "in_bin": np.mean([parameters(architecture, one.widths) in bin for one in proposals]),
-        "distinct": len({one.id for one in proposals}) / len(proposals),
+        "samples_per_second": samples.per_second,
+        "mutations_per_second": mutants.per_second,
+        "crossovers_per_second": children.per_second,
+        "in_bin": sum(kind.inside for kind in kinds) / (3 * count),
+        "distinct": len(set.union(*(kind.ids for kind in kinds))) / (3 * count),
         "plain_draws": draws,
         "plain_in_bin": np.mean([parameters(architecture, one) in bin for one in rejected]),
     }
