@@ -277,9 +277,6 @@ def test_what_an_earlier_run_scored_comes_from_the_cache(
         assert after["cached_units"] >= after["evaluations"] > before["cached_units"]
         assert after["seconds"] < 0.1 * before["seconds"]
         assert after["tokens_scored"] == before["tokens_scored"]
-    search(settings(tmp_path / "other", score_cache=True, micro_batch=3, **FEWER))
-    other = json.loads((tmp_path / "other" / "summary.json").read_text())["searches"]
-    assert all(one["cached_units"] < one["evaluations"] for one in other)
 
 
 def test_a_start_from_another_run(reference: Path, settings: Callable, tmp_path: Path) -> None:
