@@ -18,7 +18,7 @@ import torch
 
 from evo import checkpoint
 from evo.files import atomic_file
-from evo.importance import order_by_activation, order_by_magnitude
+from evo.importance import importance_by_activation, importance_by_magnitude
 from evo.order import Order
 from evo.rungs import spread
 from evo.strategy import Scored, Strategy
@@ -75,11 +75,11 @@ class Bench:
             torch.set_num_threads(1)
             model = self.checkpoint.model()
             found = (
-                order_by_magnitude(model)
+                importance_by_magnitude(model)
                 if kind == "magnitude"
-                else order_by_activation(model, self.text)
+                else importance_by_activation(model, self.text)
             )
-            found.save(path)
+            Order.by_importance(**vars(found)).save(path)
         return Order.load(path)
 
     def fitness(self, subnet: Subnet) -> float:

@@ -39,7 +39,6 @@ from evo.cost import parameters
 from evo.embedded import teacher_path
 from evo.evolution import Evolution, Rates
 from evo.files import atomic_file
-from evo.model import named_parameters
 from evo.order import KINDS
 from evo.space import SPACES
 from evo.strategy import Budget, Strategy
@@ -135,10 +134,8 @@ def run(search: Search) -> dict[str, Any]:
     sensitivity = None
     if "sensitivity" in search.parts:
         sensitivity = sensitivities(order, architecture.dimensions, bench.fitness)
-    space = SpaceOfParts(
-        search.space, architecture, order, parse_bin(search.bin, size, named_parameters),
-        search.parts, sensitivity,
-    )  # fmt: skip
+    bin = parse_bin(search.bin, size, lambda name: None)
+    space = SpaceOfParts(search.space, architecture, order, bin, search.parts, sensitivity)
     budget = Budget(search.population, search.generations)
     strategy: Strategy
     if search.algorithm == "random":

@@ -114,10 +114,9 @@ def _swapped(keys: Keys, scale: float, rng: Generator) -> Keys:
     counts = kept.sum(1, keepdims=True, dtype=np.float32)
     distance = np.where(kept, counts - 1 - ranks, ranks - counts)
     chance = np.exp(np.maximum(distance, 0) / -np.float32(max(1, scale * rows.shape[1])))
-    swaps = np.ceil(scale * rng.random(counts.shape, np.float32) * counts) * ~kept.all(
-        1, keepdims=True
-    )
+    swaps = np.ceil(scale * rng.random(counts.shape, np.float32) * counts)
     swaps *= rng.random(counts.shape) < rng.uniform(1 / len(rows), 1)
+    swaps[counts == len(ranks)] = 0
     leaving = (chance * kept).sum(1, keepdims=True)
     coming = np.maximum((chance * ~kept).sum(1, keepdims=True), np.float32(1e-9))
     swapping = rng.random(rows.shape, np.float32) < chance * swaps / np.where(kept, leaving, coming)
