@@ -14,11 +14,10 @@ import argparse
 import json
 import multiprocessing
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ import torch
 from benchmarks.agreement import TIMES, curve, fewest
 from benchmarks.larger_teacher import larger_teacher
 from benchmarks.machine import measured_on
-from benchmarks.rungs_report import LONGER, draw, markdown, trace
+from benchmarks.rungs_report import draw, markdown, trace
 from evo import checkpoint
 from evo.bins import parse_bin
 from evo.cost import parameters
@@ -49,18 +48,18 @@ from workers.scorer import Scorer, ScoringSettings
 HERE = Path(__file__).parent
 TEXT, LENGTH = "stdlib:validation", 256
 BIN = "25%"
-CANDIDATES, CURVE_SEQUENCES = 50, 128
+CANDIDATES, CURVE_SEQUENCES = 50, 64
 POPULATION, GENERATIONS = 50, 19
 EVALUATIONS = POPULATION * (GENERATIONS + 1)
-PATIENCE = 0.2
-"""Where rungs end behind full scoring, they search again, longer, for this share of its tokens."""
+SHARES = (0.1, 0.2)
+"""Rungs also search for as many generations as cost these shares of full scoring's tokens."""
 
 TEACHERS = {"embedded": teacher_path, "larger": larger_teacher}
 ONE_SPACE = "coarse-uniform"
 """Where one space has to do: the larger teacher, longer texts, other settings of rungs."""
 
-TEXTS = (4, 8)
-"""How searches fare on so many times the text; on the most, with other settings of rungs too."""
+TEXTS = (4, 16)
+"""How searches fare on so many times the text; on the first, with other settings of rungs too."""
 
 DEFAULTS = SearchConfig(teacher=teacher_path(), text=TEXT, bins=[BIN], out=Path("unused"))
 FULL, DEFAULT = Rungs(), DEFAULTS.stages
@@ -69,11 +68,14 @@ OTHERS = {
     "test only": replace(DEFAULT, survivors=1.0),
     "confidence 0.75": replace(DEFAULT, confidence=0.75),
     "confidence 0.99": replace(DEFAULT, confidence=0.99),
+    "survivors 1/16": replace(DEFAULT, survivors=1 / 16),
     "survivors 1/8": replace(DEFAULT, survivors=1 / 8),
+    "survivors 1/4": replace(DEFAULT, survivors=1 / 4),
     "survivors 1/2": replace(DEFAULT, survivors=1 / 2),
     "one rung of 1/8": replace(DEFAULT, shares=(1 / 8,)),
     "one rung of 1/32": replace(DEFAULT, shares=(1 / 32,)),
 }
+OTHERS = {name: rungs for name, rungs in OTHERS.items() if rungs != DEFAULT}
 
 
 @dataclass(frozen=True)
@@ -158,9 +160,9 @@ def play(match: Match, out: Path) -> list[dict[str, Any]]:
     settings = {"default": DEFAULT, **{name: OTHERS[name] for name in match.others}}
     records = [full, *(search(match, name, settings[name], out) for name in settings)]
     used = records[1]["trace"][-1][1] / full["trace"][-1][1]
-    if records[1]["trace"][-1][2] > full["trace"][-1][2] and used < PATIENCE:
-        longer = int(GENERATIONS * PATIENCE / used)
-        records.append(search(match, LONGER, DEFAULT, out, longer))
+    for share in SHARES:
+        generations = int((GENERATIONS + 1) * share / used) - 1
+        records.append(search(match, f"default, {share:.0%}", DEFAULT, out, generations))
     return records
 
 
@@ -211,19 +213,26 @@ def spaces_of(teacher: str) -> tuple[str, ...]:
     return SPACES if teacher == "embedded" else (ONE_SPACE,)
 
 
-def matches(sequences: Mapping[str, int], seeds: Sequence[int]) -> Iterator[Match]:
-    """What is to be run, the most telling first.
+def matches(sequences: Mapping[str, int], seeds: Sequence[int]) -> tuple[list[Match], list[Match]]:
+    """What is to be run, the most telling first, and what only then.
 
     Args:
         sequences: of a full scoring, by teacher.
         seeds: of the searches.
     """
-    for seed in seeds:
-        for teacher, count in sequences.items():
-            for space in spaces_of(teacher):
-                yield Match(teacher, space, seed, count)
-    for factor, seed in product(TEXTS if "embedded" in sequences else (), seeds):
-        yield Match("embedded", ONE_SPACE, seed, factor * sequences["embedded"])
+    first = [
+        Match(teacher, space, seed, count)
+        for seed in seeds
+        for teacher, count in sequences.items()
+        for space in spaces_of(teacher)
+    ]
+    if "embedded" not in sequences:
+        return first, []
+    some, many = (
+        [Match("embedded", ONE_SPACE, seed, times * sequences["embedded"]) for seed in seeds]
+        for times in TEXTS
+    )
+    return first + some, [replace(match, others=tuple(OTHERS)) for match in some] + many
 
 
 def main() -> None:
@@ -245,20 +254,16 @@ def main() -> None:
             for teacher in options.teachers
         }
         print(f"scoring in full: {sequences} sequences", flush=True)
-        every = list(matches(sequences, options.seeds))
-        longest = max(match.sequences for match in every)
-        again = [
-            replace(match, others=tuple(OTHERS)) for match in every if match.sequences == longest
-        ]
-        records: dict[Match, list[dict[str, Any]]] = {}
-        for todo in (every, again):  # a search is run by one process at a time
+        records: dict[tuple[Match, str], dict[str, Any]] = {}
+        for todo in matches(sequences, options.seeds):  # no search is in both processes at once
             began = time.perf_counter()
             futures = {processes.submit(play, match, options.out): match for match in todo}
             scored = 0
             for future in as_completed(futures):
                 match = futures[future]
-                records[replace(match, others=())] = future.result()
-                report(curves, sequences, [one for each in every for one in records.get(each, [])])
+                basic = replace(match, others=())
+                records |= {(basic, record["rungs"]): record for record in future.result()}
+                report(curves, sequences, list(records.values()))
                 scored += match.sequences
                 share = scored / sum(match.sequences for match in todo)
                 left = (time.perf_counter() - began) * (1 / share - 1) / 60

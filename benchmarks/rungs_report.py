@@ -20,7 +20,6 @@ Trace = Sequence[Sequence[float]]
 """After each generation: evaluations, scored tokens, best fitness."""
 
 VERDICT = "## What it says\n"
-LONGER = "default, longer"
 NEAR = 1.01
 """Almost there: within 1% in NLL."""
 
@@ -73,8 +72,8 @@ def versus(one: dict[str, Any], full: dict[str, Any]) -> dict[str, Any]:
 
 
 def key(record: dict[str, Any]) -> tuple[Any, ...]:
-    """What searches of one match have in common."""
-    return record["teacher"], record["space"], record["sequences"], record["seed"]
+    """What searches of one match have in common; the embedded teacher's come first."""
+    return record["teacher"], record["sequences"], record["space"], record["seed"]
 
 
 def pairs(result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -82,7 +81,7 @@ def pairs(result: dict[str, Any]) -> list[dict[str, Any]]:
     fulls = {key(one): one for one in result["records"] if one["rungs"] == "full"}
     return [
         one | versus(one, fulls[key(one)]) | {"full": fulls[key(one)]}
-        for one in result["records"]
+        for one in sorted(result["records"], key=key)
         if one["rungs"] != "full"
     ]
 
@@ -92,6 +91,8 @@ def markdown(result: dict[str, Any], old: Path) -> str:
     verdict = old.read_text().partition(VERDICT)[2] if old.is_file() else ""
     found = pairs(result)
     default = [one for one in found if one["rungs"] == "default"]
+    budgets = [one for one in found if one["rungs"].startswith("default")]
+    compared = {key(one) for one in found if not one["rungs"].startswith("default")}
     sections = [
         "# Rungs",
         _setting(result),
@@ -130,15 +131,14 @@ def markdown(result: dict[str, Any], old: Path) -> str:
             },
         ),
         "## Medians over searches",
-        "Where a search never reached full scoring's best, it counts as more than any share; the "
-        "share of searches that did is beside it.",
-        _medians(default, ("teacher", "sequences")),
-        "## Rungs that may search longer",
-        "Where the default ended behind full scoring, and cheaply: a search of more generations.",
-        _medians([one for one in found if one["rungs"] == LONGER], ("teacher", "sequences")),
+        f"*default* is {result['evaluations']} evaluations, as full scoring's; *default, 10%* and "
+        "*20%* are searches of as many generations as cost so much of full scoring's tokens. A "
+        "search that never reached full scoring's best counts as more than any share; how many "
+        "did is beside it.",
+        _medians(budgets, ("teacher", "sequences", "rungs")),
         "## Other settings of rungs",
         _other_settings(result),
-        _medians([one for one in found if _has_others(one, found)], ("rungs", "sequences")),
+        _medians([one for one in found if key(one) in compared], ("rungs", "sequences")),
     ]
     return "\n\n".join([*sections, VERDICT + "\n" + verdict.strip()]).rstrip() + "\n"
 
@@ -184,6 +184,7 @@ def _medians(found: list[dict[str, Any]], by: tuple[str, ...]) -> str:
         {
             **{name: lambda group, name=name: str(group[0][name]) for name in by},
             "searches": lambda group: str(len(group)),
+            "evaluations": lambda group: f"{median(one['trace'][-1][0] for one in group):.0f}",
             "tokens": lambda group: f"{median(one['used'] for one in group):.1%}",
             "reached full's best at": lambda group: _middle(group, "reached"),
             "of them": lambda group: f"{sum(one['reached'] is not None for one in group)}",
@@ -199,11 +200,6 @@ def _medians(found: list[dict[str, Any]], by: tuple[str, ...]) -> str:
 def _middle(group: list[dict[str, Any]], name: str) -> str:
     value = median(float("inf") if one[name] is None else one[name] for one in group)
     return "not reached" if value == float("inf") else f"{value:.1%}"
-
-
-def _has_others(one: dict[str, Any], found: list[dict[str, Any]]) -> bool:
-    names = {other["rungs"] for other in found if key(other) == key(one)}
-    return one["rungs"] != LONGER and bool(names - {"default", LONGER})
 
 
 def _other_settings(result: dict[str, Any]) -> str:
@@ -227,14 +223,14 @@ def _table(rows: Sequence[Any], columns: dict[str, Callable[[Any], str]]) -> str
 def draw(result: dict[str, Any], path: Path) -> None:
     """Best fitness against scored tokens: a panel per teacher, space and text, lines by seed."""
     panels: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for one in result["records"]:
+    for one in sorted(result["records"], key=key):
         if one["rungs"] in ("full", "default"):
             panels.setdefault(key(one)[:3], []).append(one)
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(3.6 * columns, 3.2 * rows), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
-    for index, ((teacher, space, sequences), records) in enumerate(panels.items()):
+    for index, ((teacher, sequences, space), records) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
         for colour, name in ((FULL_COLOUR, "full"), (DEFAULT_COLOUR, "default")):
             chosen = [one for one in records if one["rungs"] == name]
