@@ -220,7 +220,7 @@ class Space:
         masks = (masks[0], masks[1][rows], masks[2][rows])
         every = (self.architecture.dimensions.layers,)
         depth_keys = np.where(parent.layers, 0.0, 1.0) + self._tie_break(
-            _fractions(self.order.layers), rng
+            _fractions(self.order.layers), every, rng
         )
         plan = Plan(
             layers=int(parent.layers.sum()),
@@ -229,19 +229,21 @@ class Space:
             neurons=np.broadcast_to(kept_by_row(masks[2]), every),
             depth=np.argsort(np.argsort(depth_keys)),
         )
-        keys = (
-            ~mask + self._tie_break(np.broadcast_to(order, mask.shape), rng)
+        keys = [
+            self._tie_break(order, mask.shape, rng)
             for mask, order in zip(masks, self._order_keys, strict=True)
-        )
+        ]
+        for key, mask in zip(keys, masks, strict=True):
+            key += ~mask
         return Genes(plan, *keys)
 
     @staticmethod
-    def _tie_break(keys: Keys, rng: Generator) -> Keys:
+    def _tie_break(keys: Keys, shape: tuple[int, ...], rng: Generator) -> Keys:
         """Below a half: the order, among neighbours chance."""
-        chance = np.float32(CHANCE)
-        return np.float32(0.49) * (
-            (1 - chance) * keys + chance * rng.random(keys.shape, np.float32)
-        )
+        ties = rng.random(shape, np.float32)
+        ties *= np.float32(0.49 * CHANCE)  # in place: these are large, and memory is slow
+        ties += np.float32(0.49 * (1 - CHANCE)) * keys
+        return ties
 
     def _prefix_genes(self, parent: Subnet) -> Genes:
         """The genes of a subnet of a coarse space: counts say it all."""
