@@ -32,7 +32,8 @@ class Rungs:
     Attributes:
         shares: of the text's sequences, of each stage before the last, increasing; the last is
             all of the text. Without any, every candidate is scored in full, as in the paper.
-        survivors: the largest share of a stage's candidates that goes on to the next.
+        survivors: the largest share of a stage's candidates that goes on to the next; while there
+            are fewer elites than there may be, as many as are missing may.
         confidence: of the one-sided test by which a candidate that is worse than the cut-off is
             dropped; 1 never drops one by it.
 
@@ -41,7 +42,7 @@ class Rungs:
     """
 
     shares: tuple[float, ...] = ()
-    survivors: float = 0.25
+    survivors: float = 0.125
     confidence: float = 0.9
 
     def __post_init__(self) -> None:
@@ -143,7 +144,8 @@ def survivors(
     The cut-off is the last that would be an elite if this stage decided: of candidates and elites
     together, the one in the last place. A candidate goes on unless the mean difference to it, per
     sequence, exceeds its standard error by the confidence's normal quantile; and of those not more
-    than the share `survivors`, the best first. The test wants `FEWEST_TESTED` sequences.
+    than the share `survivors`, or than there are free places, the best first. The test wants
+    `FEWEST_TESTED` sequences.
 
     Args:
         rungs: share and confidence.
@@ -163,7 +165,8 @@ def survivors(
         for name in ranked
         if name in losses and not _is_worse(losses[name] - cutoff, rungs.confidence)
     ]
-    return set(able[: math.ceil(rungs.survivors * len(losses))])
+    free = places - len(elites)
+    return set(able[: max(free, math.ceil(rungs.survivors * len(losses)))])
 
 
 def _is_worse(differences: Losses, confidence: float) -> bool:

@@ -126,7 +126,7 @@ class SearchConfig:
     head_sizes: list[int] | None = None
     in_bin: Literal["fit", "reject"] = "fit"
     rungs: list[str] = field(default_factory=lambda: ["1/32", "1/8"])
-    survivors: float = 0.25
+    survivors: float = 0.125
     rung_confidence: float = 0.9
     sequence_length: int | None = None
     max_tokens: int | None = None

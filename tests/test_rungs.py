@@ -66,7 +66,16 @@ def paired(rng: np.random.Generator, means: list[float], noise: float) -> dict[s
 def test_the_share_bounds_how_many_go_on():
     losses = paired(np.random.default_rng(0), [4.0 + 0.001 * index for index in range(20)], 1e-6)
     rungs = Rungs((0.1,), survivors=0.25, confidence=1)
-    assert survivors(rungs, losses, {}, 10) == {"00", "01", "02", "03", "04"}
+    elites = {str(index): np.full(50, 9.0) for index in range(10)}
+    assert survivors(rungs, losses, elites, 10) == {"00", "01", "02", "03", "04"}
+
+
+def test_as_many_as_elites_are_missing_may_go_on():
+    losses = paired(np.random.default_rng(0), [4.0 + 0.001 * index for index in range(20)], 1e-6)
+    rungs = Rungs((0.1,), survivors=0.05, confidence=1)
+    assert len(survivors(rungs, losses, {}, 10)) == 10
+    assert len(survivors(rungs, losses, {"elite": np.full(50, 9.0)}, 4)) == 3
+    assert len(survivors(rungs, losses, {"elite": np.full(50, 9.0)}, 1)) == 1
 
 
 def test_only_those_who_are_clearly_worse_than_the_cutoff_leave():
