@@ -204,3 +204,23 @@ def test_any_dtype_is_ranked_without_a_warning(model, dtype, recwarn):
         for ranks in (order.layers, order.channels, *order.groups, *order.neurons):
             assert sorted(ranks) == list(range(len(ranks)))
     assert not [one for one in recwarn if issubclass(one.category, UserWarning)]
+
+
+def test_a_layer_matters_as_much_as_the_loss_grows_without_it(model):
+    blocks = text(model, rows=6)
+    rows = torch.from_numpy(blocks).long()
+
+    def loss() -> float:
+        logits = model(rows[:, :-1])
+        return torch.nn.functional.cross_entropy(logits.mT, rows[:, 1:], reduction="sum").item()
+
+    expected, every = [], model.transformer.h
+    base = loss()
+    for dropped in range(4):
+        model.transformer.h = torch.nn.ModuleList(
+            [block for index, block in enumerate(every) if index != dropped]
+        )
+        expected.append(loss() - base)
+        model.transformer.h = every
+    found = importance_by_activation(model, blocks).layers
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
