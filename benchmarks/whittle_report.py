@@ -158,7 +158,7 @@ def summary(result: dict[str, Any]) -> list[str]:
     nll = [median([run["rescored"] for run in runs]) for runs in (theirs, index, ranked)]
     return [
         f"- **Fitness at equal evaluations.** whittle's evolution ends at {nll[0]:.4f} (median), "
-        f"evo's in the same order at {nll[1]:.4f}: that difference is the algorithm. With parts "
+        f"evo's in the same order at {nll[1]:.4f}: that difference is the algorithm, and chance. With parts "
         f"ranked by activation evo ends at {nll[2]:.4f}: that is the order, which whittle's "
         "search has not (`compute_importance` ranks, but its search spaces take the first n as "
         f"stored). whittle's best of all its runs is {best:.4f}.",
@@ -172,9 +172,10 @@ def summary(result: dict[str, Any]) -> list[str]:
         "proposals for each that lies in the bin.",
         f"- **Where whittle is better.** It starts scoring after {start[0]:.1f} s, evo after "
         f"{start[1]:.1f} s (Ray); it needs {whole[0]:.0f} MiB in all, evo with one worker "
-        f"{whole[1]:.0f} MiB (Ray's own processes among them). It has strategies that evo has not "
-        "(Bayesian, NSGA-II), searches for a whole Pareto front at once, trains super-networks "
-        "(sandwich rule and others) and prunes unstructured (Wanda, SparseGPT).",
+        f"{whole[1]:.0f} MiB (Ray's own processes among them). By its source it has "
+        "besides: Bayesian optimisation and NSGA-II (`whittle/search/baselines.py`), a whole "
+        "Pareto front from one search (`search/multi_objective.py`), training of super-networks "
+        "(`training_strategies/`), and unstructured pruning (`pruning/pruners/`).",
     ]
 
 
