@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,9 +163,7 @@ def lines_of(path: Path) -> list[str]:
 
 def evo_resumes(setting: Setting) -> dict[str, Any]:
     """`evo search`, killed with SIGKILL after its second generation, and run again."""
-    short = Setting(
-        setting.teacher, setting.blocks, setting.text, min(4, setting.generations), setting.work
-    )
+    short = replace(setting, generations=4)
     flags = ("--order", "index", *FULL)
     reference, out = setting.work / "undisturbed", setting.work / "killed"
     Watched(evo_command(short, reference, 0, 1, *flags), setting.work / "undisturbed.log").wait()

@@ -158,16 +158,16 @@ def summary(result: dict[str, Any]) -> list[str]:
     nll = [median([run["rescored"] for run in runs]) for runs in (theirs, index, ranked)]
     return [
         f"- **Fitness at equal evaluations.** whittle's evolution ends at {nll[0]:.4f} (median), "
-        f"evo's in the same order at {nll[1]:.4f}: that difference is the algorithm, and chance. With parts "
-        f"ranked by activation evo ends at {nll[2]:.4f}: that is the order, which whittle's "
+        f"evo's in the same order at {nll[1]:.4f}: that difference is the algorithm, and chance. "
+        f"With parts ranked by activation evo ends at {nll[2]:.4f}: that is the order, which whittle's "
         "search has not (`compute_importance` ranks, but its search spaces take the first n as "
         f"stored). whittle's best of all its runs is {best:.4f}.",
         "- **Time to whittle's best.** evo as installed, 2 workers: "
         + (f"{hit[1]:.1f} s from its start." if hit else "never.")
         + " A result of evo counts from the end of its generation, one of whittle at once.",
         f"- **Seconds per score** are {score[0]:.3f} (whittle, slicing weights in every forward, "
-        f"full logits) and {score[1]:.3f} (evo, which extracts): with a vocabulary of 2,048 "
-        "and networks this small neither slicing nor logits cost much. Per evaluation, all "
+        f"full logits) and {score[1]:.3f} (evo, which extracts) at a vocabulary of "
+        "2,048 and these sizes; `scoring.md` has larger ones. Per evaluation, all "
         f"included, {each[0]:.3f} and {each[1]:.3f}; whittle's evolution draws {asked:.0f} "
         "proposals for each that lies in the bin.",
         f"- **Where whittle is better.** It starts scoring after {start[0]:.1f} s, evo after "
