@@ -5,11 +5,10 @@
 Pythia-6.9B's and 12B's dimensions and the bins of the paper; genomes only, no weights. `sample`,
 `mutate` and `crossover` as they are (every proposal fitted into its bin) against plain draws from
 the same distribution, of which rejection sampling keeps the few that happen to be in the bin.
-Seconds are of the processor, one thread, after 50 proposals of each kind; the
-latest 50 are kept, as a search keeps a generation. The shapes of fitted and
-of rejection samples are compared by the Kolmogorov-Smirnov distance, for which two independent sets
-of rejection samples are the yardstick. Writes proposals.json, proposals.md and proposals.png beside
-this file.
+Seconds are of the processor, one thread, after 50 proposals of each kind; the latest 50 are kept,
+as a search keeps a generation. The shapes of fitted and of rejection samples are compared by the
+Kolmogorov-Smirnov distance, for which two independent sets of rejection samples are the yardstick.
+Writes proposals.json, proposals.md and proposals.png beside this file.
 """
 
 from __future__ import annotations
