@@ -15,13 +15,14 @@ import torch
 
 from evo import checkpoint
 from evo.checkpoint import Checkpoint
-from evo.driver import _Run, search
+from evo.driver import search
 from evo.errors import UserError
 from evo.extract import extract
 from evo.flags import parse_config
 from evo.proxy import Importance, Proxy
 from evo.search_config import SearchConfig
 from evo.settings import settle
+from evo.study import Study
 from evo.subnet import Subnet
 from training.evaluate import evaluate
 
@@ -169,11 +170,11 @@ def test_a_micro_batch_once_found_is_a_setting_of_the_run(
 ) -> None:
     """Needs no GPU: it is looked for only when the run goes on from here."""
     config = SearchConfig(path, texts[0], ["50%"], tmp_path / "run", gpus_per_worker=0.5)
-    first = _Run(config)
+    first = Study(config)
     assert (first.resumed, first.scoring.micro_batch) == (False, None)
     assert first.scoring.device_share == 0.5
     settle(config.out, "micro_batch", 16)
-    again = _Run(config)
+    again = Study(config)
     assert (again.resumed, again.scoring.micro_batch) == (True, 16)
     with pytest.raises(UserError, match="micro_batch was 16"):
-        _Run(replace(config, micro_batch=8))
+        Study(replace(config, micro_batch=8))

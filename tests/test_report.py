@@ -18,13 +18,15 @@ import yaml
 
 from dashboards.report import report
 from evo.cli import main
-from evo.driver import _Run
 from evo.errors import UserError
 from evo.history import Shard, frame
 from evo.importance import importance_by_activation
 from evo.order import Order
 from evo.search_config import SearchConfig
+from evo.study import Study
+from evo.study_lanes import lanes_of
 from evo.subnet import Subnet
+from evo.summary import conclude
 from tests.histories import DIMENSIONS, evolve, score_generation
 from workers.scorer import Scorer
 
@@ -102,12 +104,12 @@ def run(tmp_path_factory: pytest.TempPathFactory, teacher: Callable[[str], Path]
         order="activation",
         sequence_length=LENGTH,
     )
-    run = _Run(config)
+    run = Study(config)
     cut = run.teacher
     scorer = Scorer(cut.config, cut.weights, cut.tied, run.blocks, config.scoring)
     importance = importance_by_activation(cut.model(), run.order_text.blocks)
     Order.by_importance(**vars(importance)).save(config.out / "order.npz")
-    lanes = run.lanes(run.order())
+    lanes = lanes_of(run, run.order())
 
     def score(subnet: Subnet, shard: int) -> Shard:
         result = scorer.score(subnet.pack(), subnet.id, run.stages.shards[shard])
@@ -116,7 +118,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, teacher: Callable[[str], Path]
     for lane in lanes:
         while not lane.ended:
             score_generation(lane, score)
-    run.conclude(lanes)
+    conclude(run, lanes)
     return config.out
 
 

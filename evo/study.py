@@ -1,0 +1,198 @@
+"""A study: what the searches of one run share, checked before any work; and its directory."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from evo import checkpoint, warm_start
+from evo.bins import Bin, parse_bin
+from evo.checkpoint import Checkpoint
+from evo.cost import Cost
+from evo.divergence import Divergence
+from evo.errors import UserError
+from evo.head_size_space import HeadSizeSpace
+from evo.mixture import Mixture, load_mixture
+from evo.model import named_cost, with_head_size
+from evo.order import Order
+from evo.proxy import PROXIES
+from evo.rungs import Stages, spread
+from evo.search_config import FREE, SearchConfig
+from evo.settings import FILE as SETTINGS
+from evo.settings import claim_run, read_settings, settle
+from evo.space import Space
+from evo.text import Text, load_text, sequence_length_of
+from evo.warm_start import Taken
+from workers.micro_batch import find_micro_batch, largest
+from workers.pool import Pool
+from workers.ranking import rank
+from workers.scorer import ScoringSettings
+from workers.shared_pool import SharedPool
+
+logger = logging.getLogger("evo.search")
+
+SIZE_SAMPLES = 32
+"""Candidates of each search among which the largest is looked for."""
+
+
+class Study:
+    """What a run consists of before any work: inputs, checked, and its directory."""
+
+    def __init__(self, config: SearchConfig) -> None:
+        self.config = config
+        self.teacher: Checkpoint = checkpoint.load(config.teacher)
+        if not self.teacher.widths.is_uniform:
+            raise UserError(f"{config.teacher} is layer-wise: a teacher's blocks must be alike")
+        architecture = self.teacher.architecture
+        self.length = sequence_length_of(config.sequence_length, self.teacher.config.block_size)
+        self.bins = self._bins()
+        if len({bin.name for bin in self.bins}) < len(self.bins):
+            raise UserError(f"--bins {' '.join(config.bins)}: two of them are one bin")
+        self.text = load_mixture(self._load, config.sources, config.text_weights, config.max_tokens)
+        self.order_text: Text | Mixture = (
+            self._load(config.order_text) if config.order_text else self.text
+        )
+        for head_size in config.head_sizes or []:
+            with_head_size(self.teacher.config, head_size)  # refuses what cannot be cut
+        for bin in self.bins:  # refuses what cannot be reached, before anything is written
+            for space in config.spaces:
+                self.space(space, bin, Order.by_index(architecture.dimensions))
+        rows, length = self.text.blocks.shape
+        spread_out = spread(rows)
+        self.blocks, self.weights = self.text.blocks[spread_out], self.text.weights[spread_out]
+        self.stages = Stages.of(config.stages, rows, max(1, config.shard_tokens // length))
+        self.scoring = self._scoring()
+        self.proxy = config.fitness in PROXIES
+        self.taken = self._taken()
+        self.resumed = claim_run(config.out, self._settings(), free=FREE)
+        if self.taken and not (config.out / warm_start.FILE).is_file():
+            warm_start.save(self.taken, config.out / warm_start.FILE)
+
+    def _bins(self) -> list[Bin]:
+        length = 0 if self.config.cost == "parameters" else self.config.cost_length or self.length
+        cost = Cost(self.config.cost, length)
+        architecture = self.teacher.architecture
+        size = cost.of(architecture, architecture.full_widths)
+        return [
+            parse_bin(text, size, lambda name: named_cost(name, cost), cost)
+            for text in self.config.bins
+        ]
+
+    def _load(self, source: str, max_tokens: int | None = None) -> Text:
+        return load_text(
+            source,
+            tokenizer=self.teacher.tokenizer,
+            vocabulary=self.teacher.vocabulary,
+            sequence_length=self.length,
+            max_tokens=max_tokens,
+        )
+
+    def _scoring(self) -> ScoringSettings:
+        """How candidates are scored; the micro-batch as an earlier start may have found it."""
+        scoring, divergence = self.config.scoring, None
+        if self.config.fitness == "kl":
+            divergence = Divergence(self.teacher.vocabulary, self.config.kl_top_k)
+        if scoring.micro_batch is None and (self.config.out / SETTINGS).is_file():
+            found = read_settings(self.config.out).get("micro_batch")
+            scoring = replace(scoring, micro_batch=found)
+        return replace(scoring, divergence=divergence)
+
+    def settle_micro_batch(self, order: Order) -> None:
+        """Find the micro-batch where it was left open: by the largest of some candidates."""
+        if self.scoring.micro_batch is not None:
+            return
+        rng = np.random.default_rng(self.config.seed)
+        architecture, sequences = (
+            self.teacher.architecture,
+            max(stop - start for start, stop in self.stages.shards),
+        )
+        candidates = [
+            self.space(space, bin, order).sample(rng)
+            for bin in self.bins
+            for space in self.config.spaces
+            for _ in range(SIZE_SAMPLES)
+        ]
+        found = find_micro_batch(
+            self.teacher.path.resolve(),
+            largest(candidates, architecture, sequences * self.blocks.shape[1]),
+            self.blocks,
+            sequences,
+            self.scoring,
+            self.config.gpus_per_worker,
+        )
+        logger.info("a micro-batch of %d sequences fits", found)
+        settle(self.config.out, "micro_batch", found)
+        self.scoring = replace(self.scoring, micro_batch=found)
+
+    def space(self, name: str, bin: Bin, order: Order) -> Space:
+        architecture, limits = self.teacher.architecture, self.config.limits
+        inputs = name, architecture, order, bin, self.config.in_bin, limits
+        if self.config.head_sizes is None:
+            return Space(*inputs)
+        return HeadSizeSpace(*inputs, head_sizes=self.config.head_sizes)
+
+    def _taken(self) -> list[Taken]:
+        """What the searches begin with: taken from another run once, and kept in this one's."""
+        if self.config.start_from is None:
+            return []
+        kept = self.config.out / warm_start.FILE
+        if kept.is_file():
+            return warm_start.load(kept)
+        return warm_start.take(
+            self.config.start_from, self.teacher.hash, self.config.budget.population
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        settings, start_from = asdict(self.config), self.config.start_from
+        settings.update(
+            teacher=str(self.teacher.path.resolve()),
+            out=str(self.config.out.resolve()),
+            text=self.config.sources,
+            dtype=self.scoring.dtype,
+            device=self.scoring.device,
+            micro_batch=self.scoring.micro_batch,
+            sequence_length=self.length,
+            teacher_hash=self.teacher.hash,
+            text_hash=self.text.hash,
+            order_text_hash=self.order_text.hash,
+            text_note=self.text.note,
+            start_from=str(start_from.resolve()) if start_from else None,
+            start_hash=warm_start.digest(self.taken) if self.taken else None,
+        )
+        return settings
+
+    def order(self) -> Order:
+        """The order of this run, ranked when it is first asked for."""
+        path = self.config.out / "order.npz"
+        if not path.is_file():
+            if self.config.order != "index":
+                logger.info("ranking the teacher's parts by %s", self.config.order)
+            rank(
+                self.teacher.path.resolve(),
+                self.teacher.hash,
+                self.teacher.architecture.dimensions,
+                self.config.order,
+                self.order_text.blocks,
+                self.order_text.hash,
+                self.scoring,
+                self.config.gpus_per_worker,
+            ).save(path)
+        return Order.load(path)
+
+    def pool(self) -> Pool | SharedPool:
+        """The workers: this run's own, or those of the pool that it names."""
+        settings = self.config.pool_settings
+        if self.config.pool is None:
+            return Pool(self.teacher.path, self.blocks, self.scoring, settings)
+        return SharedPool(
+            self.config.pool,
+            self.teacher.path,
+            self.teacher.hash,
+            self.blocks,
+            self.scoring,
+            settings,
+            idle=self.config.pool_idle,
+        )
