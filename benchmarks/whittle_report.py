@@ -159,8 +159,8 @@ def summary(result: dict[str, Any]) -> list[str]:
     return [
         f"- **Fitness at equal evaluations.** whittle's evolution ends at {nll[0]:.4f} (median), "
         f"evo's in the same order at {nll[1]:.4f}: that difference is the algorithm, and chance. "
-        f"With parts ranked by activation evo ends at {nll[2]:.4f}: that is the order, which whittle's "
-        "search has not (`compute_importance` ranks, but its search spaces take the first n as "
+        f"With parts ranked by activation evo ends at {nll[2]:.4f}: that is the order, which "
+        "whittle's search has not (`compute_importance` ranks, but its search spaces take the first n as "
         f"stored). whittle's best of all its runs is {best:.4f}.",
         "- **Time to whittle's best.** evo as installed, 2 workers: "
         + (f"{hit[1]:.1f} s from its start." if hit else "never.")
