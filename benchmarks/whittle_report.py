@@ -160,8 +160,8 @@ def summary(result: dict[str, Any]) -> list[str]:
         f"- **Fitness at equal evaluations.** whittle's evolution ends at {nll[0]:.4f} (median), "
         f"evo's in the same order at {nll[1]:.4f}: that difference is the algorithm, and chance. "
         f"With parts ranked by activation evo ends at {nll[2]:.4f}: that is the order, which "
-        "whittle's search has not (`compute_importance` ranks, but its search spaces take the first n as "
-        f"stored). whittle's best of all its runs is {best:.4f}.",
+        "whittle's search has not (`compute_importance` ranks, but its search spaces take the "
+        f"first n as stored). whittle's best of all its runs is {best:.4f}.",
         "- **Time to whittle's best.** evo as installed, 2 workers: "
         + (f"{hit[1]:.1f} s from its start." if hit else "never.")
         + " A result of evo counts from the end of its generation, one of whittle at once.",
