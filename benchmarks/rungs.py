@@ -51,8 +51,8 @@ BIN = "25%"
 CANDIDATES, CURVE_SEQUENCES = 50, 64
 POPULATION, GENERATIONS = 50, 19
 EVALUATIONS = POPULATION * (GENERATIONS + 1)
-SHARES = (0.1, 0.2)
-"""Rungs also search for as many generations as cost these shares of full scoring's tokens."""
+TENTH = 0.1
+"""Rungs also search for as many generations as cost this share of full scoring's tokens."""
 
 TEACHERS = {"embedded": teacher_path, "larger": larger_teacher}
 ONE_SPACE = "coarse-uniform"
@@ -160,10 +160,8 @@ def play(match: Match, out: Path) -> list[dict[str, Any]]:
     settings = {"default": DEFAULT, **{name: OTHERS[name] for name in match.others}}
     records = [full, *(search(match, name, settings[name], out) for name in settings)]
     used = records[1]["trace"][-1][1] / full["trace"][-1][1]
-    for share in SHARES:
-        generations = int((GENERATIONS + 1) * share / used) - 1
-        records.append(search(match, f"default, {share:.0%}", DEFAULT, out, generations))
-    return records
+    generations = int((GENERATIONS + 1) * TENTH / used) - 1
+    return [*records, search(match, "default, a tenth", DEFAULT, out, generations)]
 
 
 def search(
@@ -220,19 +218,17 @@ def matches(sequences: Mapping[str, int], seeds: Sequence[int]) -> tuple[list[Ma
         sequences: of a full scoring, by teacher.
         seeds: of the searches.
     """
-    first = [
-        Match(teacher, space, seed, count)
-        for seed in seeds
-        for teacher, count in sequences.items()
-        for space in spaces_of(teacher)
-    ]
-    if "embedded" not in sequences:
-        return first, []
-    some, many = (
-        [Match("embedded", ONE_SPACE, seed, times * sequences["embedded"]) for seed in seeds]
-        for times in TEXTS
-    )
-    return first + some, [replace(match, others=tuple(OTHERS)) for match in some] + many
+    first, then = [], []
+    for seed in seeds:
+        for teacher, count in sequences.items():
+            first += [Match(teacher, space, seed, count) for space in spaces_of(teacher)]
+        if "embedded" in sequences:
+            some, many = (
+                Match("embedded", ONE_SPACE, seed, times * sequences["embedded"]) for times in TEXTS
+            )
+            first.append(some)
+            then += [replace(some, others=tuple(OTHERS)), many]
+    return first, then
 
 
 def main() -> None:

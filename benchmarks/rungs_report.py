@@ -131,9 +131,9 @@ def markdown(result: dict[str, Any], old: Path) -> str:
             },
         ),
         "## Medians over searches",
-        f"*default* is {result['evaluations']} evaluations, as full scoring's; *default, 10%* and "
-        "*20%* are searches of as many generations as cost so much of full scoring's tokens. A "
-        "search that never reached full scoring's best counts as more than any share; how many "
+        f"*default* is {result['evaluations']} evaluations, as full scoring's; *a tenth* is a "
+        "search of as many generations as cost a tenth of full scoring's tokens. A search that "
+        "never reached full scoring's best counts as more than any share; how many "
         "did is beside it.",
         _medians(budgets, ("teacher", "sequences", "rungs")),
         "## Other settings of rungs",
