@@ -16,6 +16,7 @@ from evo.display import SearchDisplay
 from evo.files import exclusive
 from evo.history import Shard
 from evo.lane import Lane
+from evo.rungs import Stages
 from evo.search_config import SearchConfig
 from evo.strategy import Proposal
 from evo.study import Study
@@ -51,18 +52,27 @@ def search(config: SearchConfig) -> dict[str, Any]:
         winners: dict[str, float | None] = {}
         if study.proxy or not all(lane.ended for lane in lanes):
             with study.pool() as pool:
-                driver = _Driver(study, lanes, pool)
+                driver = Driver(config, study.stages, lanes, pool)
                 driver.drive()
                 if study.proxy:
                     winners = driver.measure_winners()
         return conclude(study, lanes, winners)
 
 
-class _Driver:
-    """Keeps the pool fed until every lane has ended."""
+class Driver:
+    """Keeps the pool fed until every lane has ended.
 
-    def __init__(self, study: Study, lanes: list[Lane], pool: Pool | SharedPool) -> None:
-        self.study, self.pool = study, pool
+    Args:
+        config: of the run, of which its name, its budget and the kind of fitness are shown.
+        stages: how the text is cut.
+        lanes: the searches.
+        pool: who scores.
+    """
+
+    def __init__(
+        self, config: SearchConfig, stages: Stages, lanes: list[Lane], pool: Pool | SharedPool
+    ) -> None:
+        self.config, self.stages, self.pool = config, stages, pool
         self.lanes = {lane.name: lane for lane in lanes}
         self.finished_at: deque[float] = deque(maxlen=200)
         self.resources = ExitStack()
@@ -70,9 +80,9 @@ class _Driver:
         console = Console(stderr=True)
         self.display = SearchDisplay(
             list(self.lanes),
-            study.config.budget,
+            config.budget,
             console,
-            is_nll=study.config.fitness == "perplexity",
+            is_nll=config.fitness == "perplexity",
         )
 
     def drive(self) -> None:
@@ -101,7 +111,7 @@ class _Driver:
             if row is not None:
                 self.pool.submit(
                     Unit(name, row.candidate, row.genome, shard, start, stop)
-                    for shard, (start, stop) in enumerate(self.study.stages.shards)
+                    for shard, (start, stop) in enumerate(self.stages.shards)
                 )
         scores: dict[str, dict[int, Shard]] = {name: {} for name in self.lanes}
         while self.pool.pending():
@@ -134,7 +144,7 @@ class _Driver:
         self.pool.submit([self._unit(lane, proposal, shard) for proposal, shard in wanted])
 
     def _unit(self, lane: Lane, proposal: Proposal, shard: int) -> Unit:
-        start, stop = self.study.stages.shards[shard]
+        start, stop = self.stages.shards[shard]
         subnet = proposal.subnet
         return Unit(lane.name, subnet.id, subnet.pack(), shard, start, stop)
 
@@ -153,7 +163,7 @@ class _Driver:
 
     def _metrics(self, lane: Lane) -> SearchMetrics:
         space = lane.strategy.space
-        name = self.study.config.out.resolve().name
+        name = self.config.out.resolve().name
         return self.resources.enter_context(
             SearchMetrics(run=name, space=space.name, bin=space.bin.name)
         )
