@@ -102,8 +102,8 @@ def measure(directory: Path) -> dict[str, Any]:
     ray.get(store.teacher.remote())
     actor_class: Any = ray.remote(num_cpus=0)(Probe)
     settings = ScoringSettings(micro_batch=MICRO_BATCH)
-    reference = ray.put(settings)
-    idle, first, second = (actor_class.remote(store, [reference]) for _ in range(3))
+    work = ray.put((store, settings))
+    idle, first, second = (actor_class.remote([work]) for _ in range(3))
     processes = [psutil.Process(ray.get(actor.pid.remote())) for actor in (idle, first, second)]
     ray.get(first.start.remote())
     result: dict[str, Any] = {"imports_only": memory_of(processes[0])}

@@ -72,23 +72,23 @@ class PoolSettings:
 class ScoringWorker:
     """The actor: a `Scorer` of each text over the store's shared weights."""
 
-    def __init__(self, store: ActorHandle, settings: list[ray.ObjectRef]) -> None:
+    def __init__(self, work: list[ray.ObjectRef]) -> None:
         """Does nothing yet: see `start`.
 
         Args:
-            store: whose teacher to score.
-            settings: one reference to the `ScoringSettings`; in a list, which Ray leaves alone.
+            work: one reference to a pair: the store whose teacher to score, and the
+                `ScoringSettings`; in a list, which Ray leaves alone.
         """
-        self._store = store
-        self._settings_reference = settings[0]
+        self._work = work[0]
         self._scorers: OrderedDict[ray.ObjectRef, Scorer] = OrderedDict()
         self._making = threading.Lock()
 
     def start(self) -> None:
         """Fetch the weights. No part of `__init__`, so that an error keeps its kind."""
-        self._settings: ScoringSettings = ray.get(self._settings_reference)
+        work: tuple[ActorHandle, ScoringSettings] = ray.get(self._work)
+        store, self._settings = work
         torch.set_num_threads(self._settings.threads)
-        self._teacher = fetch_teacher(self._store)
+        self._teacher = fetch_teacher(store)
 
     def score(
         self, genome: bytes, candidate: str, text: list[ray.ObjectRef], start: int, stop: int
@@ -179,9 +179,9 @@ class Fleet:
         self._start_deaths = 0
         self._no_start_before = self._no_look_before = self._no_deaths_told_before = 0.0
         self._deaths: list[int] = []
-        # By reference: a worker that does not look at them need not import what they are made of.
-        self._scoring = ray.put(scoring)
         self._store = create_store(teacher)
+        # By reference: a worker that does not look at it need not import what it is made of.
+        self._work = ray.put((self._store, scoring))
         options: dict[str, Any] = {
             "num_cpus": scoring.threads,
             "num_gpus": settings.gpus_per_worker,
@@ -203,7 +203,7 @@ class Fleet:
         if time.monotonic() < self._no_start_before:
             return
         for _ in range(self._missing()):
-            actor = self._actor_class.remote(self._store, [self._scoring])
+            actor = self._actor_class.remote([self._work])
             self.workers.append(Worker(actor, actor.start.remote()))
 
     def _missing(self) -> int:
