@@ -35,7 +35,6 @@ PARTS = {
     "sensitivity": "layers that suffer more from thinning get more width",
 }
 BUILT_IN = frozenset(PARTS) - {"sensitivity"}
-LAYERWISE = ("alike", "halves", "sensitivity")
 
 
 class SpaceOfParts(Space):

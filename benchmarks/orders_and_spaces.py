@@ -3,7 +3,7 @@
     python -m benchmarks.orders_and_spaces [criterion | ablations | orders ...] [--out DIR]
 
 `criterion`: the four spaces at equal scored tokens in the smaller bin, on two teachers.
-`ablations`: fine-layerwise, with each part of its operators taken out, and each alone.
+`ablations`: fine-layerwise, the parts of its operators on and off in a factorial design.
 `orders`: evolution and random search, in the four spaces, two bins, with the three orders.
 
 Every search runs in a process of its own on one thread, without Ray, two at a time, and scores all
@@ -103,9 +103,9 @@ def searches(experiment: str) -> list[Search]:
         ]
     if experiment == "ablations":
         return [
-            Search(experiment, seed, "fine-layerwise", parts=tuple(sorted(parts)))
-            for parts in ablations().values()
+            Search(experiment, seed, "fine-layerwise", parts=parts, generations=9, sequences=8)
             for seed in SEEDS
+            for parts in design(tuple(PARTS))
         ]
     return [
         Search(experiment, seed, space, bin, order=order, algorithm=algorithm, population=16,
@@ -114,15 +114,20 @@ def searches(experiment: str) -> list[Search]:
     ]  # fmt: skip
 
 
-def ablations() -> dict[str, frozenset[str]]:
-    """Sets of parts, by what they are called."""
-    result = {"all built in": BUILT_IN, "none": frozenset()}
-    for part in PARTS:
-        if part in BUILT_IN:
-            result[f"without {part}"] = BUILT_IN - {part}
-        else:
-            result[f"with {part}"] = BUILT_IN | {part}
-    return result | {f"{part} alone": frozenset({part}) for part in PARTS}
+def design(parts: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Sixteen sets of eight parts, such that each is in half of them, and with any other, or
+    without it, in a quarter.
+
+    The fractional factorial design of resolution IV (Box and Hunter 1961): no part's effect is
+    confused with how two others work together. Every search tells of every part, so the effects
+    are known three times as well as by taking out one part at a time, for as many searches.
+    """
+    assert len(parts) == 8
+    sets = []
+    for a, b, c, d in product((0, 1), repeat=4):
+        on = (a, b, c, d, a ^ b ^ c, a ^ b ^ d, a ^ c ^ d, b ^ c ^ d)
+        sets.append(tuple(sorted(part for part, one in zip(parts, on, strict=True) if one)))
+    return sets
 
 
 def run(search: Search) -> dict[str, Any]:
@@ -274,40 +279,51 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 # The parts of the operators
 
 
-def ablations_section(rows: dict[str, dict[str, Any]]) -> str:
-    """A row for every set of parts."""
-    by_label = {
-        label: {
-            seed: rows[key]
-            for seed in SEEDS
-            if (key := Search("", seed, "fine-layerwise", parts=tuple(sorted(parts))).key) in rows
-        }
-        for label, parts in ablations().items()
-    }
-    whole = by_label["all built in"]
+def effects(rows: list[dict[str, Any]], field: str) -> dict[str, tuple[float, float]]:
+    """What having each part does to the NLL, and the standard error: least squares.
+
+    Args:
+        rows: of searches with several sets of parts and several seeds; each seed has its own mean.
+        field: what to explain.
+    """
+    seeds = sorted({row["seed"] for row in rows})
+    columns = [[float(row["seed"] == seed) for row in rows] for seed in seeds]
+    columns += [[float(part in row["parts"]) for row in rows] for part in PARTS]
+    matrix = np.array(columns).T
+    values = np.array([row[field] for row in rows])
+    inverse = np.linalg.inv(matrix.T @ matrix)
+    solution = inverse @ matrix.T @ values
+    freedom = len(values) - matrix.shape[1]
+    variance = float(np.sum((values - matrix @ solution) ** 2)) / freedom
+    errors = np.sqrt(variance * np.diag(inverse))
+    both = [(float(one), float(error)) for one, error in zip(solution, errors, strict=True)]
+    return dict(zip(PARTS, both[len(seeds) :], strict=True))
+
+
+def ablations_section(rows: list[dict[str, Any]]) -> str:
+    """A row for every part."""
+    frame = [row | {"third": row["curve"][len(row["curve"]) // 3]} for row in rows]
+    fields = ("nll", "third", "held_out")
+    sets, seeds = len({tuple(row["parts"]) for row in rows}), len({row["seed"] for row in rows})
+    found = {field: effects(frame, field) for field in fields}
     lines = [
         "## The parts of the fine spaces' operators",
         "",
-        f"fine-layerwise, {SMALLER} bin, embedded teacher, {setting(whole[SEEDS[0]])}.",
+        f"fine-layerwise, {SMALLER} bin, embedded teacher, {setting(rows[0])}. {len(rows)} "
+        f"searches with {sets} sets of parts (a fractional factorial design) and {seeds} seeds: "
+        "what having a part does to the best fitness (nats per token, less is better), with its "
+        "standard error; at the end, after a third of the tokens, and of the winner on "
+        f"{HELD_OUT} unseen sequences.",
         "",
-        *(f"- `{part}`: {text}" for part, text in PARTS.items()),
-        "",
-        "| parts | best fitness | minus that of all built in | after a third | unseen sequences |",
-        "| --- | --- | --- | --- | --- |",
+        "| part | | at the end | after a third | unseen sequences | in the product |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
-    for label, found in by_label.items():
-        seeds = [seed for seed in SEEDS if seed in found and seed in whole]
-        if not seeds:
-            continue
-        loss = [found[seed]["nll"] - whole[seed]["nll"] for seed in seeds]
-        third = [found[seed]["curve"][len(found[seed]["curve"]) // 3] for seed in seeds]
-        lines.append(
-            f"| {label} | {spread_of([found[seed]['nll'] for seed in seeds])} "
-            f"| {np.mean(loss):+.3f} ({sum(one > 0 for one in loss)} of {len(seeds)} worse) "
-            f"| {spread_of(third)} "
-            f"| {spread_of([found[seed]['held_out'] for seed in seeds])} |"
-        )
-    return "\n".join(lines)
+    for part, text in PARTS.items():
+        cells = [f"{found[field][part][0]:+.3f} ± {found[field][part][1]:.3f}" for field in fields]
+        built_in = "yes" if part in BUILT_IN else "no"
+        lines.append(f"| {part} | {text} | " + " | ".join([*cells, built_in]) + " |")
+    nll = [row["nll"] for row in rows]
+    return "\n".join([*lines, "", f"All of these searches: {spread_of(nll)}."])
 
 
 # The orders
@@ -368,6 +384,7 @@ def write(results: Path) -> None:
     path = HERE / "orders_and_spaces.json"
     record = json.loads(path.read_text())
     criterion = rows_of("criterion", rows)
+    ablations = rows_of("ablations", rows)
     orders = rows_of("orders", rows)
     if len(orders) == len(searches("orders")):
         first = orders[0]
@@ -378,14 +395,14 @@ def write(results: Path) -> None:
         }
     record |= {
         "criterion": criterion,
-        "ablations": rows_of("ablations", rows),
+        "ablations": ablations,
         "machine": measured_on(("torch", "litgpt", "numpy")),
     }
     path.write_text(json.dumps(record, indent=1) + "\n")
     draw(criterion, HERE / "orders_and_spaces.png")
     sections: list[Callable[[], str]] = [
         lambda: criterion_section(criterion),
-        lambda: ablations_section(rows),
+        lambda: ablations_section(ablations),
         lambda: orders_section(record["orders"]),
         lambda: sentence(record["machine"]),
     ]
