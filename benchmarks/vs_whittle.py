@@ -35,6 +35,7 @@ from evo.text import cache_directory, load_text
 
 HERE = Path(__file__).parent
 TEXT = "stdlib:validation"
+CONSTRAINTS = HERE / "whittle_constraints.txt"
 TORCH = "torch==2.13.0"
 PACKAGES = ("whittle==0.6.0", "litgpt==0.5.12", "pyarrow<21", "nvidia-ml-py")
 
@@ -48,11 +49,10 @@ def environment() -> Path:
     shutil.rmtree(directory, ignore_errors=True)
     base = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
     subprocess.run([base, "-m", "venv", directory], check=True)
-    constraint = directory / "constraint.txt"
-    constraint.write_text(TORCH + "\n")
-    # torch first and held: an open range would bring gigabytes of CUDA
+    # torch first and held, as everything is: an open range would bring gigabytes of CUDA
     for packages in ((TORCH,), PACKAGES):
-        subprocess.run([python, "-m", "pip", "install", "-c", constraint, *packages], check=True)
+        command = [python, "-m", "pip", "install", "-q", "-c", CONSTRAINTS, *packages]
+        subprocess.run(command, check=True)
     # whittle asks for torchvision, whose default build does not load beside a CPU build of torch,
     # and then torchmetrics does not either; whittle's search needs neither
     subprocess.run([python, "-m", "pip", "uninstall", "-y", "torchvision"], check=True)
