@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from evo.cost import PARAMETERS, Cost
+from evo.cost import PARAMETERS, SECOND, Cost
 from evo.errors import UserError
 
 TOLERANCE = 0.05
@@ -18,6 +18,7 @@ UNITS = {
     "flops": _DECIMAL,
     "kv-cache": {f"{prefix}B": factor for prefix, factor in _DECIMAL.items()}
     | {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
+    "latency": {"us": SECOND // 10**6, "ms": SECOND // 10**3, "s": SECOND},
 }
 """How the sizes of a cost are written, case aside."""
 
@@ -25,6 +26,7 @@ _EXAMPLES = {
     "parameters": ("385M-426M", "400M"),
     "flops": ("1.5G-2G", "800M"),
     "kv-cache": ("10MB-12MB", "16MiB"),
+    "latency": ("1.5ms-2ms", "800us"),
 }
 
 
@@ -49,14 +51,16 @@ class Bin:
     cost: Cost = PARAMETERS
 
     def __post_init__(self) -> None:
+        shown = self.cost.shown(self.low), self.cost.shown(self.high)
         if not 0 < self.low <= self.high:
-            raise UserError(f"the bin {self.name} is empty: from {self.low:,} to {self.high:,}")
+            raise UserError(f"the bin {self.name} is empty: from {shown[0]} to {shown[1]}")
 
     def __contains__(self, cost: int) -> bool:
         return self.low <= cost <= self.high
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.low:,} to {self.high:,} {self.cost.unit})"
+        low, high = self.cost.shown(self.low), self.cost.shown(self.high)
+        return f"{self.name} ({low} to {high} {self.cost.unit})"
 
 
 def parse_bin(

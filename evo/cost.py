@@ -1,9 +1,10 @@
-"""What a network costs, in closed form from its widths: parameters, FLOPs per token, KV cache.
+"""What a network costs, from its widths: parameters, FLOPs per token, KV cache, decode latency.
 
 Parameters are what `numel` counts, padding included, tied embeddings once. FLOPs count two per
 multiply-add of every matrix product, as `torch.utils.flop_counter` does; attention counts the
 full square of the sequence; the embedding look-up, norms and activations count nothing. The KV
-cache is the keys and values of one sequence, two bytes for each element.
+cache is the keys and values of one sequence, two bytes for each element. Latency is predicted by
+what was measured of some shapes, see `evo.latency`.
 """
 
 from __future__ import annotations
@@ -113,7 +114,33 @@ def flops_prices(architecture: Architecture, channels: Any, sequence_length: int
     )
 
 
-COSTS = ("parameters", "flops", "kv-cache")
+COSTS = ("parameters", "flops", "kv-cache", "latency")
+
+SECOND = 10**15
+"""Latencies are whole femtoseconds: on a fast GPU a multiply-add of decoding takes about 1000."""
+
+
+@dataclass(frozen=True)
+class LatencyPrices:
+    """What decoding one token takes, femtoseconds, none negative; see `evo.latency`.
+
+    Attributes:
+        base: of any network.
+        channel: of one residual channel, in embedding and output head.
+        layer: of a block without any group or neuron.
+        group: of one channel of a query group's heads.
+        group_channel: of that for each residual channel.
+        neuron: of one MLP neuron.
+        neuron_channel: of that for each residual channel.
+    """
+
+    base: int
+    channel: int
+    layer: int
+    group: int
+    group_channel: int
+    neuron: int
+    neuron_channel: int
 
 
 @dataclass(frozen=True)
@@ -122,12 +149,15 @@ class Cost:
 
     Attributes:
         kind: `parameters`; `flops`, of one token's forward pass; `kv-cache`, bytes of the keys and
-            values of one sequence in two bytes per element.
+            values of one sequence in two bytes per element; `latency`, femtoseconds to decode
+            the last token of one sequence.
         length: of the sequence, tokens; parameters do not depend on it.
+        latency: what latency is predicted by; None for other costs.
     """
 
-    kind: Literal["parameters", "flops", "kv-cache"] = "parameters"
+    kind: Literal["parameters", "flops", "kv-cache", "latency"] = "parameters"
     length: int = 0
+    latency: LatencyPrices | None = None
 
     @property
     def unit(self) -> str:
@@ -136,7 +166,12 @@ class Cost:
             "parameters": "parameters",
             "flops": f"FLOPs per token at length {self.length}",
             "kv-cache": f"bytes of KV cache at length {self.length}",
+            "latency": f"ms to decode a token at length {self.length}",
         }[self.kind]
+
+    def shown(self, value: int) -> str:
+        """A cost in the unit, for messages."""
+        return f"{value * 1000 / SECOND:.4g}" if self.kind == "latency" else f"{value:,}"
 
     def prices(self, architecture: Architecture, channels: Any) -> Prices:
         """What a layer, a query group and a neuron cost; `channels` may be an array."""
@@ -146,6 +181,15 @@ class Cost:
             element, both = 2, 2  # bytes; keys and values
             group = both * element * self.length * architecture.head_size
             return Prices(base=0, layer=0, group=group, neuron=0)
+        if self.kind == "latency":
+            assert self.latency is not None
+            of = self.latency
+            return Prices(
+                base=of.base + of.channel * channels,
+                layer=of.layer,
+                group=(of.group + of.group_channel * channels) * architecture.head_size,
+                neuron=of.neuron + of.neuron_channel * channels,
+            )
         return prices(architecture, channels)
 
     def of(self, architecture: Architecture, widths: Widths) -> int:

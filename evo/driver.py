@@ -29,6 +29,9 @@ from workers.shared_pool import SharedPool
 
 logger = logging.getLogger("evo.search")
 
+LOOK_INTERVAL = 0.02
+"""Seconds between looks at the pool while a lane makes its proposals."""
+
 
 def search(config: SearchConfig) -> dict[str, Any]:
     """Run, or go on with, every search of a study.
@@ -75,6 +78,8 @@ class Driver:
         self.config, self.stages, self.pool = config, stages, pool
         self.lanes = {lane.name: lane for lane in lanes}
         self.finished_at: deque[float] = deque(maxlen=200)
+        self.results: list[UnitResult] = []  # that came while a lane was proposing
+        self.looked_at = 0.0
         self.resources = ExitStack()
         self.metrics = {lane.name: self._metrics(lane) for lane in lanes}
         console = Console(stderr=True)
@@ -92,8 +97,8 @@ class Driver:
                 if lane.progress is not None:
                     self._announce(lane)
                 self._advance(lane)
-            while self.pool.pending():
-                results = self.pool.wait(1.0)
+            while self.results or self.pool.pending():
+                results, self.results = self.results or self.pool.wait(1.0), []
                 by_lane: dict[str, list[Shard]] = {}
                 for one in results:
                     self.finished_at.append(time.monotonic())
@@ -129,7 +134,7 @@ class Driver:
         """End the generation if it is complete, and begin the next ones as far as need be."""
         while not lane.ended:
             if not lane.has_begun:
-                self._submit(lane, lane.begin_generation())
+                self._submit(lane, lane.begin_generation(self._feed))
             self._submit(lane, lane.advance())
             for candidate in lane.dropped:
                 self.pool.cancel(lane.name, candidate)
@@ -140,13 +145,19 @@ class Driver:
             self.metrics[lane.name].count(evaluations=lane.evaluations - evaluations)
             self._announce(lane)
 
-    def _submit(self, lane: Lane, wanted: list[tuple[Proposal, int]]) -> None:
-        self.pool.submit([self._unit(lane, proposal, shard) for proposal, shard in wanted])
+    def _feed(self) -> None:
+        """Hand out what other lanes have queued; what comes in is for the loop."""
+        if time.monotonic() > self.looked_at + LOOK_INTERVAL:
+            self.results += self.pool.wait(0)
+            self.looked_at = time.monotonic()
 
-    def _unit(self, lane: Lane, proposal: Proposal, shard: int) -> Unit:
-        start, stop = self.stages.shards[shard]
-        subnet = proposal.subnet
-        return Unit(lane.name, subnet.id, subnet.pack(), shard, start, stop)
+    def _submit(self, lane: Lane, wanted: list[tuple[Proposal, int]]) -> None:
+        genomes = {one.subnet.id: one.subnet.pack() for one, _ in wanted}  # shared by their units
+        shards = self.stages.shards
+        self.pool.submit(
+            Unit(lane.name, one.subnet.id, genomes[one.subnet.id], shard, *shards[shard])
+            for one, shard in wanted
+        )
 
     def _announce(self, lane: Lane) -> None:
         progress = lane.progress
@@ -185,4 +196,5 @@ def _shard(result: UnitResult) -> Shard:
         result.seconds,
         result.failure,
         result.divergence,
+        result.latency,
     )

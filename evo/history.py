@@ -33,7 +33,8 @@ class Row:
         operator: how it was made.
         parents: ids of the candidates it was made from.
         params: its parameters.
-        cost: what its bin is a range of; the parameters again, where it is of those.
+        cost: what its bin is a range of; the parameters again, where it is of those. A latency
+            (femtoseconds) is the measured one, or, where scoring failed before, the predicted one.
         layers: its blocks.
         channels: its residual channels.
         groups: query groups of each block.
@@ -85,6 +86,8 @@ class Shard:
         seconds: of worker time.
         failure: why it failed; None where it did not.
         divergence: KL from the teacher, likewise, where the fitness is that.
+        latency: of the candidate, femtoseconds, measured with its first shard where the cost is
+            that; None elsewhere.
     """
 
     candidate: str
@@ -94,6 +97,7 @@ class Shard:
     seconds: float
     failure: str | None = None
     divergence: tuple[float, ...] | None = None
+    latency: int | None = None
 
     @property
     def losses(self) -> tuple[float, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,14 +108,19 @@ class Lane:
             self._report([row for row in rows if row.generation == last], last)
         self.history.mend()
 
-    def begin_generation(self) -> list[tuple[Proposal, int]]:
+    def begin_generation(
+        self, meanwhile: Callable[[], None] = lambda: None
+    ) -> list[tuple[Proposal, int]]:
         """Ask for the next generation.
+
+        Args:
+            meanwhile: called after each proposal.
 
         Returns:
             The candidates and shards of the first stage that are not in the journal yet; none
             where the search has ended.
         """
-        self._proposals = {one.subnet.id: one for one in self.strategy.ask()}
+        self._proposals = {one.subnet.id: one for one in self.strategy.ask(meanwhile)}
         self._scores = {candidate: {} for candidate in self._proposals}
         self._running, self._ended_at, self._stage = list(self._proposals), {}, 0
         if self.proxy is not None:
@@ -224,7 +230,7 @@ class Lane:
         """All that run have scored the stage: the failed leave, then those that do not go on."""
         end = self.stages.ends[self._stage]
         for candidate in list(self._running):
-            if any(self._scores[candidate][shard].failure is not None for shard in range(end)):
+            if self._failures([self._scores[candidate][shard] for shard in range(end)]):
                 self._leave(candidate, end)
         self._stage += 1
         kept: set[str] = set()
@@ -346,7 +352,8 @@ class Lane:
         space = self.strategy.space
         subnet, widths = proposal.subnet, proposal.subnet.widths
         scores = [self._scores[candidate][shard] for shard in range(end)]
-        failures = [f"shard {s.shard}: {s.failure}" for s in scores if s.failure is not None]
+        failures = self._failures(scores)
+        measured = [one.latency for one in scores if one.latency is not None]
         status: Status = "full" if end == len(self.stages.shards) else "screened"
         fitness = nll = math.nan
         if failures:
@@ -362,7 +369,7 @@ class Lane:
             operator=proposal.operator,
             parents=proposal.parents,
             params=parameters(space.architecture, widths),
-            cost=space.bin.cost.of(space.architecture, widths),
+            cost=measured[0] if measured else space.bin.cost.of(space.architecture, widths),
             layers=widths.layers,
             channels=widths.channels,
             groups=widths.groups,
@@ -376,6 +383,16 @@ class Lane:
             reason=failures[0] if failures else "",
             genome=subnet.pack(),
         )
+
+    def _failures(self, scores: list[Shard]) -> list[str]:
+        """Why a candidate is none of the search's; a latency is known only when it is measured."""
+        bin = self.strategy.space.bin
+        failures = [f"shard {s.shard}: {s.failure}" for s in scores if s.failure is not None]
+        return failures + [
+            f"latency {bin.cost.shown(one.latency)} ms is outside the bin {bin.name}"
+            for one in scores
+            if one.latency is not None and one.latency not in bin
+        ]
 
     def _mean(self, scores: list[Shard], losses: list[tuple[float, ...]]) -> float:
         """Weighted mean per target, exactly rounded: the same for every cut into shards."""

@@ -70,13 +70,13 @@ def check_reachable(
     if found.inside:
         return
     least, most = (_extreme(architecture, bin.cost, limits, end) for end in (0, -1))
-    near = ""
+    near, shown = "", bin.cost.shown
     if found.below is not None and found.above is not None:
-        near = f", the nearest {found.below:,} and {found.above:,}"
+        near = f", the nearest {shown(found.below)} and {shown(found.above)}"
     within = "" if limits == NO_LIMITS else " within --multiple-of and --floors"
     raise UserError(
-        f"no subnet of this teacher{within} is in the bin {bin}: they have from {least:,} to "
-        f"{most:,} {bin.cost.unit}{near}"
+        f"no subnet of this teacher{within} is in the bin {bin}: they have from {shown(least)} to "
+        f"{shown(most)} {bin.cost.unit}{near}"
     )
 
 

@@ -36,12 +36,15 @@ class SearchConfig:
         text: source of the fitness text: stdlib:train, stdlib:validation, hf:REPO[:CONFIG]:SPLIT,
             or a path or glob of .txt, .jsonl, .parquet or .npy. Several are mixed.
         bins: ranges of the cost: 385M-426M, 400M or 40% (of the teacher; plus or minus 5%), or a
-            litgpt model's name. FLOPs are written 1.5G-2G, bytes 10MB-12MB or 16MiB.
+            litgpt model's name. FLOPs are written 1.5G-2G, bytes 10MB-12MB or 16MiB, latencies
+            1.5ms-2ms or 800us (of a latency, no model's name).
         out: run directory.
-        cost: what bins are ranges of: parameters; flops (of one token's forward pass); or kv-cache
-            (bytes of the keys and values of one sequence, two per element).
-        cost_length: tokens of the sequence for which flops and kv-cache are counted; by default
-            --sequence-length.
+        cost: what bins are ranges of: parameters; flops (of one token's forward pass); kv-cache
+            (bytes of the keys and values of one sequence, two per element); or latency (time in
+            which a worker decodes one token of one sequence: predicted for proposals, then measured
+            once for each candidate, which fails if it is outside the bin).
+        cost_length: tokens of the sequence for which flops, kv-cache and latency are; by default
+            --sequence-length, for latency at most 256.
         multiple_of: widths are multiples of these: channels=64 neurons=64, also layers, groups;
             the teacher's own width is used only where it is one.
         floors: the least widths: layers=4 channels=512, also groups, neurons.
@@ -104,7 +107,7 @@ class SearchConfig:
     text: list[str] | str
     bins: list[str]
     out: Path
-    cost: Literal["parameters", "flops", "kv-cache"] = "parameters"
+    cost: Literal["parameters", "flops", "kv-cache", "latency"] = "parameters"
     cost_length: int | None = None
     multiple_of: list[str] = field(default_factory=list)
     floors: list[str] = field(default_factory=list)
@@ -171,8 +174,13 @@ class SearchConfig:
                 raise UserError(f"unknown space {space!r}: the spaces are {', '.join(SPACES)}")
         if self.cost_length is not None and (self.cost == "parameters" or self.cost_length < 1):
             raise UserError(
-                f"--cost-length {self.cost_length}: give at least 1, and with --cost flops or "
-                "kv-cache only"
+                f"--cost-length {self.cost_length}: give at least 1, and with --cost flops, "
+                "kv-cache or latency only"
+            )
+        if self.cost == "latency" and self.fitness in PROXIES:
+            raise UserError(
+                f"--cost latency is measured where candidates are scored, which --fitness "
+                f"{self.fitness} does not: leave one of them away"
             )
         if self.shard_tokens < 1:
             raise UserError(f"shards of {self.shard_tokens} tokens cannot be: give at least 1")

@@ -11,10 +11,13 @@ import numpy as np
 from evo import checkpoint, warm_start
 from evo.bins import Bin, parse_bin
 from evo.checkpoint import Checkpoint
+from evo.cluster import connect
 from evo.cost import Cost
 from evo.divergence import Divergence
 from evo.errors import UserError
 from evo.head_size_space import HeadSizeSpace
+from evo.latency import FILE as LATENCIES
+from evo.latency import Latencies
 from evo.mixture import Mixture, load_mixture
 from evo.model import named_cost, with_head_size
 from evo.order import Order
@@ -26,6 +29,7 @@ from evo.settings import claim_run, read_settings, settle
 from evo.space import Space
 from evo.text import Text, load_text, sequence_length_of
 from evo.warm_start import Taken
+from workers.calibration import calibrate
 from workers.micro_batch import find_micro_batch, largest
 from workers.pool import Pool
 from workers.ranking import rank
@@ -36,6 +40,9 @@ logger = logging.getLogger("evo.search")
 
 SIZE_SAMPLES = 32
 """Candidates of each search among which the largest is looked for."""
+
+LATENCY_LENGTH = 256
+"""Decode latency is measured at this length at most, unless the user names another."""
 
 
 class Study:
@@ -48,6 +55,8 @@ class Study:
             raise UserError(f"{config.teacher} is layer-wise: a teacher's blocks must be alike")
         architecture = self.teacher.architecture
         self.length = sequence_length_of(config.sequence_length, self.teacher.config.block_size)
+        self.scoring = self._scoring()
+        self.latencies = self._latencies() if config.cost == "latency" else None
         self.bins = self._bins()
         if len({bin.name for bin in self.bins}) < len(self.bins):
             raise UserError(f"--bins {' '.join(config.bins)}: two of them are one bin")
@@ -64,17 +73,35 @@ class Study:
         spread_out = spread(rows)
         self.blocks, self.weights = self.text.blocks[spread_out], self.text.weights[spread_out]
         self.stages = Stages.of(config.stages, rows, max(1, config.shard_tokens // length))
-        self.scoring = self._scoring()
         self.proxy = config.fitness in PROXIES
         self.taken = self._taken()
         self.resumed = claim_run(config.out, self._settings(), free=FREE)
         if self.taken and not (config.out / warm_start.FILE).is_file():
             warm_start.save(self.taken, config.out / warm_start.FILE)
+        if self.latencies and not (config.out / LATENCIES).is_file():
+            self.latencies.save(config.out / LATENCIES)
+
+    def _latencies(self) -> Latencies:
+        """What is known of this teacher's latencies: measured once, and kept with the run."""
+        if (self.config.out / LATENCIES).is_file():
+            return Latencies.load(self.config.out / LATENCIES)
+        connect()
+        logger.info("measuring the decode latency of some shapes of the teacher")
+        return calibrate(
+            self.teacher.path.resolve(),
+            self.teacher.architecture,
+            self.scoring,
+            self.config.gpus_per_worker,
+        )
 
     def _bins(self) -> list[Bin]:
         length = 0 if self.config.cost == "parameters" else self.config.cost_length or self.length
-        cost = Cost(self.config.cost, length)
         architecture = self.teacher.architecture
+        if self.latencies:
+            cost = Cost("latency", self.latencies.length, self.latencies.prices(architecture))
+            teacher = self.latencies.teacher
+            return [parse_bin(text, teacher, lambda _: None, cost) for text in self.config.bins]
+        cost = Cost(self.config.cost, length)
         size = cost.of(architecture, architecture.full_widths)
         return [
             parse_bin(text, size, lambda name: named_cost(name, cost), cost)
@@ -92,13 +119,20 @@ class Study:
 
     def _scoring(self) -> ScoringSettings:
         """How candidates are scored; the micro-batch as an earlier start may have found it."""
-        scoring, divergence = self.config.scoring, None
+        scoring, divergence, latency = self.config.scoring, None, None
+        if self.config.cost == "latency":
+            latency = self.config.cost_length or min(self.length, LATENCY_LENGTH)
+            if latency > self.length:
+                raise UserError(
+                    f"--cost-length {latency} is beyond the sequences of {self.length} tokens: "
+                    "latency is measured within them"
+                )
         if self.config.fitness == "kl":
             divergence = Divergence(self.teacher.vocabulary, self.config.kl_top_k)
         if scoring.micro_batch is None and (self.config.out / SETTINGS).is_file():
             found = read_settings(self.config.out).get("micro_batch")
             scoring = replace(scoring, micro_batch=found)
-        return replace(scoring, divergence=divergence)
+        return replace(scoring, divergence=divergence, latency_length=latency)
 
     def settle_micro_batch(self, order: Order) -> None:
         """Find the micro-batch where it was left open: by the largest of some candidates."""

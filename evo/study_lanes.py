@@ -27,7 +27,10 @@ from workers.ranking import measure_importance
 
 def lanes_of(study: Study, order: Order) -> list[Lane]:
     """A lane for every bin and space."""
-    cache = _cache(study) if study.config.score_cache and not study.proxy else None
+    cached = study.config.score_cache and not study.proxy
+    if study.config.cost == "latency":
+        cached = False  # a score from the cache has no latency
+    cache = _cache(study) if cached else None
     proxy = _proxy(study)
     return [
         _lane(study, space, bin, order, cache, proxy)
@@ -38,7 +41,8 @@ def lanes_of(study: Study, order: Order) -> list[Lane]:
 
 def _cache(study: Study) -> ScoreCache:
     scoring = asdict(study.scoring)
-    for name in ("cache_bytes", "teacher_bytes", "device_share"):  # change no bits
+    without = "cache_bytes", "teacher_bytes", "device_share", "latency_length"  # change no bits
+    for name in without:
         scoring.pop(name, None)
     teacher = f"{study.teacher.hash} {study.teacher.config}"
     return ScoreCache(cache_directory() / "scores", score_key(teacher, study.blocks, scoring))

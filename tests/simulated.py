@@ -15,6 +15,7 @@ class Score:
     seconds: float
     failure: str | None = None
     divergence: tuple[float, ...] | None = None
+    latency: int | None = None
 
 
 class Simulated:

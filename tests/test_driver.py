@@ -21,10 +21,11 @@ import torch
 from litgpt import GPT, Config
 
 from evo import checkpoint
-from evo.cost import forward_flops
+from evo.cost import SECOND, Cost, forward_flops
 from evo.driver import search
 from evo.errors import UserError
 from evo.history import History
+from evo.latency import Latencies
 from evo.nll import summed_nll
 from evo.search_config import SearchConfig
 from evo.space import SPACES
@@ -134,10 +135,29 @@ def test_bins_over_other_costs_within_limits(
         search(settings(tmp_path / "other", cost=cost, **changes | {"bins": ["1%"]}))
 
 
+def test_bins_over_measured_latency(local_ray: None, tmp_path: Path, settings: Callable) -> None:
+    out = tmp_path / "run"
+    changes: dict = {"bins": ["1us-10s"], "spaces": ["coarse-layerwise"], "generations": 1}
+    summary = search(settings(out, cost="latency", cost_length=20, population=4, **changes))
+    architecture = checkpoint.load(settings(tmp_path).teacher).architecture
+    latencies = Latencies.load(out / "latency.json")
+    cost = Cost("latency", 20, latencies.prices(architecture))
+    rows = History(out / "searches" / summary["searches"][0]["name"]).rows
+    assert len(rows) == 8
+    for row in rows:
+        assert row.status in ("full", "screened")
+        assert 10**9 <= row.cost <= 10 * SECOND
+        predicted = cost.of(architecture, Widths(row.channels, row.groups, row.neurons))
+        assert row.cost != predicted  # but measured
+    with pytest.raises(UserError, match="--cost-length 50 is beyond the sequences of 40 tokens"):
+        search(settings(tmp_path / "other", cost="latency", cost_length=50, **changes))
+
+
 def test_settings_of_costs_and_limits_that_cannot_be(settings: Callable, tmp_path: Path) -> None:
     for changes, problem in (
-        ({"cost": "latency"}, "unknown cost 'latency': give one of parameters, flops, kv-cache"),
-        ({"cost_length": 20}, "--cost-length 20: give at least 1, and with --cost flops or"),
+        ({"cost": "memory"}, "unknown cost 'memory': give one of parameters, flops, kv-cache"),
+        ({"cost": "latency", "fitness": "magnitude"}, "--cost latency is measured where"),
+        ({"cost_length": 20}, "--cost-length 20: give at least 1, and with --cost flops, kv"),
         ({"cost": "flops", "cost_length": 0}, "--cost-length 0: give at least 1"),
         ({"floors": ["heads=2"]}, "--floors heads=2: give DIMENSION=NUMBER"),
     ):

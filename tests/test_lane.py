@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evo.cost import forward_flops, parameters
+from evo.bins import Bin
+from evo.cost import Cost, LatencyPrices, forward_flops, parameters
 from evo.evolution import Evolution, Rates
 from evo.history import History, Row, Shard
 from evo.lane import Lane
@@ -34,8 +35,10 @@ def lane_in(
     kind: str,
     name: str = "coarse-layerwise",
     cache: ScoreCache | None = None,
+    bin: Bin | None = None,
 ) -> Lane:
-    space = Space(name, NEOX, random_order(NEOX.dimensions), share(NEOX, 0.4, 0.45))
+    bin = bin or share(NEOX, 0.4, 0.45)
+    space = Space(name, NEOX, random_order(NEOX.dimensions), bin)
     strategy = Evolution(space, BUDGET, 0, Rates(elites=3))
     stages = Stages.of(RUNGS[kind], SEQUENCES, 4)
     return Lane("lane", strategy, History(directory), stages, RUNGS[kind], WEIGHTS, cache)
@@ -331,3 +334,59 @@ def test_killed_with_a_cache_that_is_gone(tmp_path):
     resumed = lane_in(tmp_path / "killed", "rungs")
     finish(resumed)
     assert without_seconds(resumed) == without_seconds(whole)
+
+
+def test_a_latency_outside_the_bin_is_a_failure(kind, tmp_path):
+    """Measured with the first shard: what was predicted, times something of the candidate's own."""
+    ms = 10**12
+    cost = Cost("latency", 8, LatencyPrices(ms, ms // 99, ms, ms // 50, ms // 999, 0, ms // 999))
+    bin = share(NEOX, 0.4, 0.45, cost)
+    measured: dict[str, int] = {}
+
+    def timed(lane: Lane, candidate: str, shard: int, predicted: int) -> Shard:
+        one = score(lane, candidate, shard)
+        if shard or one.failure is not None:
+            return one
+        measured[candidate] = int(predicted * (0.8 + 0.4 * (int(candidate, 16) % 101) / 100))
+        return dataclasses.replace(one, latency=measured[candidate])
+
+    def run(directory: Path, *, dies_every: int | None) -> Lane:
+        def fresh() -> Lane:
+            return lane_in(directory, kind, bin=bin)
+
+        lane, predicted, count = fresh(), {}, 0
+        while True:
+            wanted = lane.begin_generation() + lane.advance()
+            if lane.ended:
+                return lane
+            while wanted and not lane.complete:
+                proposal, shard = wanted.pop(0)
+                candidate = proposal.subnet.id
+                if candidate in lane.dropped:
+                    continue
+                predicted[candidate] = cost.of(NEOX, proposal.subnet.widths)
+                assert predicted[candidate] in bin
+                lane.take([timed(lane, candidate, shard, predicted[candidate])])
+                count += 1
+                if dies_every and count % dies_every == 0:
+                    lane = fresh()
+                    wanted = lane.begin_generation() + lane.advance()
+                else:
+                    wanted += lane.advance()
+            lane.end_generation()
+
+    lane = run(tmp_path / "whole", dies_every=None)
+    assert rows_of(run(tmp_path / "killed", dies_every=7)) == rows_of(lane)
+    reasons = 0
+    for row in lane.history.rows:
+        if "out of memory" in row.reason:
+            continue
+        assert row.cost == measured[row.candidate]
+        outside = not bin.low <= row.cost <= bin.high
+        assert (row.status == "failed") == outside
+        if outside:
+            reasons += 1
+            shown = f"{row.cost / ms:.4g}"
+            assert row.reason == f"latency {shown} ms is outside the bin {bin.name}"
+            assert row.tokens == TARGETS * lane.stages.shards[lane.stages.ends[0] - 1][1]
+    assert 0 < reasons < len(lane.history.rows)

@@ -27,7 +27,7 @@ LAYERS = [
     ("cost", "settings", "history", "rungs", "score_cache", "proxy"),
     ("order", "bins", "limits", "front"),
     ("fit",),
-    ("reach", "operators"),
+    ("reach", "operators", "latency"),
     ("space",),
     ("enumeration", "head_size_space"),
     ("strategy",),

@@ -53,6 +53,7 @@ class UnitResult:
         seconds: wall-clock time of the scoring itself.
         failure: why the candidate has no NLL, or None.
         divergence: from the teacher, as the NLL; None where none was asked for.
+        latency: of decoding one token, femtoseconds; None where it was not measured.
     """
 
     unit: Unit
@@ -61,6 +62,7 @@ class UnitResult:
     seconds: float
     failure: str | None = None
     divergence: tuple[float, ...] | None = None
+    latency: int | None = None
 
 
 class Pool:
@@ -218,7 +220,13 @@ class Pool:
         self._lone_deaths.pop(unit, None)
         self._finished.append(
             UnitResult(
-                unit, score.nll, score.tokens, score.seconds, score.failure, score.divergence
+                unit,
+                score.nll,
+                score.tokens,
+                score.seconds,
+                score.failure,
+                score.divergence,
+                score.latency,
             )
         )
 

@@ -23,6 +23,7 @@ from evo.extract import extract
 from evo.model import architecture_of
 from evo.nll import summed_nll
 from evo.subnet import Subnet
+from workers.latency import decode_latency
 from workers.memory import is_out_of_memory, on_device
 from workers.teacher_states import TeacherCache, shared_model
 
@@ -42,6 +43,8 @@ class ScoringSettings:
             it must be given: `workers.micro_batch` finds it.
         threads: CPU threads of a worker.
         divergence: from the teacher, to be measured besides the NLL; None: it is not.
+        latency_length: with a candidate's first sequences, the latency of decoding is measured
+            too, at this length; None: it is not.
         cache_bytes: a worker keeps the last extracted candidates while they fit in so many bytes;
             the one being scored, and on CUDA the next one, are kept whatever their size.
         teacher_bytes: what of the teacher's own states, for the divergence, a worker keeps.
@@ -56,6 +59,7 @@ class ScoringSettings:
     micro_batch: int | None = None
     threads: int = 1
     divergence: Divergence | None = None
+    latency_length: int | None = None
     cache_bytes: int = 2**28
     teacher_bytes: int = 2**31
     device_share: float = 1.0
@@ -90,9 +94,10 @@ class ShardScore:
             failed.
         tokens: targets that were scored; 0 where the candidate failed.
         seconds: wall-clock time, extraction included where it was needed; waiting for another
-            thread's candidate is not.
+            thread's candidate is not, nor is measuring latency.
         failure: why the candidate has no NLL, or None.
         divergence: from the teacher, as the NLL; None where none was asked for.
+        latency: of decoding one token, femtoseconds; None where it was not measured.
     """
 
     nll: tuple[float, ...]
@@ -100,6 +105,7 @@ class ShardScore:
     seconds: float
     failure: str | None = None
     divergence: tuple[float, ...] | None = None
+    latency: int | None = None
 
 
 class Scorer:
@@ -203,6 +209,7 @@ class Scorer:
         with self._running:  # for which it may have waited
             began += time.perf_counter() - extracted
             nll, divergence = self.losses(model, rows, micro_batch)
+        seconds = time.perf_counter() - began
         for name, values in (("NLL", nll), ("divergence", divergence)):
             if values is not None and not np.isfinite(values).all():
                 wrong = np.flatnonzero(~np.isfinite(values))[0]
@@ -210,9 +217,17 @@ class Scorer:
         return ShardScore(
             tuple(nll.tolist()),
             nll.size * (self._blocks.shape[1] - 1),
-            time.perf_counter() - began,
+            seconds,
             divergence=None if divergence is None else tuple(divergence.tolist()),
+            latency=self._latency(model) if rows[0] == 0 else None,
         )
+
+    def _latency(self, model: GPT) -> int | None:
+        """While no other thread uses the device, of which this process knows."""
+        if self._settings.latency_length is None:
+            return None
+        with self._extracting, self._running:
+            return decode_latency(model, self._settings.latency_length)
 
     def losses(
         self, model: GPT, rows: tuple[int, int], micro_batch: int
