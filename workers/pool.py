@@ -265,14 +265,18 @@ class Pool:
         # One unit for everyone before a second one for anyone.
         for depth in range(UNITS_IN_FLIGHT):
             for worker in ready:
-                runs_suspect = any(unit in self._lone_deaths for unit in worker.units.values())
-                if len(worker.units) > depth or runs_suspect:
+                if len(worker.units) > depth or self._runs_suspect(worker):
                     continue
                 unit = self._queues.take(worker.candidate, held)
                 if unit is None:
                     return
                 self._give(worker, unit)
                 held.add(unit.candidate)
+
+    def _runs_suspect(self, worker: Worker) -> bool:
+        return bool(self._lone_deaths) and any(
+            unit in self._lone_deaths for unit in worker.units.values()
+        )
 
     def _text_of(self, unit: Unit) -> ray.ObjectRef:
         """The reference of the token ids that a unit is about."""
