@@ -152,6 +152,8 @@ class Driver:
             self.looked_at = time.monotonic()
 
     def _submit(self, lane: Lane, wanted: list[tuple[Proposal, int]]) -> None:
+        if not wanted:
+            return
         genomes = {one.subnet.id: one.subnet.pack() for one, _ in wanted}  # shared by their units
         shards = self.stages.shards
         self.pool.submit(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -117,10 +117,13 @@ class Strategy(ABC):
         self.seen: set[str] = set()
         self.starts: Sequence[Proposal] = ()
 
-    def ask(self) -> list[Proposal]:
+    def ask(self, meanwhile: Callable[[], None] = lambda: None) -> list[Proposal]:
         """The next generation, without a candidate that was asked for before.
 
         Fewer than the population where the space has no more; none once the search has ended.
+
+        Args:
+            meanwhile: called after each proposal, as a generation of them may take a second.
         """
         proposals = list(self.starts) if self.generation == 0 else []
         self.seen.update(one.subnet.id for one in proposals)
@@ -130,6 +133,7 @@ class Strategy(ABC):
                 break
             self.seen.add(proposal.subnet.id)
             proposals.append(proposal)
+            meanwhile()
         if not proposals and self.ended is None:
             self.ended = "space exhausted"
         return proposals

@@ -68,6 +68,13 @@ def test_budget_and_no_candidate_twice(kind):
     assert (strategy.best.subnet.id, strategy.best.fitness) == (best.id, fitness(best))
 
 
+def test_something_else_may_be_done_between_proposals():
+    calls = []
+    asked = Evolution(space_of(), Budget(8), 0).ask(lambda: calls.append(1))
+    assert len(calls) == len(asked) == 8
+    assert asked == Evolution(space_of(), Budget(8), 0).ask()
+
+
 @pytest.mark.parametrize("kind", STRATEGIES)
 def test_same_seed_same_search_whatever_the_order_of_results(kind):
     def ids(seed: int, shuffle: int) -> list[list[str]]:
