@@ -85,7 +85,7 @@ def test_over_the_top_k_is_never_more_than_over_all():
         states = teacher_states(teacher, BLOCKS, divergence, 4)
         found = summed_nll_and_divergence(model, teacher, BLOCKS, states, divergence)
         distances.append(found[1].sum())
-    assert distances[0] < 0.99 * distances[1] < 0.98 * distances[2]
+    assert distances[0] < distances[1] < distances[2]
     assert distances[3] == pytest.approx(distances[2], rel=1e-6)
 
 
