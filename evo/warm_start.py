@@ -119,7 +119,7 @@ def starts(taken: Sequence[Taken], space: Space, population: int, rng: Generator
     """The beginning of a search's first generation.
 
     The searches of the other run are gone through in turn, best candidates first, beginning with
-    the search whose best is nearest to this bin in cost.
+    the one of this space and bin, then by how near to this bin the cost of their best is.
 
     Args:
         taken: from the other run.
@@ -137,9 +137,10 @@ def starts(taken: Sequence[Taken], space: Space, population: int, rng: Generator
         searches.setdefault(one.search, []).append(subnet)
     center = math.sqrt(space.bin.low * space.bin.high)
 
-    def distance(search: str) -> tuple[float, str]:
+    def distance(search: str) -> tuple[bool, float, str]:
         cost = space.bin.cost.of(space.architecture, searches[search][0].widths)
-        return abs(math.log(cost / center)), search
+        is_other = search != f"{space.name}@{space.bin.name}"
+        return is_other, abs(math.log(cost / center)), search
 
     found: dict[str, Proposal] = {}
     for round in zip_longest(*(searches[name] for name in sorted(searches, key=distance))):
