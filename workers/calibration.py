@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 
 import ray
@@ -13,6 +14,9 @@ from evo.latency import Latencies, calibration_shapes, widths_of_shape
 from workers.latency import decode_latency, random_model
 from workers.scorer import ScoringSettings
 from workers.store import raise_user_error
+
+ROUNDS = 3
+"""Each shape is measured so often, all in turn: its median is not of one bad moment."""
 
 
 def calibrate(
@@ -44,17 +48,21 @@ def _measure(
     torch.set_num_threads(settings.threads)
     checkpoint, length = load(teacher), settings.latency_length
     assert length is not None
-    return [
-        decode_latency(
-            random_model(
-                checkpoint.config,
-                widths_of_shape(shape),
-                tied=checkpoint.architecture.tied,
-                dtype=settings.torch_dtype,
-                device=settings.device,
-                length=length,
-            ),
-            length,
-        )
-        for shape in shapes
+    rounds = [
+        [
+            decode_latency(
+                random_model(
+                    checkpoint.config,
+                    widths_of_shape(shape),
+                    tied=checkpoint.architecture.tied,
+                    dtype=settings.torch_dtype,
+                    device=settings.device,
+                    length=length,
+                ),
+                length,
+            )
+            for shape in shapes
+        ]
+        for _ in range(ROUNDS)
     ]
+    return [statistics.median(times) for times in zip(*rounds, strict=True)]
