@@ -72,7 +72,8 @@ def test_something_else_may_be_done_between_proposals():
     calls = []
     asked = Evolution(space_of(), Budget(8), 0).ask(lambda: calls.append(1))
     assert len(calls) == len(asked) == 8
-    assert asked == Evolution(space_of(), Budget(8), 0).ask()
+    alone = Evolution(space_of(), Budget(8), 0).ask()
+    assert [one.subnet.id for one in asked] == [one.subnet.id for one in alone]
 
 
 @pytest.mark.parametrize("kind", STRATEGIES)
