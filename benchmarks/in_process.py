@@ -6,18 +6,15 @@ and candidate, so that a benchmark that is run again, or was interrupted, costs 
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from evo import checkpoint
-from evo.files import atomic_file
 from evo.importance import importance_by_activation, importance_by_magnitude
 from evo.order import Order
 from evo.rungs import spread
@@ -116,7 +113,8 @@ class Bench:
         torch.set_num_threads(1)
         teacher = self.checkpoint
         blocks = np.ascontiguousarray(self.text[: self.sequences + HELD_OUT])
-        return Scorer(teacher.config, teacher.weights, teacher.tied, blocks, ScoringSettings())
+        settings = ScoringSettings(cache_bytes=0)  # none is scored twice
+        return Scorer(teacher.config, teacher.weights, teacher.tied, blocks, settings)
 
     @property
     def _path(self) -> Path:
@@ -129,14 +127,3 @@ class Bench:
             return {}
         lines = (line.split() for line in self._path.read_text().splitlines())
         return {name: float(value) for name, value in lines}
-
-
-def remembered(path: Path) -> dict[str, dict[str, Any]]:
-    """Rows of a results file, by their key."""
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def remember(path: Path, rows: dict[str, dict[str, Any]]) -> None:
-    """Write a results file, whole or not at all."""
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(rows, indent=1) + "\n")

@@ -80,10 +80,12 @@ class SpaceOfParts(Space):
             return super()._noisy(keys, rows, rng)
         return keys + 4 * rng.random() ** 2 * rng.random((rows, keys.shape[-1]), np.float32)
 
-    def _tie_break(self, keys: Keys, rng: Generator) -> Keys:  # type: ignore[override]
+    def _tie_break(  # type: ignore[override]
+        self, keys: Keys, shape: tuple[int, ...], rng: Generator
+    ) -> Keys:
         if ("crossover" if self._crossing else "growth") in self.parts:
-            return super()._tie_break(keys, rng)
-        return np.float32(0.49) * (keys + rng.random(keys.shape, np.float32))
+            return super()._tie_break(keys, shape, rng)
+        return np.float32(0.49) * (keys + rng.random(shape, np.float32))
 
     def _random_widths(self, allowed: range, draws: int, rng: Generator) -> NDArray[np.int64]:
         if self.uniform or ("halves" in self.parts and self.sensitivity is None):

@@ -17,7 +17,7 @@ import argparse
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -379,37 +379,29 @@ def paired(rows: pd.DataFrame) -> list[str]:
 
 
 def write(results: Path) -> None:
-    """The table and the picture of all that is there; the verdict below them stays."""
+    """The tables and the picture of all that is there; the verdict below them stays."""
     rows = read(results)
-    path = HERE / "orders_and_spaces.json"
+    path, markdown = HERE / "orders_and_spaces.json", HERE / "orders_and_spaces.md"
     record = json.loads(path.read_text())
-    criterion = rows_of("criterion", rows)
-    ablations = rows_of("ablations", rows)
+    criterion, ablations = rows_of("criterion", rows), rows_of("ablations", rows)
     orders = rows_of("orders", rows)
     if len(orders) == len(searches("orders")):
-        first = orders[0]
-        record["orders"] = {
-            "setting": f"Best fitness (nats per token, mean and standard deviation over seeds "
-            f"{', '.join(map(str, SEEDS))}), embedded teacher, after {setting(first)}.",
-            "rows": orders,
-        }
-    record |= {
-        "criterion": criterion,
-        "ablations": ablations,
-        "machine": measured_on(("torch", "litgpt", "numpy")),
-    }
+        text = (
+            f"Best fitness (nats per token, mean and standard deviation over seeds "
+            f"{', '.join(map(str, SEEDS))}), embedded teacher, after {setting(orders[0])}."
+        )
+        record["orders"] = {"setting": text, "rows": orders}
+    record |= {"criterion": criterion, "ablations": ablations, "machine": measured_on()}
     path.write_text(json.dumps(record, indent=1) + "\n")
-    draw(criterion, HERE / "orders_and_spaces.png")
-    sections: list[Callable[[], str]] = [
-        lambda: criterion_section(criterion),
-        lambda: ablations_section(ablations),
-        lambda: orders_section(record["orders"]),
-        lambda: sentence(record["machine"]),
-    ]
-    markdown = HERE / "orders_and_spaces.md"
+    sections = ["# Orders and spaces"]
+    if criterion:
+        draw(criterion, HERE / "orders_and_spaces.png")
+        sections.append(criterion_section(criterion))
+    if ablations:
+        sections.append(ablations_section(ablations))
+    sections += [orders_section(record["orders"]), sentence(record["machine"])]
     verdict = markdown.read_text().partition("## What it says\n")[2]
-    text = "\n\n".join(["# Orders and spaces", *(section() for section in sections)])
-    markdown.write_text(f"{text}\n\n## What it says\n{verdict}")
+    markdown.write_text("\n\n".join(sections) + f"\n\n## What it says\n{verdict}")
     print(markdown.read_text())
 
 
