@@ -2,7 +2,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 from litgpt import Config
 
 from evo.bins import parse_bin
@@ -12,7 +11,7 @@ from evo.model import build
 from evo.nll import summed_nll
 from evo.subnet import Widths
 from tests.architectures import NEOX
-from workers.latency import decode_latency, random_model
+from workers.latency import decode_latency
 
 PRICES = LatencyPrices(3 * 10**11, 10**9, 5 * 10**10, 10**8, 10**7, 0, 10**6)
 COST = Cost("latency", 20, PRICES)
@@ -76,22 +75,6 @@ CONFIG = Config(
     n_layer=8, n_embd=64, n_head=4, n_query_groups=2, intermediate_size=96, padded_vocab_size=64,
     block_size=32, norm_class_name="RMSNorm", mlp_class_name="LLaMAMLP", bias=False,
 )  # fmt: skip
-
-
-def timed(layers: int) -> int:
-    model = random_model(
-        CONFIG,
-        Widths(64, (2,) * layers, (96,) * layers),
-        tied=True,
-        dtype=torch.float32,
-        device="cpu",
-        length=32,
-    )
-    return decode_latency(model, 32)
-
-
-def test_eight_layers_take_more_than_twice_as_long_as_one():
-    assert timed(8) > 2 * timed(1)
 
 
 @pytest.mark.parametrize("widths", [Widths(48, (2, 2), (96, 96)), Widths(48, (1, 2), (96, 40))])
