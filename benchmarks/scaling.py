@@ -51,7 +51,7 @@ WORKERS = (1, 4, 16, 64)
 LENGTH = 2048
 UNIT_SEQUENCES = 8
 CANDIDATE_UNITS, RUNG_UNITS = 4, 32
-SHORT, LONG = 8, 25
+SHORT, LONG = 8, 20
 """Seconds of a run on few workers, whose barriers are far apart, and on 16 and more."""
 
 ASSUMED_FLOPS = 0.4 * 989e12
@@ -232,7 +232,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=WORKERS, help="simulated")
     parser.add_argument("--short", type=float, default=SHORT, help="seconds, on few workers")
     parser.add_argument("--long", type=float, default=LONG, help="seconds, on 16 and more")
-    parser.add_argument("--candidates", type=int, default=12, help="for the real scorers")
+    parser.add_argument("--candidates", type=int, default=10, help="for the real scorers")
     parser.add_argument("--repeats", type=int, default=5, help="of the real scorers")
     parser.add_argument("--ceiling-units", type=int, default=1000)
     options = parser.parse_args()
