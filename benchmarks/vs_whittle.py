@@ -78,6 +78,8 @@ def measure(seeds: int, generations: int, tokens: int, work: Path) -> dict[str, 
         [python, "-m", "pip", "list", "--format", "json"], check=True, capture_output=True
     )
     machine = measured_on(("torch", "litgpt", "ray", "numpy"))
+    able = abilities(python, setting)
+    resume = {"whittle": whittle_resumes(python, setting), "evo": evo_resumes(setting)}
     runs = []
     for seed in range(seeds):
         for contender in CONTENDERS:
@@ -103,8 +105,8 @@ def measure(seeds: int, generations: int, tokens: int, work: Path) -> dict[str, 
         "evaluations": setting.evaluations,
         "seeds": seeds,
         "runs": runs,
-        "abilities": abilities(python, setting),
-        "resume": {"whittle": whittle_resumes(python, setting), "evo": evo_resumes(setting)},
+        "abilities": able,
+        "resume": resume,
     }
 
 
