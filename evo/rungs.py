@@ -21,6 +21,9 @@ from evo.errors import UserError
 
 Losses = NDArray[np.float64]
 
+FEWEST_SEQUENCES = 2
+"""Of a stage: on a single sequence a search learns that sequence (benchmarks/rungs.md)."""
+
 FEWEST_TESTED = 4
 """Of fewer sequences a standard error means little: there the share alone decides."""
 
@@ -96,14 +99,14 @@ class Stages:
         """Cut a text.
 
         Args:
-            rungs: the stages; one that comes out at more than half of the next, as may be where
-                the text is short, is left out.
+            rungs: the stages; each has `FEWEST_SEQUENCES` at least, and one that then comes out
+                at more than half of the next, as may be where the text is short, is left out.
             sequences: of the text.
             rows_per_shard: sequences of a shard, at most.
         """
         sizes = [sequences]
         for share in reversed(rungs.shares):
-            size = math.ceil(share * sequences)
+            size = max(FEWEST_SEQUENCES, math.ceil(share * sequences))
             if 2 * size <= sizes[0]:
                 sizes.insert(0, size)
         shards: list[tuple[int, int]] = []

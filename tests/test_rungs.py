@@ -40,7 +40,7 @@ def test_stages_are_whole_shards(sequences, rows_per_shard, shares):
     assert max(stop - start for start, stop in stages.shards) <= rows_per_shard
     assert stages.ends[-1] == len(stages.shards)
     sizes = [stages.shards[end - 1][1] for end in stages.ends]
-    assert all(one <= other / 2 for one, other in pairwise(sizes))
+    assert all(2 <= one <= other / 2 for one, other in pairwise(sizes))
     if sequences == 1000:
         wanted = [math.ceil(share * 1000) for share in shares if share <= 0.5]
         assert sizes[:-1] == wanted
