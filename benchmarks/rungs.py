@@ -16,7 +16,7 @@ import multiprocessing
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from evo.bins import parse_bin
 from evo.cost import parameters
 from evo.embedded import teacher_path
 from evo.evolution import Evolution
+from evo.files import atomic_file
 from evo.history import History, Shard
 from evo.importance import importance_by_activation
 from evo.lane import Lane
@@ -51,6 +52,7 @@ BIN = "25%"
 CANDIDATES, CURVE_SEQUENCES = 50, 64
 POPULATION, GENERATIONS = 50, 19
 EVALUATIONS = POPULATION * (GENERATIONS + 1)
+RECORD = "record.json"
 TENTH = 0.1
 """Rungs also search for as many generations as cost this share of full scoring's tokens."""
 
@@ -154,20 +156,21 @@ def agreement(where: tuple[str, str], out: Path) -> dict[int, float]:
     return curve(np.array([known[subnet.id] for subnet in subnets]))
 
 
-def play(match: Match, out: Path) -> list[dict[str, Any]]:
-    """Run the searches of a match, or go on with them: a record of each, full scoring's first."""
+def play(match: Match, out: Path) -> None:
+    """Run the searches of a match, or go on with them; full scoring's first."""
     full = search(match, "full", FULL, out)
     settings = {"default": DEFAULT, **{name: OTHERS[name] for name in match.others}}
-    records = [full, *(search(match, name, settings[name], out) for name in settings)]
-    used = records[1]["trace"][-1][1] / full["trace"][-1][1]
+    default, *_ = [search(match, name, settings[name], out) for name in settings]
+    used = default["trace"][-1][1] / full["trace"][-1][1]
     generations = int((GENERATIONS + 1) * TENTH / used) - 1
-    return [*records, search(match, "default, a tenth", DEFAULT, out, generations)]
+    if generations != GENERATIONS:
+        search(match, "default, a tenth", DEFAULT, out, generations)
 
 
 def search(
     match: Match, name: str, rungs: Rungs, out: Path, generations: int = GENERATIONS
 ) -> dict[str, Any]:
-    """One search."""
+    """One search, to its end: its record, which is also left beside its history."""
     here = laboratory(match.teacher, out)
     stages = Stages.of(rungs, match.sequences, DEFAULTS.shard_tokens // LENGTH)
     budget = Budget(POPULATION, generations)
@@ -180,16 +183,22 @@ def search(
     assert best is not None
     winner = Subnet.unpack(best.genome, here.teacher.architecture.dimensions)
     fresh = here.losses(winner, match.sequences, TIMES * match.sequences)
-    return {
+    record = {
         "teacher": match.teacher,
         "space": match.space,
         "seed": match.seed,
         "sequences": match.sequences,
         "rungs": name,
+        "stages": [stages.shards[end - 1][1] for end in stages.ends],
+        "survivors": rungs.survivors,
+        "confidence": rungs.confidence,
         "trace": trace(lane.history.rows),
         "fresh_nll": sum(fresh) / len(fresh) / (LENGTH - 1),
         "seconds": sum(row.seconds for row in lane.history.rows),
     }
+    with atomic_file(lane.history.directory / RECORD) as temporary:
+        temporary.write_text(json.dumps(record))
+    return record
 
 
 def score_generation(lane: Lane, here: Laboratory) -> None:
@@ -218,17 +227,20 @@ def matches(sequences: Mapping[str, int], seeds: Sequence[int]) -> tuple[list[Ma
         sequences: of a full scoring, by teacher.
         seeds: of the searches.
     """
-    first, then = [], []
-    for seed in seeds:
-        for teacher, count in sequences.items():
-            first += [Match(teacher, space, seed, count) for space in spaces_of(teacher)]
-        if "embedded" in sequences:
-            some, many = (
-                Match("embedded", ONE_SPACE, seed, times * sequences["embedded"]) for times in TEXTS
-            )
-            first.append(some)
-            then += [replace(some, others=tuple(OTHERS)), many]
-    return first, then
+    first = [
+        Match(teacher, space, seed, count)
+        for seed in seeds
+        for teacher, count in sequences.items()
+        for space in spaces_of(teacher)
+    ]
+    if "embedded" not in sequences:
+        return first, []
+    some, many = (
+        [Match("embedded", ONE_SPACE, seed, times * sequences["embedded"]) for seed in seeds]
+        for times in TEXTS
+    )
+    compared = [match for match in first if match.teacher == "embedded"] + some
+    return first + some, [replace(match, others=tuple(OTHERS)) for match in compared] + many
 
 
 def main() -> None:
@@ -250,29 +262,28 @@ def main() -> None:
             for teacher in options.teachers
         }
         print(f"scoring in full: {sequences} sequences", flush=True)
-        records: dict[tuple[Match, str], dict[str, Any]] = {}
         for todo in matches(sequences, options.seeds):  # no search is in both processes at once
             began = time.perf_counter()
             futures = {processes.submit(play, match, options.out): match for match in todo}
             scored = 0
             for future in as_completed(futures):
-                match = futures[future]
-                basic = replace(match, others=())
-                records |= {(basic, record["rungs"]): record for record in future.result()}
-                report(curves, sequences, list(records.values()))
-                scored += match.sequences
+                future.result()
+                report(curves, sequences, options.out)
+                scored += futures[future].sequences
                 share = scored / sum(match.sequences for match in todo)
                 left = (time.perf_counter() - began) * (1 / share - 1) / 60
-                print(f"{match}: {share:.0%}, {left:.0f} minutes left of these", flush=True)
+                print(f"{futures[future]}: {share:.0%}, {left:.0f} minutes left", flush=True)
 
 
 def report(
-    curves: Mapping[tuple[str, str], dict[int, float]],
-    sequences: Mapping[str, int],
-    records: Sequence[dict[str, Any]],
+    curves: Mapping[tuple[str, str], dict[int, float]], sequences: Mapping[str, int], out: Path
 ) -> None:
     """Write the results so far beside this file."""
-    settings = {"default": DEFAULT, **OTHERS}
+    records = [
+        json.loads(path.read_text())
+        for teacher in sequences
+        for path in sorted((out / teacher).glob(f"*/{RECORD}"))
+    ]
     result = {
         "curves": [
             {"teacher": teacher, "space": space, "tau": {str(n): tau for n, tau in one.items()}}
@@ -284,7 +295,6 @@ def report(
         "bin": BIN,
         "population": POPULATION,
         "evaluations": EVALUATIONS,
-        "rungs": {name: asdict(one) for name, one in settings.items()},
         "records": records,
         "machine": measured_on(),
     }

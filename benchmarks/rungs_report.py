@@ -48,7 +48,8 @@ def versus(one: dict[str, Any], full: dict[str, Any]) -> dict[str, Any]:
     """A search with rungs against the one that scores in full and differs in nothing else.
 
     Returns:
-        Shares of the tokens that full scoring spent in all: `used` in all,
+        `equal`: how much worse full scoring's best was when it had spent the same tokens. Shares
+        of the tokens that full scoring spent in all: `used` in all,
         `reached` its final best, `near` it (within 1%), each None where it never did; `full_near`,
         when full scoring came near; and relative differences in NLL: `worse` on the fitness text,
         `fresh` on other text.
@@ -60,7 +61,9 @@ def versus(one: dict[str, Any], full: dict[str, Any]) -> dict[str, Any]:
         return None if tokens is None else tokens / spent
 
     _, tokens, own = one["trace"][-1]
+    then = [other for _, so_far, other in full["trace"] if so_far <= tokens]
     return {
+        "equal": then[-1] / own - 1 if then else None,
         "used": tokens / spent,
         "reached": share(one, best),
         "full_reached": share(full, best),
@@ -111,8 +114,10 @@ def markdown(result: dict[str, Any], old: Path) -> str:
         "Shares are of the tokens that full scoring spent in all. *Reached*: when the search had "
         "full scoring's final best (or better), counted to the end of a generation. *Within 1%*: "
         "when it had 1.01 times that NLL, and when full scoring itself had. *Worse*: the NLL of "
-        f"the best after {result['evaluations']} evaluations against full scoring's, on the "
-        f"fitness text, and of the same two networks on {TIMES - 1} times as much other text.",
+        f"the best after {result['evaluations']} evaluations against full scoring's final best, on "
+        "the fitness text; beside it that of full scoring's best when it had spent as many tokens, "
+        "against the rungs' best. *On other text*: of the two final bests, on "
+        f"{TIMES - 1} times as much text that neither search saw.",
         _table(
             default,
             {
@@ -123,10 +128,12 @@ def markdown(result: dict[str, Any], old: Path) -> str:
                 "full: tokens": lambda one: f"{one['full']['trace'][-1][1]:,}",
                 "final best": lambda one: f"{one['full']['trace'][-1][2]:.4f}",
                 "found at": lambda one: f"{one['full_reached']:.0%}",
+                "stages": lambda one: " ".join(map(str, one["stages"])),
                 "rungs: tokens": lambda one: f"{one['used']:.1%}",
                 "reached at": _reached,
                 "within 1% at (full)": _near,
                 "worse by": lambda one: f"{one['worse']:+.2%}",
+                "full at as many tokens": _equal,
                 "on other text": lambda one: f"{one['fresh']:+.2%}",
             },
         ),
@@ -137,8 +144,7 @@ def markdown(result: dict[str, Any], old: Path) -> str:
         "did is beside it.",
         _medians(budgets, ("teacher", "sequences", "rungs")),
         "## Other settings of rungs",
-        _other_settings(result),
-        _medians([one for one in found if key(one) in compared], ("rungs", "sequences")),
+        _medians([one for one in found if key(one) in compared], ("sequences", "rungs")),
     ]
     return "\n\n".join([*sections, VERDICT + "\n" + verdict.strip()]).rstrip() + "\n"
 
@@ -169,6 +175,10 @@ def _reached(one: dict[str, Any]) -> str:
     return f"not by {one['used']:.1%}" if one["reached"] is None else f"{one['reached']:.1%}"
 
 
+def _equal(one: dict[str, Any]) -> str:
+    return "" if one["equal"] is None else f"{one['equal']:+.2%}"
+
+
 def _near(one: dict[str, Any]) -> str:
     near = "never" if one["near"] is None else f"{one['near']:.1%}"
     return f"{near} ({one['full_near']:.0%})"
@@ -183,6 +193,9 @@ def _medians(found: list[dict[str, Any]], by: tuple[str, ...]) -> str:
         groups,
         {
             **{name: lambda group, name=name: str(group[0][name]) for name in by},
+            "stages": lambda group: " ".join(map(str, group[0]["stages"])),
+            "survivors": lambda group: f"{group[0]['survivors']:g}",
+            "confidence": lambda group: f"{group[0]['confidence']:g}",
             "searches": lambda group: str(len(group)),
             "evaluations": lambda group: f"{median(one['trace'][-1][0] for one in group):.0f}",
             "tokens": lambda group: f"{median(one['used'] for one in group):.1%}",
@@ -191,6 +204,9 @@ def _medians(found: list[dict[str, Any]], by: tuple[str, ...]) -> str:
             "within 1% at": lambda group: _middle(group, "near"),
             "full within 1% at": lambda group: _middle(group, "full_near"),
             "worse by": lambda group: f"{median(one['worse'] for one in group):+.2%}",
+            "full at as many tokens": lambda group: (
+                f"{median(one['equal'] for one in group if one['equal'] is not None):+.2%}"
+            ),
             "at worst": lambda group: f"{max(one['worse'] for one in group):+.2%}",
             "on other text": lambda group: f"{median(one['fresh'] for one in group):+.2%}",
         },
@@ -200,18 +216,6 @@ def _medians(found: list[dict[str, Any]], by: tuple[str, ...]) -> str:
 def _middle(group: list[dict[str, Any]], name: str) -> str:
     value = median(float("inf") if one[name] is None else one[name] for one in group)
     return "not reached" if value == float("inf") else f"{value:.1%}"
-
-
-def _other_settings(result: dict[str, Any]) -> str:
-    return _table(
-        list(result["rungs"].items()),
-        {
-            "rungs": lambda item: item[0],
-            "shares of the text": lambda item: " ".join(f"{one:.4g}" for one in item[1]["shares"]),
-            "survivors": lambda item: f"{item[1]['survivors']:g}",
-            "confidence": lambda item: f"{item[1]['confidence']:g}",
-        },
-    )
 
 
 def _table(rows: Sequence[Any], columns: dict[str, Callable[[Any], str]]) -> str:
