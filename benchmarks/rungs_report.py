@@ -252,7 +252,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         axes.tick_params(labelsize=8)
         if index % columns == 0:
             axes.set_ylabel("best NLL, nats per token", fontsize=8)
-        if index // columns == rows - 1:
+        if index + columns >= len(panels):  # nothing below
             axes.set_xlabel("scored tokens", fontsize=8)
         if index == 0:
             axes.legend(frameon=False, fontsize=8)
