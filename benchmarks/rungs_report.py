@@ -48,7 +48,8 @@ def versus(one: dict[str, Any], full: dict[str, Any]) -> dict[str, Any]:
     """A search with rungs against the one that scores in full and differs in nothing else.
 
     Returns:
-        `equal`: how much worse full scoring's best was when it had spent the same tokens. Shares
+        `equal`: how much worse full scoring's best was at the end of the generation by which it had
+        most nearly spent the same tokens. Shares
         of the tokens that full scoring spent in all: `used` in all,
         `reached` its final best, `near` it (within 1%), each None where it never did; `full_near`,
         when full scoring came near; and relative differences in NLL: `worse` on the fitness text,
@@ -61,9 +62,9 @@ def versus(one: dict[str, Any], full: dict[str, Any]) -> dict[str, Any]:
         return None if tokens is None else tokens / spent
 
     _, tokens, own = one["trace"][-1]
-    then = [other for _, so_far, other in full["trace"] if so_far <= tokens]
+    _, _, then = min(full["trace"], key=lambda point: abs(point[1] - tokens))
     return {
-        "equal": then[-1] / own - 1 if then else None,
+        "equal": then / own - 1,
         "used": tokens / spent,
         "reached": share(one, best),
         "full_reached": share(full, best),
@@ -115,7 +116,7 @@ def markdown(result: dict[str, Any], old: Path) -> str:
         "full scoring's final best (or better), counted to the end of a generation. *Within 1%*: "
         "when it had 1.01 times that NLL, and when full scoring itself had. *Worse*: the NLL of "
         f"the best after {result['evaluations']} evaluations against full scoring's final best, on "
-        "the fitness text; beside it that of full scoring's best when it had spent as many tokens, "
+        "the fitness text; beside it that of full scoring's best when it had spent about as many, "
         "against the rungs' best. *On other text*: of the two final bests, on "
         f"{TIMES - 1} times as much text that neither search saw.",
         _table(
@@ -133,7 +134,7 @@ def markdown(result: dict[str, Any], old: Path) -> str:
                 "reached at": _reached,
                 "within 1% at (full)": _near,
                 "worse by": lambda one: f"{one['worse']:+.2%}",
-                "full at as many tokens": _equal,
+                "full at as many tokens": lambda one: f"{one['equal']:+.2%}",
                 "on other text": lambda one: f"{one['fresh']:+.2%}",
             },
         ),
@@ -175,10 +176,6 @@ def _reached(one: dict[str, Any]) -> str:
     return f"not by {one['used']:.1%}" if one["reached"] is None else f"{one['reached']:.1%}"
 
 
-def _equal(one: dict[str, Any]) -> str:
-    return "" if one["equal"] is None else f"{one['equal']:+.2%}"
-
-
 def _near(one: dict[str, Any]) -> str:
     near = "never" if one["near"] is None else f"{one['near']:.1%}"
     return f"{near} ({one['full_near']:.0%})"
@@ -204,9 +201,7 @@ def _medians(found: list[dict[str, Any]], by: tuple[str, ...]) -> str:
             "within 1% at": lambda group: _middle(group, "near"),
             "full within 1% at": lambda group: _middle(group, "full_near"),
             "worse by": lambda group: f"{median(one['worse'] for one in group):+.2%}",
-            "full at as many tokens": lambda group: (
-                f"{median(one['equal'] for one in group if one['equal'] is not None):+.2%}"
-            ),
+            "full at as many tokens": lambda group: f"{median(one['equal'] for one in group):+.2%}",
             "at worst": lambda group: f"{max(one['worse'] for one in group):+.2%}",
             "on other text": lambda group: f"{median(one['fresh'] for one in group):+.2%}",
         },

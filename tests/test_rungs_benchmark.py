@@ -81,10 +81,10 @@ def test_shares_are_of_what_full_scoring_spent():
     figures = versus(rungs, full)
     assert figures == pytest.approx(
         {
-            "equal": None, "used": 0.1, "reached": None, "full_reached": 1.0, "near": 0.1,
+            "equal": 4.0 / 3.03 - 1, "used": 0.1, "reached": None, "full_reached": 1.0, "near": 0.1,
             "full_near": 1.0, "worse": 0.01, "fresh": 0.05,
         }
     )  # fmt: skip
-    other = versus(rungs, {**full, "trace": [(50, 20, 3.333), (100, 200, 3.1)]})
+    other = versus(rungs, {**full, "trace": [(50, 12, 9.0), (100, 25, 3.333), (150, 200, 3.1)]})
     assert other["reached"] == 0.1
     assert other["equal"] == pytest.approx(0.1)
