@@ -114,7 +114,7 @@ def test_gives_up_when_no_worker_can_start(teacher, cluster):
         pool.submit([Unit("a", "x", b"", 0, 0, 1)])
         with pytest.raises(UserError) as caught:
             drain(pool)
-    assert "asked for 3 with 64 CPUs and 0 GPUs each, the cluster has 1 CPUs" in str(caught.value)
+    assert "asked for 3 with 64 CPUs and 0 GPUs each, the cluster has " in str(caught.value)
 
 
 def test_a_missing_teacher_is_the_users_error(tmp_path, cluster):
