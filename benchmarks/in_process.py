@@ -7,7 +7,7 @@ and candidate, so that a benchmark that is run again, or was interrupted, costs 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from evo import checkpoint
 from evo.importance import importance_by_activation, importance_by_magnitude
 from evo.order import Order
 from evo.rungs import spread
+from evo.sensitivity import layer_sensitivity
 from evo.strategy import Scored, Strategy
 from evo.subnet import Subnet
 from evo.text import load_text
@@ -64,7 +65,7 @@ class Bench:
         return self.sequences * (LENGTH - 1)
 
     def order(self, kind: str) -> Order:
-        """The teacher's order, over all of the text where it needs text."""
+        """The teacher's order with the sensitivity of its layers, over all of the text."""
         path = self.memory / f"{self.checkpoint.hash}-{kind}.npz"
         if not path.is_file():
             if kind == "index":
@@ -76,7 +77,9 @@ class Bench:
                 if kind == "magnitude"
                 else importance_by_activation(model, self.text)
             )
-            Order.by_importance(**vars(found)).save(path)
+            order = Order.by_importance(**vars(found))
+            sensitivity = layer_sensitivity(model, order, self.text)
+            replace(order, sensitivity=sensitivity).save(path)
         return Order.load(path)
 
     def fitness(self, subnet: Subnet) -> float:

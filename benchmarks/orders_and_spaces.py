@@ -32,12 +32,12 @@ from matplotlib.figure import Figure
 
 from benchmarks.in_process import HELD_OUT, LENGTH, TEXT, Bench
 from benchmarks.machine import measured_on, sentence
-from benchmarks.operator_parts import BUILT_IN, PARTS, SpaceOfParts, sensitivities
+from benchmarks.operator_parts import BUILT_IN, PARTS, EvolutionOfParts, SpaceOfParts
 from evo.baselines import RandomSearch
 from evo.bins import parse_bin
 from evo.cost import parameters
 from evo.embedded import teacher_path
-from evo.evolution import Evolution, Rates
+from evo.evolution import Rates
 from evo.files import atomic_file
 from evo.order import KINDS
 from evo.space import SPACES
@@ -136,17 +136,14 @@ def run(search: Search) -> dict[str, Any]:
     architecture = bench.checkpoint.architecture
     size = parameters(architecture, architecture.full_widths)
     order = bench.order(search.order)
-    sensitivity = None
-    if "sensitivity" in search.parts:
-        sensitivity = sensitivities(order, architecture.dimensions, bench.fitness)
     bin = parse_bin(search.bin, size, lambda name: None)
-    space = SpaceOfParts(search.space, architecture, order, bin, search.parts, sensitivity)
+    space = SpaceOfParts(search.space, architecture, order, bin, search.parts)
     budget = Budget(search.population, search.generations)
     strategy: Strategy
     if search.algorithm == "random":
         strategy = RandomSearch(space, budget, search.seed)
     else:
-        strategy = Evolution(space, budget, search.seed, Rates(search.elites))
+        strategy = EvolutionOfParts(space, budget, search.seed, Rates(search.elites))
     curve = bench.best_by_generation(strategy)
     assert strategy.best is not None
     widths = strategy.best.subnet.widths

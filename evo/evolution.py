@@ -79,9 +79,7 @@ class Evolution(Strategy):
             return Proposal(self.space.sample(self.rng), "sample")
         if draw < self.rates.mutation:
             parent = self._elite()
-            progress = self.generation / max(1, self.budget.generations)
-            child = self.space.mutate(parent, self.rng, progress)
-            return Proposal(child, "mutation", (parent.id,))
+            return Proposal(self.space.mutate(parent, self.rng), "mutation", (parent.id,))
         if draw < self.rates.mutation + self.rates.crossover and len(self.elites) > 1:
             first, second = (
                 self.elites[index].subnet

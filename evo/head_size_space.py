@@ -71,12 +71,12 @@ class HeadSizeSpace(Space):
         size = self._other(None, rng)
         return self._sized(self._parts[size].sample(rng), size)
 
-    def mutate(self, parent: Subnet, rng: Generator, progress: float = 0.0) -> Subnet:
+    def mutate(self, parent: Subnet, rng: Generator) -> Subnet:
         """Change some dimensions, and now and then the head size too."""
         size = self._size(parent)
         if rng.random() < RESIZED and len(self._parts) > 1:
             size = self._other(size, rng)
-        return self._sized(self._parts[size].mutate(parent, rng, progress), size)
+        return self._sized(self._parts[size].mutate(parent, rng), size)
 
     def varied(self, parent: Subnet, operator: Operator, rng: Generator) -> Subnet:
         """What an operator makes of the parent's masks; its head size stays."""

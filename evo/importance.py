@@ -62,7 +62,7 @@ def importance_by_activation(
         blocks: token ids, shape [N, T]; `SEQUENCES` of them, evenly spread, are used.
         micro_batch: sequences that run at once.
     """
-    sizes = _mean_activations(model, _spread(blocks, SEQUENCES), micro_batch)
+    sizes = _mean_activations(model, spread_over(blocks, SEQUENCES), micro_batch)
     groups, neurons = [], []
     channels = sizes[model.transformer.ln_f] * _norms(model.lm_head, 0)
     for block in model.transformer.h:
@@ -71,7 +71,7 @@ def importance_by_activation(
         neurons.append(sizes[block.mlp.proj] * _norms(block.mlp.proj, 0))
         for matrix in _readers(block):
             channels = channels + sizes[matrix] * _norms(matrix, 0)
-    layers = _costs_of_dropping(model, _spread(blocks, LAYER_SEQUENCES), micro_batch)
+    layers = _costs_of_dropping(model, spread_over(blocks, LAYER_SEQUENCES), micro_batch)
     return _importance(layers, channels, groups, neurons)
 
 
@@ -139,7 +139,8 @@ def _importance(
     )
 
 
-def _spread(blocks: NDArray[np.int32], count: int) -> NDArray[np.int32]:
+def spread_over(blocks: NDArray[np.int32], count: int) -> NDArray[np.int32]:
+    """So many of the blocks, evenly spaced; all where there are fewer."""
     if len(blocks) <= count:
         return blocks
     return blocks[np.linspace(0, len(blocks) - 1, count).astype(np.int64)]

@@ -44,7 +44,7 @@ def mutated(
     *,
     fine: bool,
     uniform: bool,
-    progress: float = 0.0,
+    sensitivity: NDArray[np.float64] | None = None,
 ) -> Genes:
     """Change some dimensions, by steps whose size is drawn anew each time.
 
@@ -53,37 +53,40 @@ def mutated(
         architecture: of the teacher.
         rng: draws what changes, and by how much.
         fine: whether kept ones also swap places with dropped ones.
-        uniform: whether all layers change alike; else they do half of the time.
-        progress: of the search, from 0 to 1: the largest steps shrink tenfold on the way.
+        uniform: whether all layers change alike.
+        sensitivity: of the layers, shape [L]: where layers change each in its own way, the more
+            sensitive ones mostly grow and the others mostly shrink.
     """
     full = architecture.dimensions
     chosen = rng.random(len(DIMENSIONS)) < 0.5
     chosen[rng.integers(len(DIMENSIONS))] = True
-    scale = 10 ** rng.uniform(-2, -0.5 - progress)
-    alike = uniform or rng.random() < 0.5
+    scale = 10 ** rng.uniform(-2, -0.5)
     plan = genes.plan
     changes: dict[str, Keys] = {}
     for name in np.array(DIMENSIONS)[chosen]:
         if name == "layers":
-            plan = _mutated_layers(plan, full.layers, scale, rng, fine=fine)
+            plan = mutated_layers(plan, full.layers, scale, rng, fine=fine)
             continue
         if name == "channels":
             low = min(architecture.head_size, full.channels)
-            step = _steps(full.channels, scale, (), rng)
+            step = steps(full.channels, scale, (), rng)
             plan = replace(plan, channels=int(np.clip(plan.channels + step, low, full.channels)))
         else:
             most = full.groups if name == "groups" else full.neurons
             counts = getattr(plan, name)
-            step = _steps(most, scale, (1,) if alike else counts.shape, rng)
-            if not alike:
+            step = steps(most, scale, (1,) if uniform else counts.shape, rng)
+            if not uniform:
                 step = step * (rng.random(counts.shape) < rng.uniform(1 / len(counts), 1))
+                if sensitivity is not None:
+                    step = np.abs(step) * directions(sensitivity, rng)
             plan = replace(plan, **{name: np.clip(counts + step, 1, most)})
-        if fine and rng.random() < 0.5:
-            changes[name] = _swapped(getattr(genes, name), scale, rng)
+        if fine:
+            changes[name] = swapped(getattr(genes, name), scale, rng)
     return replace(genes, plan=plan, **changes)
 
 
-def _mutated_layers(plan: Plan, full: int, scale: float, rng: Generator, *, fine: bool) -> Plan:
+def mutated_layers(plan: Plan, full: int, scale: float, rng: Generator, *, fine: bool) -> Plan:
+    """One kept layer for a dropped one, or more or fewer layers."""
     layers, depth = plan.layers, plan.depth
     if fine and layers < full and rng.random() < 0.5:
         kept, dropped = np.flatnonzero(depth < layers), np.flatnonzero(depth >= layers)
@@ -91,37 +94,33 @@ def _mutated_layers(plan: Plan, full: int, scale: float, rng: Generator, *, fine
         depth = depth.copy()
         depth[pair] = depth[pair[::-1]]
     else:
-        layers = int(np.clip(layers + _steps(full, scale, (), rng), 1, full))
+        layers = int(np.clip(layers + steps(full, scale, (), rng), 1, full))
     return replace(plan, layers=layers, depth=depth)
 
 
-def _steps(most: int, scale: float, shape: tuple[int, ...], rng: Generator) -> NDArray[np.int64]:
+def steps(most: int, scale: float, shape: tuple[int, ...], rng: Generator) -> NDArray[np.int64]:
     """Signed steps of at least one, about `scale` of the dimension."""
     size = np.maximum(1, np.rint(np.abs(rng.standard_normal(shape)) * scale * most))
     return (size * rng.choice([-1, 1], shape)).astype(np.int64)
 
 
-def _swapped(keys: Keys, scale: float, rng: Generator) -> Keys:
-    """Keys in which up to a share `scale` of the kept of some layers swap places with dropped ones.
+def directions(sensitivity: NDArray[np.float64], rng: Generator) -> NDArray[np.int64]:
+    """1 or -1 for each layer: up with a chance from 0.15, the least sensitive, to 0.85."""
+    ranks = np.argsort(np.argsort(sensitivity)) / max(1, len(sensitivity) - 1)
+    return np.where(rng.random(len(ranks)) < 0.15 + 0.7 * ranks, 1, -1)
 
-    A rank's chance falls with its distance from the border between the first of the order and the
-    rest, by e over `scale` of the dimension: of the kept the least important leave, of the dropped
-    the most important come.
-    """
-    rows = keys.reshape(-1, keys.shape[-1])
-    ranks = np.arange(rows.shape[1], dtype=np.float32)
-    kept = rows < 1
-    counts = kept.sum(1, keepdims=True, dtype=np.float32)
-    distance = np.where(kept, counts - 1 - ranks, ranks - counts)
-    chance = np.exp(np.maximum(distance, 0) / -np.float32(max(1, scale * rows.shape[1])))
-    swaps = np.ceil(scale * rng.random(counts.shape, np.float32) * counts)
-    swaps *= rng.random(counts.shape) < rng.uniform(1 / len(rows), 1)
-    swaps[counts == len(ranks)] = 0
-    leaving = (chance * kept).sum(1, keepdims=True)
-    coming = np.maximum((chance * ~kept).sum(1, keepdims=True), np.float32(1e-9))
-    swapping = rng.random(rows.shape, np.float32) < chance * swaps / np.where(kept, leaving, coming)
-    # Past all others: where more leave than come, or come than leave, the border's next make up.
-    return (rows + swapping * np.where(kept, np.float32(2), np.float32(-2))).reshape(keys.shape)
+
+def swapped(keys: Keys, scale: float, rng: Generator) -> Keys:
+    """Keys in which up to a share `scale` of the kept swap places with dropped ones."""
+    keys = keys.copy()
+    for row in keys.reshape(-1, keys.shape[-1]):
+        kept, dropped = np.flatnonzero(row < 1), np.flatnonzero(row >= 1)
+        most = min(len(kept), len(dropped))
+        if most:
+            count = min(most, int(rng.integers(1, max(1, round(scale * len(kept))) + 1)))
+            row[rng.choice(kept, count, replace=False)] += 1
+            row[rng.choice(dropped, count, replace=False)] -= 1
+    return keys
 
 
 def crossed(first: Genes, second: Genes, rng: Generator, *, fine: bool, uniform: bool) -> Genes:

@@ -17,7 +17,6 @@ from evo.files import atomic_file
 from evo.subnet import Dimensions
 
 KINDS = ("index", "magnitude", "activation")
-FIELDS = ("layers", "channels", "groups", "neurons")
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +28,15 @@ class Order:
         channels: shape [D].
         groups: within each layer, shape [L, G].
         neurons: within each layer, shape [L, F].
+        sensitivity: what thinning each layer costs (see `evo.sensitivity`), above zero, shape [L];
+            None where it was not measured.
     """
 
     layers: NDArray[np.int64]
     channels: NDArray[np.int64]
     groups: NDArray[np.int64]
     neurons: NDArray[np.int64]
+    sensitivity: NDArray[np.float64] | None = None
 
     @classmethod
     def by_index(cls, dimensions: Dimensions) -> Order:
@@ -61,14 +63,15 @@ class Order:
 
     def save(self, path: Path) -> None:
         """Write as `.npz`, whole or not at all."""
+        arrays = {name: array for name, array in vars(self).items() if array is not None}
         with atomic_file(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, **{name: getattr(self, name) for name in FIELDS})
+            np.savez_compressed(file, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> Order:
         """Read what `save` wrote."""
         with np.load(path) as arrays:
-            return cls(**{name: arrays[name] for name in FIELDS})
+            return cls(**arrays)
 
 
 def _ranks(importance: NDArray[np.floating]) -> NDArray[np.int64]:

@@ -96,15 +96,9 @@ class Space:
         """A random subnet: a random shape, and in fine spaces a noisy prefix of the order."""
         return self._in_bin(lambda: self._random_genes(rng), rng)
 
-    def mutate(self, parent: Subnet, rng: Generator, progress: float = 0.0) -> Subnet:
-        """Change some dimensions of a subnet, by steps whose size is drawn anew each time.
-
-        Args:
-            parent: of this bin or not.
-            rng: draws what changes.
-            progress: of the search, from 0 to 1: steps shrink with it.
-        """
-        return self.varied(parent, partial(mutated, progress=progress), rng)
+    def mutate(self, parent: Subnet, rng: Generator) -> Subnet:
+        """Change some dimensions of a subnet, by steps whose size is drawn anew each time."""
+        return self.varied(parent, partial(mutated, sensitivity=self.order.sensitivity), rng)
 
     def varied(self, parent: Subnet, operator: Operator, rng: Generator) -> Subnet:
         """What another operator on genes makes of a subnet, of this bin or not."""
@@ -179,15 +173,18 @@ class Space:
         )
 
     def _random_widths(self, allowed: range, draws: int, rng: Generator) -> NDArray[np.int64]:
-        """Widths of every layer, shape [draws, L]: a common one, and a spread around it."""
-        layers = self.architecture.dimensions.layers
+        """Widths of every layer, shape [draws, L]: a common one, and a spread around it; sensitive
+        layers are the wider, by a power that is drawn from none to proportional."""
+        layers, sensitivity = self.architecture.dimensions.layers, self.order.sensitivity
         steps = rng.integers(len(allowed), size=(draws, 1))
         if self.uniform:
             steps = np.repeat(steps, layers, axis=1)
         else:
             own = rng.integers(len(allowed), size=(draws, layers))
-            spread = np.maximum(0, rng.uniform(-1, 1, (draws, 1)))  # none, half of the time
-            steps = np.rint(steps + spread * (own - steps)).astype(np.int64)
+            widths = steps + rng.random((draws, 1)) * (own - steps)
+            if sensitivity is not None:
+                widths *= (sensitivity / sensitivity.mean()) ** rng.random((draws, 1))
+            steps = np.clip(np.rint(widths), 0, len(allowed) - 1).astype(np.int64)
         return allowed.start + allowed.step * steps
 
     # Keys

@@ -32,7 +32,7 @@ from evo.warm_start import Taken
 from workers.calibration import calibrate
 from workers.micro_batch import find_micro_batch, largest
 from workers.pool import Pool
-from workers.ranking import rank
+from workers.ranking import measure_sensitivity, rank
 from workers.scorer import ScoringSettings
 from workers.shared_pool import SharedPool
 
@@ -204,17 +204,23 @@ class Study:
         if not path.is_file():
             if self.config.order != "index":
                 logger.info("ranking the teacher's parts by %s", self.config.order)
-            rank(
-                self.teacher.path.resolve(),
-                self.teacher.hash,
-                self.teacher.architecture.dimensions,
-                self.config.order,
-                self.order_text.blocks,
-                self.order_text.hash,
-                self.scoring,
-                self.config.gpus_per_worker,
-            ).save(path)
+            teacher = self.teacher.path.resolve(), self.teacher.hash
+            text = self.order_text.blocks, self.order_text.hash
+            worker = self.scoring, self.config.gpus_per_worker
+            dimensions, kind = self.teacher.architecture.dimensions, self.config.order
+            order = rank(*teacher, dimensions, kind, *text, *worker)
+            if self.needs_sensitivity:
+                logger.info("measuring what thinning each layer costs")
+                sensitivity = measure_sensitivity(*teacher, kind, order, *text, *worker)
+                order = replace(order, sensitivity=sensitivity)
+            order.save(path)
         return Order.load(path)
+
+    @property
+    def needs_sensitivity(self) -> bool:
+        """Whether layer-wise widths are searched by more than the paper's order."""
+        layerwise = any(name.endswith("layerwise") for name in self.config.spaces)
+        return layerwise and self.config.order != "index"
 
     def pool(self) -> Pool | SharedPool:
         """The workers: this run's own, or those of the pool that it names."""

@@ -13,6 +13,7 @@ from evo.front import best_of_bins, pareto_front, points_of
 from evo.history import Row, perplexity
 from evo.importance import activation_flops
 from evo.lane import Lane
+from evo.sensitivity import sensitivity_flops
 from evo.study import Study
 from evo.winner import save_candidate
 
@@ -50,10 +51,13 @@ def conclude(
 
 
 def _order_flops(study: Study) -> int:
-    if "activation" not in (study.config.order, study.config.fitness):
-        return 0
-    sequences, length = study.order_text.blocks.shape
-    return activation_flops(study.teacher.architecture, sequences, length)
+    architecture, (sequences, length) = study.teacher.architecture, study.order_text.blocks.shape
+    flops = 0
+    if "activation" in (study.config.order, study.config.fitness):
+        flops += activation_flops(architecture, sequences, length)
+    if study.needs_sensitivity:
+        flops += sensitivity_flops(architecture, sequences, length)
+    return flops
 
 
 def _conclude(study: Study, lane: Lane, winners: Mapping[str, float | None]) -> dict[str, Any]:

@@ -27,8 +27,10 @@ from evo.errors import UserError
 from evo.history import History
 from evo.latency import Latencies
 from evo.nll import summed_nll
+from evo.order import Order
 from evo.rungs import spread
 from evo.search_config import SearchConfig
+from evo.sensitivity import layer_sensitivity
 from evo.space import SPACES
 from evo.subnet import Widths
 from evo.winner import extract_candidate
@@ -111,6 +113,16 @@ def test_every_candidate_is_new_in_its_bin_and_counted_as_numel_does(reference: 
         assert one["scored_in_full"] == (history.status == "full").sum() > 0
         assert (history.tokens[history.status == "full"] == 40 * (LENGTH - 1)).all()
         assert one["tokens_scored"] == history.tokens.sum()
+
+
+def test_layer_wise_searches_know_what_thinning_a_layer_costs(
+    reference: Path, settings: Callable
+) -> None:
+    order, config = Order.load(reference / "order.npz"), settings(reference)
+    model = checkpoint.load(config.teacher).model()
+    tokens = np.load(config.text).reshape(-1, LENGTH)
+    assert order.sensitivity is not None
+    assert np.allclose(order.sensitivity, layer_sensitivity(model, order, tokens))
 
 
 @pytest.mark.parametrize(("cost", "bin"), [("flops", "40%"), ("kv-cache", "2KB-4KB")])

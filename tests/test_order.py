@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 
 from evo.order import Order
@@ -40,7 +42,14 @@ def test_save_and_load(tmp_path):
     loaded = Order.load(tmp_path / "deep" / "order.npz")
     for name in ("layers", "channels", "groups", "neurons"):
         assert np.array_equal(getattr(order, name), getattr(loaded, name))
+    assert loaded.sensitivity is None
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["order.npz"]
+
+
+def test_sensitivity_is_saved_where_it_was_measured(tmp_path):
+    sensitivity = np.arange(1.0, 1 + DIMENSIONS.layers)
+    replace(random_order(DIMENSIONS), sensitivity=sensitivity).save(tmp_path / "order.npz")
+    assert np.array_equal(Order.load(tmp_path / "order.npz").sensitivity, sensitivity)
 
 
 def test_importance_that_is_no_number_is_not_ranked_first():

@@ -10,9 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from evo.checkpoint import load
+from evo.files import atomic_file
 from evo.importance import importance_by_activation, importance_by_magnitude
 from evo.order import Order
 from evo.proxy import Importance
+from evo.sensitivity import layer_sensitivity
 from evo.subnet import Dimensions
 from evo.text import cache_directory
 from workers.scorer import ScoringSettings
@@ -47,6 +49,45 @@ def rank(
         return Order.by_index(dimensions)
     measured = measure_importance(teacher, teacher_hash, kind, blocks, text_hash, settings, gpus)
     return Order.by_importance(**vars(measured))
+
+
+def measure_sensitivity(
+    teacher: Path,
+    teacher_hash: str,
+    kind: str,
+    order: Order,
+    blocks: NDArray[np.int32],
+    text_hash: str,
+    settings: ScoringSettings,
+    gpus: float,
+) -> NDArray[np.float64]:
+    """What thinning each layer of a teacher costs, from the cache or from one worker's time.
+
+    Args:
+        teacher: a checkpoint directory that the cluster's nodes see.
+        teacher_hash: of its weights.
+        kind: of the order.
+        order: by which half of a layer is dropped.
+        blocks: token ids, shape [N, T].
+        text_hash: of the blocks.
+        settings: device, dtype and threads.
+        gpus: of the worker.
+
+    Returns:
+        Shape [L], see `evo.sensitivity.layer_sensitivity`.
+    """
+    name = f"{teacher_hash}-{text_hash}-{kind}-{settings.device}-{settings.dtype}.npy"
+    cached = cache_directory() / "sensitivity" / name
+    if not cached.is_file():
+        task = ray.remote(num_cpus=0, num_gpus=gpus)(_measure_sensitivity)
+        try:
+            sensitivity = ray.get(task.remote(teacher, order, blocks, settings))
+        except ray.exceptions.RayTaskError as error:
+            raise_user_error(error)
+            raise
+        with atomic_file(cached) as temporary, temporary.open("wb") as file:
+            np.save(file, sensitivity)
+    return np.load(cached)
 
 
 def measure_importance(
@@ -92,3 +133,11 @@ def _measure(
     if kind == "magnitude":
         return importance_by_magnitude(model)
     return importance_by_activation(model, blocks, MICRO_BATCH)
+
+
+def _measure_sensitivity(
+    teacher: Path, order: Order, blocks: NDArray[np.int32], settings: ScoringSettings
+) -> NDArray[np.float64]:
+    torch.set_num_threads(settings.threads)
+    model = load(teacher).model(settings.torch_dtype).to(settings.device)
+    return layer_sensitivity(model, order, blocks, MICRO_BATCH)
