@@ -240,6 +240,7 @@ def test_two_searches_one_after_the_other_share_a_pool(loaded, tmp_path):
             "teacher": loaded.path, "text": str(tokens), "bins": ["50%"],
             "spaces": ["coarse-uniform"], "out": tmp_path / out, "population": 6, "generations": 2,
             "elites": 3, "sequence_length": 40, "order": "magnitude", "workers": 2,
+            "score_cache": False,
         }  # fmt: skip
         return SearchConfig(**values | changes)
 
@@ -251,7 +252,7 @@ def test_two_searches_one_after_the_other_share_a_pool(loaded, tmp_path):
         sys.executable, "-m", "evo", "search", "--teacher", str(one.teacher), "--text", one.text,
         "--bins", *one.bins, "--spaces", *one.spaces, "--out", str(one.out), "--population", "6",
         "--generations", "2", "--elites", "3", "--sequence-length", "40", "--order", "magnitude",
-        "--workers", "2", "--pool", name,
+        "--workers", "2", "--no-score-cache", "--pool", name,
     ]  # fmt: skip
     environment = os.environ | {
         "RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_AUTH_MODE": "token"
