@@ -1,6 +1,6 @@
 """All results on one page, README.md beside this file, from the pages of the benchmarks.
 
-    python -m benchmarks.readme
+python -m benchmarks.readme
 """
 
 from __future__ import annotations

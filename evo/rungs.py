@@ -22,7 +22,7 @@ from evo.errors import UserError
 Losses = NDArray[np.float64]
 
 FEWEST_SEQUENCES = 2
-"""Of a stage: on a single sequence a search learns that sequence (benchmarks/rungs.md)."""
+"""Of a stage. Searches that began on a single one ended worse (benchmarks/rungs.md)."""
 
 FEWEST_TESTED = 4
 """Of fewer sequences a standard error means little: there the share alone decides."""
