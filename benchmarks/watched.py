@@ -57,9 +57,11 @@ class Watched:
         return seconds
 
     def kill(self) -> None:
-        """As `kill -9` does."""
+        """As `kill -9` does; then wait until what it had started (Ray) has ended by itself."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
         self.process.kill()
         self.process.wait()
+        psutil.wait_procs(children, timeout=60)
         self.close()
 
     def close(self) -> None:
