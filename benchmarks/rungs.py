@@ -189,7 +189,7 @@ def search(
         "seed": match.seed,
         "sequences": match.sequences,
         "rungs": name,
-        "stages": [stages.shards[end - 1][1] for end in stages.ends],
+        "stages": list(stages.sizes),
         "survivors": rungs.survivors,
         "confidence": rungs.confidence,
         "trace": trace(lane.history.rows),

@@ -155,7 +155,7 @@ class Driver:
         if not wanted:
             return
         genomes = {one.subnet.id: one.subnet.pack() for one, _ in wanted}  # shared by their units
-        shards = self.stages.shards
+        shards = lane.stages.shards
         self.pool.submit(
             Unit(lane.name, one.subnet.id, genomes[one.subnet.id], shard, *shards[shard])
             for one, shard in wanted

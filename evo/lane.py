@@ -55,7 +55,7 @@ class Lane:
         name: `SPACE@BIN`.
         strategy: fresh.
         history: of this search, perhaps with generations in it.
-        stages: how the text is cut.
+        stages: how the text is cut; in each generation from another sequence on.
         rungs: who goes on from stage to stage.
         weights: of each sequence of the text in the fitness, shape [N]; by default all alike.
         cache: of scores, looked up before a unit is scored; None: all are scored.
@@ -64,6 +64,7 @@ class Lane:
 
     Attributes:
         cached_units: how many units came from the cache, since the lane was made.
+        stages: of the present generation, or the last one.
     """
 
     def __init__(
@@ -80,8 +81,8 @@ class Lane:
         self.name, self.strategy, self.history = name, strategy, history
         self.cache, self.cached_units = cache, 0
         self.proxy = proxy
-        self.stages, self.rungs = stages, rungs
-        self.weights = np.ones(stages.shards[-1][1]) if weights is None else weights
+        self._whole, self.stages, self.rungs = stages, stages, rungs
+        self.weights = np.ones(stages.sizes[-1]) if weights is None else weights
         self.evaluations = self.tokens = 0
         self.dropped: list[str] = []
         """Candidates that left in the last `advance`, whose queued units need not be scored."""
@@ -120,6 +121,7 @@ class Lane:
             The candidates and shards of the first stage that are not in the journal yet; none
             where the search has ended.
         """
+        self.stages = self._whole.turned(self.strategy.generation)
         self._proposals = {one.subnet.id: one for one in self.strategy.ask(meanwhile)}
         self._scores = {candidate: {} for candidate in self._proposals}
         self._running, self._ended_at, self._stage = list(self._proposals), {}, 0
@@ -195,10 +197,10 @@ class Lane:
         return next(row for row in self.history.rows if row.candidate == best.subnet.id)
 
     def mean_nll(self, shards: list[Shard]) -> float | None:
-        """Of a candidate scored on every shard, as it stands in its row; None where it failed."""
+        """Of a candidate scored on every shard of the first generation's; None where it failed."""
         if any(shard.failure is not None for shard in shards):
             return None
-        return self._mean(shards, [shard.nll for shard in shards])
+        return self._mean(self._whole, shards, [shard.nll for shard in shards])
 
     def scored_flops(self, sequence_length: int) -> int:
         """FLOPs of all evaluations so far: each candidate's forward pass on what it scored."""
@@ -236,8 +238,8 @@ class Lane:
         kept: set[str] = set()
         if self._stage < len(self.stages.ends) and self._running:
             losses = {candidate: self._losses(candidate, end) for candidate in self._running}
-            count = self.stages.shards[end - 1][1]
-            elites = {name: np.array(one[:count]) for name, one in self._elite_losses.items()}
+            seen = self.stages.sequences(end)
+            elites = {name: np.array(one)[seen] for name, one in self._elite_losses.items()}
             kept = survivors(self.rungs, losses, elites, self.strategy.places)
         for candidate in list(self._running):
             if candidate not in kept:
@@ -313,17 +315,18 @@ class Lane:
         return np.concatenate([self._weighted(scores[shard]) for shard in range(end)])
 
     def _keep_elite_losses(self) -> None:
-        """What the elites lost on the screening sequences: later candidates are compared to it."""
+        """What the elites lost on each sequence: later candidates are compared to it."""
         before, self._elite_losses = self._elite_losses, {}
-        end = self.stages.screening_shards
-        if not end or self.proxy is not None:
+        if len(self.stages.ends) == 1 or self.proxy is not None:
             return
+        end = len(self.stages.shards)
+        in_order = np.argsort(self.stages.sequences(end))
         for leader in self.strategy.leaders:
             name = leader.subnet.id
             if name in before:
                 self._elite_losses[name] = before[name]
             else:
-                self._elite_losses[name] = self._losses(name, end).tolist()
+                self._elite_losses[name] = self._losses(name, end)[in_order].tolist()
 
     # Rows
 
@@ -361,8 +364,8 @@ class Lane:
         elif self.proxy is not None:
             status, fitness = "full", self.proxy.fitness(subnet)
         else:
-            fitness = self._mean(scores, [score.losses for score in scores])
-            nll = self._mean(scores, [score.nll for score in scores])
+            fitness = self._mean(self.stages, scores, [score.losses for score in scores])
+            nll = self._mean(self.stages, scores, [score.nll for score in scores])
         return Row(
             candidate=subnet.id,
             generation=self.strategy.generation,
@@ -394,12 +397,14 @@ class Lane:
             if one.latency is not None and one.latency not in bin
         ]
 
-    def _mean(self, scores: list[Shard], losses: list[tuple[float, ...]]) -> float:
+    def _mean(
+        self, stages: Stages, scores: list[Shard], losses: list[tuple[float, ...]]
+    ) -> float:
         """Weighted mean per target, exactly rounded: the same for every cut into shards."""
         total: list[float] = []
         targets: list[float] = []
         for score, sequences in zip(scores, losses, strict=True):
-            start, stop = self.stages.shards[score.shard]
+            start, stop = stages.shards[score.shard]
             weights = self.weights[start:stop]
             total += (np.array(sequences) * weights).tolist()
             targets += (weights * (score.tokens / (stop - start))).tolist()

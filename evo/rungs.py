@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
+from itertools import accumulate, pairwise
 from statistics import NormalDist
 
 import numpy as np
@@ -87,12 +89,14 @@ class Stages:
     """The text cut into shards, so that every stage is a whole number of them.
 
     Attributes:
-        shards: first sequence of each, and the one after its last.
-        ends: of each stage, how many shards have been scored when it ends; the last is all.
+        sizes: sequences that have been scored when each stage ends, increasing; the last is all.
+        rows_per_shard: sequences of a shard, at most.
+        begin: the sequence that is scored first; after the text's last comes its first.
     """
 
-    shards: tuple[tuple[int, int], ...]
-    ends: tuple[int, ...]
+    sizes: tuple[int, ...]
+    rows_per_shard: int
+    begin: int = 0
 
     @classmethod
     def of(cls, rungs: Rungs, sequences: int, rows_per_shard: int) -> Stages:
@@ -109,20 +113,47 @@ class Stages:
             size = max(FEWEST_SEQUENCES, math.ceil(share * sequences))
             if 2 * size <= sizes[0]:
                 sizes.insert(0, size)
-        shards: list[tuple[int, int]] = []
-        ends = []
-        begin = 0
-        for size in sizes:
-            for start in range(begin, size, rows_per_shard):
-                shards.append((start, min(start + rows_per_shard, size)))
-            begin = size
-            ends.append(len(shards))
-        return cls(tuple(shards), tuple(ends))
+        return cls(tuple(sizes), rows_per_shard)
 
-    @property
-    def screening_shards(self) -> int:
-        """How many shards the last stage before the full one has seen; 0 without any."""
-        return self.ends[-2] if len(self.ends) > 1 else 0
+    def turned(self, generation: int) -> Stages:
+        """As many stages, but screening on other sequences than the generation before.
+
+        A search whose candidates are always chosen on the same few sequences learns these
+        (benchmarks/rungs.md). Where all is one stage, nothing is turned.
+        """
+        step = self.sizes[0] % self.sizes[-1]
+        return replace(self, begin=generation * step % self.sizes[-1])
+
+    @cached_property
+    def shards(self) -> tuple[tuple[int, int], ...]:
+        """First sequence of each shard, and the one after its last."""
+        return tuple(shard for stage in self._cut for shard in stage)
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """Of each stage, how many shards have been scored when it ends."""
+        return tuple(accumulate(len(stage) for stage in self._cut))
+
+    def sequences(self, end: int) -> NDArray[np.int64]:
+        """The sequences of the first `end` shards, in the order in which they are scored."""
+        return np.concatenate([np.arange(*shard) for shard in self.shards[:end]])
+
+    @cached_property
+    def _cut(self) -> list[list[tuple[int, int]]]:
+        """The shards of each stage; none goes on beyond the text's end."""
+        count = self.sizes[-1]
+        stages = []
+        for first, last in pairwise((0, *self.sizes)):
+            begin, end = self.begin + first, self.begin + last
+            middle = min(max(count, begin), end)
+            stages.append(
+                self._shards(begin, middle) + self._shards(max(begin, count) - count, end - count)
+            )
+        return stages
+
+    def _shards(self, begin: int, end: int) -> list[tuple[int, int]]:
+        starts = range(begin, end, self.rows_per_shard)
+        return [(start, min(start + self.rows_per_shard, end)) for start in starts]
 
 
 def spread(count: int) -> NDArray[np.int64]:

@@ -26,6 +26,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from workers.metrics import COUNTERS, GAUGES
 
 ROOT = Path(__file__).parents[1]
+GENERATIONS = 30
+"""So many that the search goes on while metrics are reported several times."""
+
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
@@ -52,6 +55,7 @@ def head() -> Iterator[Head]:
         **os.environ,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(directory / "token"),
+        "RAY_metrics_report_interval_ms": "1000",  # by default as long as this search takes
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     ports = [free_port() for _ in range(5)]
@@ -121,7 +125,8 @@ def test_a_submitted_search_ends_well_and_shows_every_metric_without_a_gap(
     search = [
         "evo", "search", "--teacher", str(teacher("llama")), "--text",
         str(tmp_path / "tokens.npy"), "--bins", "40%", "60%", "--out", str(tmp_path / "run"),
-        "--population", "8", "--generations", "8", "--order", "index", "--shard-tokens", "8000",
+        "--population", "8", "--generations", str(GENERATIONS), "--order", "index",
+        "--shard-tokens", "8000", "--rungs", "full",
     ]  # fmt: skip
     submit = [RAY, "job", "submit", f"--address={head.dashboard}", "--working-dir", str(ROOT),
               "--no-wait", "--submission-id=search", "--", *search]  # fmt: skip
@@ -162,8 +167,8 @@ def test_a_submitted_search_ends_well_and_shows_every_metric_without_a_gap(
     logs = str(ask("search/logs")["logs"])
     assert status() == "SUCCEEDED", logs
     assert len(json.loads((tmp_path / "run" / "summary.json").read_text())["searches"]) == 2
-    for generation in range(9):
-        assert logs.count(f"generation {generation}/8") == 2, logs
+    for generation in range(GENERATIONS + 1):
+        assert logs.count(f"generation {generation}/{GENERATIONS}") == 2, logs
     complete = [index for index, found in enumerate(seen) if found == wanted]
     assert complete, f"never all there: {wanted - set().union(*seen)}"
     for found in seen[complete[0] :]:

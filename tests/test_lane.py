@@ -60,6 +60,11 @@ def score(lane: Lane, candidate: str, shard: int) -> Shard:
     return Shard(candidate, shard, nll, TARGETS * (stop - start), 0.5)
 
 
+def seen_in(generation: int) -> np.ndarray:
+    """Sequences in the order of scoring: each generation screens on others than the one before."""
+    return np.roll(np.arange(SEQUENCES), -(generation * 4 % SEQUENCES))
+
+
 def units_of(wanted: list[tuple[Proposal, int]]) -> list[tuple[str, int]]:
     return [(proposal.subnet.id, shard) for proposal, shard in wanted]
 
@@ -126,7 +131,9 @@ def test_rows(whole, kind):
             continue
         count = row.tokens // TARGETS
         assert count == SEQUENCES if row.status == "full" else 4 <= count < SEQUENCES
-        expected_nll = np.average(losses(row.candidate)[:count] / TARGETS, weights=WEIGHTS[:count])
+        seen = np.arange(SEQUENCES) if kind == "full" else seen_in(row.generation)
+        per_target = losses(row.candidate)[seen[:count]] / TARGETS
+        expected_nll = np.average(per_target, weights=WEIGHTS[seen[:count]])
         assert row.nll == row.fitness == pytest.approx(expected_nll, rel=1e-14)
         assert row.perplexity == math.exp(row.nll)
         assert row.reason == ""
@@ -146,14 +153,17 @@ def test_decisions_are_those_of_plain_arithmetic(tmp_path, case, ends):
     lane, rungs = lane_in(tmp_path, case), RUNGS[case]
     finish(lane)
     elites: dict[str, np.ndarray] = {}
+    first_seen = set()
     for generation in range(4):
+        seen = seen_in(generation)
+        first_seen.add(seen[0])
         rows = [row for row in lane.history.rows if row.generation == generation]
         running = {r.candidate: losses(r.candidate) * WEIGHTS for r in rows if r.status != "failed"}
         full_elites = dict(elites)
         expected = {row.candidate: 0 for row in rows if row.status == "failed"}
         for count in ends:
-            part = {name: one[:count] for name, one in running.items()}
-            past = {name: one[:count] for name, one in elites.items()}
+            part = {name: one[seen[:count]] for name, one in running.items()}
+            past = {name: one[seen[:count]] for name, one in elites.items()}
             kept = survivors(rungs, part, past, 3)
             expected |= dict.fromkeys(running.keys() - kept, count)
             running = {name: one for name, one in running.items() if name in kept}
@@ -161,7 +171,9 @@ def test_decisions_are_those_of_plain_arithmetic(tmp_path, case, ends):
             expected[name] = SEQUENCES
             if len(full_elites) == 3:
                 limit = sorted(each.sum() for each in full_elites.values())[-1]
-                beyond = [end for end in range(4, 41, 4) if one[:end].sum() > limit * (1 + 1e-9)]
+                beyond = [
+                    end for end in range(4, 41, 4) if one[seen[:end]].sum() > limit * (1 + 1e-9)
+                ]
                 expected[name] = min(beyond, default=SEQUENCES)
             if expected[name] == SEQUENCES:
                 elites[name] = one
@@ -169,6 +181,7 @@ def test_decisions_are_those_of_plain_arithmetic(tmp_path, case, ends):
         assert {row.candidate: row.tokens // TARGETS for row in rows if row.status != "failed"} == {
             name: count for name, count in expected.items() if count
         }
+    assert len(first_seen) == 4
     counts = {row.tokens // TARGETS for row in lane.history.rows if row.status == "screened"}
     assert counts & set(ends) if case == "rungs" else counts - set(ends)
 
@@ -388,5 +401,5 @@ def test_a_latency_outside_the_bin_is_a_failure(kind, tmp_path):
             reasons += 1
             shown = f"{row.cost / ms:.4g}"
             assert row.reason == f"latency {shown} ms is outside the bin {bin.name}"
-            assert row.tokens == TARGETS * lane.stages.shards[lane.stages.ends[0] - 1][1]
+            assert row.tokens == TARGETS * lane.stages.sizes[0]
     assert 0 < reasons < len(lane.history.rows)

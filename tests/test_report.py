@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from evo.cli import main
 from evo.errors import UserError
 from evo.history import Shard, frame
 from evo.importance import importance_by_activation
+from evo.lane import Lane
 from evo.order import Order
 from evo.search_config import SearchConfig
 from evo.study import Study
@@ -111,13 +113,13 @@ def run(tmp_path_factory: pytest.TempPathFactory, teacher: Callable[[str], Path]
     Order.by_importance(**vars(importance)).save(config.out / "order.npz")
     lanes = lanes_of(run, run.order())
 
-    def score(subnet: Subnet, shard: int) -> Shard:
-        result = scorer.score(subnet.pack(), subnet.id, run.stages.shards[shard])
+    def score(lane: Lane, subnet: Subnet, shard: int) -> Shard:
+        result = scorer.score(subnet.pack(), subnet.id, lane.stages.shards[shard])
         return Shard(subnet.id, shard, **asdict(result))
 
     for lane in lanes:
         while not lane.ended:
-            score_generation(lane, score)
+            score_generation(lane, partial(score, lane))
     conclude(run, lanes)
     return config.out
 

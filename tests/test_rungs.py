@@ -40,10 +40,32 @@ def test_stages_are_whole_shards(sequences, rows_per_shard, shares):
     assert max(stop - start for start, stop in stages.shards) <= rows_per_shard
     assert stages.ends[-1] == len(stages.shards)
     sizes = [stages.shards[end - 1][1] for end in stages.ends]
+    assert tuple(sizes) == stages.sizes
     assert all(2 <= one <= other / 2 for one, other in pairwise(sizes))
     if sequences == 1000:
         wanted = [math.ceil(share * 1000) for share in shares if share <= 0.5]
         assert sizes[:-1] == wanted
+
+
+@pytest.mark.parametrize("sequences", [1, 9, 16, 100])
+@pytest.mark.parametrize("rows_per_shard", [1, 3, 64])
+@pytest.mark.parametrize("shares", [(), (1 / 32, 1 / 8), (0.3,)])
+def test_turned_stages_hold_the_same_text_from_another_place_on(sequences, rows_per_shard, shares):
+    stages = Stages.of(Rungs(shares), sequences, rows_per_shard)
+    begins = set()
+    for generation in range(sequences + 1):
+        turned = stages.turned(generation)
+        rows = turned.sequences(len(turned.shards))
+        assert sorted(rows) == list(range(sequences))
+        assert list(rows) == list(np.roll(np.arange(sequences), -rows[0]))
+        assert max(stop - start for start, stop in turned.shards) <= rows_per_shard
+        assert [len(turned.sequences(end)) for end in turned.ends] == list(stages.sizes)
+        begins.add(int(rows[0]))
+    if len(stages.sizes) == 1:
+        assert begins == {0}
+    else:
+        assert len(begins) >= sequences // stages.sizes[0]
+        assert stages.turned(1).begin == stages.sizes[0]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 64, 100])
