@@ -397,9 +397,7 @@ class Lane:
             if one.latency is not None and one.latency not in bin
         ]
 
-    def _mean(
-        self, stages: Stages, scores: list[Shard], losses: list[tuple[float, ...]]
-    ) -> float:
+    def _mean(self, stages: Stages, scores: list[Shard], losses: list[tuple[float, ...]]) -> float:
         """Weighted mean per target, exactly rounded: the same for every cut into shards."""
         total: list[float] = []
         targets: list[float] = []
