@@ -38,7 +38,7 @@ from evo.history import History, Shard
 from evo.importance import importance_by_activation
 from evo.lane import Lane
 from evo.order import Order
-from evo.rungs import Rungs, Stages, spread
+from evo.rungs import Losses, Rungs, Stages, spread
 from evo.search_config import SearchConfig
 from evo.space import SPACES, Space
 from evo.strategy import Budget
@@ -60,24 +60,38 @@ TEACHERS = {"embedded": teacher_path, "larger": larger_teacher}
 ONE_SPACE = "coarse-uniform"
 """Where one space has to do: the larger teacher, longer texts, other settings of rungs."""
 
-TEXTS = (4, 16)
-"""How searches fare on so many times the text; on the first, with other settings of rungs too."""
+LONGER = 4
+"""Searches are also made on so many times the text, where a rung can be a smaller share."""
 
 DEFAULTS = SearchConfig(teacher=teacher_path(), text=TEXT, bins=[BIN], out=Path("unused"))
 FULL, DEFAULT = Rungs(), DEFAULTS.stages
 OTHERS = {
     "share only": replace(DEFAULT, confidence=1.0),
-    "test only": replace(DEFAULT, survivors=1.0),
-    "confidence 0.75": replace(DEFAULT, confidence=0.75),
     "confidence 0.99": replace(DEFAULT, confidence=0.99),
     "survivors 1/16": replace(DEFAULT, survivors=1 / 16),
-    "survivors 1/8": replace(DEFAULT, survivors=1 / 8),
     "survivors 1/4": replace(DEFAULT, survivors=1 / 4),
-    "survivors 1/2": replace(DEFAULT, survivors=1 / 2),
     "one rung of 1/8": replace(DEFAULT, shares=(1 / 8,)),
-    "one rung of 1/32": replace(DEFAULT, shares=(1 / 32,)),
+    "always the same sequences": DEFAULT,
+    "without the parents' losses": DEFAULT,
 }
-OTHERS = {name: rungs for name, rungs in OTHERS.items() if rungs != DEFAULT}
+
+
+class OrphanLane(Lane):
+    """Compares what candidates lose as it is, not against their parents."""
+
+    def _relatives(self, candidate: str) -> list[Losses]:
+        return []
+
+
+class FixedStages(Stages):
+    """Screens on the same sequences in every generation."""
+
+    def turned(self, generation: int) -> Stages:
+        return self
+
+
+LANES = {"without the parents' losses": OrphanLane}
+STAGES = {"always the same sequences": FixedStages}
 
 
 @dataclass(frozen=True)
@@ -172,11 +186,12 @@ def search(
 ) -> dict[str, Any]:
     """One search, to its end: its record, which is also left beside its history."""
     here = laboratory(match.teacher, out)
-    stages = Stages.of(rungs, match.sequences, DEFAULTS.shard_tokens // LENGTH)
+    rows_per_shard = DEFAULTS.shard_tokens // LENGTH
+    stages = STAGES.get(name, Stages).of(rungs, match.sequences, rows_per_shard)
     budget = Budget(POPULATION, generations)
     strategy = Evolution(here.space(match.space), budget, match.seed, DEFAULTS.rates)
     home = f"{match.space}-{match.seed}-{match.sequences}-{name.replace('/', '_')}"
-    lane = Lane(name, strategy, History(here.out / home), stages, rungs)
+    lane = LANES.get(name, Lane)(name, strategy, History(here.out / home), stages, rungs)
     while not lane.ended:
         score_generation(lane, here)
     best = lane.best_row()
@@ -235,12 +250,11 @@ def matches(sequences: Mapping[str, int], seeds: Sequence[int]) -> tuple[list[Ma
     ]
     if "embedded" not in sequences:
         return first, []
-    some, many = (
-        [Match("embedded", ONE_SPACE, seed, times * sequences["embedded"]) for seed in seeds]
-        for times in TEXTS
-    )
-    compared = [match for match in first if match.teacher == "embedded"] + some
-    return first + some, [replace(match, others=tuple(OTHERS)) for match in compared] + many
+    longer = [Match("embedded", ONE_SPACE, seed, LONGER * sequences["embedded"]) for seed in seeds]
+    compared = [
+        replace(match, others=tuple(OTHERS)) for match in first if match.teacher == "embedded"
+    ]
+    return first, longer + compared
 
 
 def main() -> None:

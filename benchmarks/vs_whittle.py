@@ -60,8 +60,8 @@ def environment() -> Path:
     return python
 
 
-def measure(seeds: int, generations: int, tokens: int, work: Path) -> dict[str, Any]:
-    """All figures."""
+def prepare(generations: int, tokens: int, work: Path) -> tuple[Path, Setting]:
+    """whittle's Python, and what all searches share."""
     python = environment()
     teacher = checkpoint.load(teacher_path())
     blocks = load_text(
@@ -73,7 +73,13 @@ def measure(seeds: int, generations: int, tokens: int, work: Path) -> dict[str, 
     ).blocks
     text = work / "text.npy"
     np.save(text, blocks)
-    setting = Setting(teacher, blocks, text, generations, work)
+    return python, Setting(teacher, blocks, text, generations, work)
+
+
+def measure(seeds: int, generations: int, tokens: int, work: Path) -> dict[str, Any]:
+    """All figures."""
+    python, setting = prepare(generations, tokens, work)
+    teacher, blocks = setting.teacher, setting.blocks
     versions = subprocess.run(
         [python, "-m", "pip", "list", "--format", "json"], check=True, capture_output=True
     )
@@ -117,9 +123,17 @@ def main() -> None:
     parser.add_argument("--generations", type=int, default=9)
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--out", type=Path, default=HERE, help="where the results are written")
+    parser.add_argument(
+        "--abilities", action="store_true", help="try only these again; the searches' figures stay"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="vs_whittle-") as work:
-        result = measure(options.seeds, options.generations, options.tokens, Path(work))
+        if options.abilities:
+            result = json.loads((options.out / "vs_whittle.json").read_text())
+            python, setting = prepare(options.generations, options.tokens, Path(work))
+            result["abilities"] = abilities(python, setting)
+        else:
+            result = measure(options.seeds, options.generations, options.tokens, Path(work))
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "vs_whittle.json").write_text(json.dumps(result, indent=2) + "\n")
     (options.out / "vs_whittle.md").write_text(markdown(result))

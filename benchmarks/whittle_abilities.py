@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from benchmarks.watched import Watched
 from benchmarks.whittle_runs import (
     BIN,
     FULL,
+    MICRO_BATCH,
     WHITTLE_SEARCH,
     Setting,
     digest_of,
@@ -29,8 +31,11 @@ from evo.cost import parameters
 from evo.order import Order
 from evo.space import SPACES, Space
 from evo.subnet import Subnet
+from workers.scorer import Scorer, ScoringSettings
 
 PER_SPACE = 5
+SCORES = 5
+"""Each is scored so many times for its time, as in benchmarks/whittle_search.py."""
 
 
 def arguments_of(space: str, subnet: Subnet) -> dict[str, Any]:
@@ -126,7 +131,17 @@ def evo_ability(
     tokens = torch.from_numpy(setting.blocks[:2, :-1].astype(np.int64))
     numel = sum(p.numel() for p in network.parameters())
     saved = checkpoint.load(directory).model().eval()
+    teacher, seconds = setting.teacher, []
+    scorer = Scorer(
+        teacher.config, teacher.weights, teacher.tied, setting.blocks,
+        ScoringSettings(micro_batch=MICRO_BATCH, cache_bytes=0),
+    )  # fmt: skip
+    for _ in range(1 + SCORES):
+        began = time.perf_counter()
+        scorer.score(subnet.pack(), subnet.id, (0, len(setting.blocks)))
+        seconds.append(time.perf_counter() - began)
     return {
+        "seconds": statistics.median(seconds[1:]),
         "extracted": float(np.abs(network(tokens).numpy() - expected).max()),
         "saved": float(np.abs(saved(tokens).numpy() - expected).max()),
         "count_off": parameters(setting.teacher.architecture, subnet.widths) / numel - 1,

@@ -15,6 +15,7 @@ import inspect
 import json
 import math
 import resource
+import statistics
 import sys
 import time
 import warnings
@@ -260,6 +261,7 @@ def abilities(job: Job) -> Job:
         row["counted"] = attempt(lambda: int(compute_parameters(model)))
         row["extracted"] = attempt(lambda: _difference(extract_current_sub_network(model), tokens))
         row["saved"] = attempt(lambda n=number: _saved(model, job, directory / str(n), tokens))
+        row["seconds"] = _seconds_of_a_score(evaluator, given["arguments"])
     return {
         "rows": rows,
         "spaces": {name: _drawn(kind(model.config)) for name, kind in search_spaces.items()},
@@ -277,7 +279,19 @@ def abilities(job: Job) -> Job:
     }
 
 
+def _seconds_of_a_score(evaluator: Evaluator, arguments: Job) -> float:
+    """The median of some, after one that does not count."""
+    seconds = []
+    for _ in range(1 + SCORES):
+        began = time.perf_counter()
+        evaluator.nll(arguments)
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:])
+
+
 _expected: dict[str, torch.Tensor] = {}
+SCORES = 5
+"""A score is timed so many times."""
 
 
 @torch.no_grad()

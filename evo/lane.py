@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from evo.cost import forward_flops, parameters
 from evo.history import History, Row, Shard, Status, perplexity
 from evo.proxy import Proxy
-from evo.rungs import Losses, Rungs, Stages, survivors
+from evo.rungs import Losses, Rungs, Stages, estimates, survivors
 from evo.score_cache import CachedScore, ScoreCache
 from evo.strategy import Proposal, Scored, Strategy
 from evo.subnet import Subnet
@@ -93,7 +93,7 @@ class Lane:
         self._open: set[tuple[str, int]] = set()
         self._touched: set[str] = set()
         self._ended_at: dict[str, int] = {}
-        self._elite_losses: dict[str, list[float]] = {}
+        self._elite_losses: dict[str, Losses] = {}
         self.progress: Progress | None = None
         self._resume()
 
@@ -103,7 +103,8 @@ class Lane:
         if self.history.state is not None:
             scored = [Scored(Subnet.unpack(row.genome, dimensions), _fitness(row)) for row in rows]
             self.strategy.restore(self.history.state, scored)
-            self._elite_losses = self.history.state["elite_losses"]
+            known = self.history.state["elite_losses"]
+            self._elite_losses = {name: np.array(one) for name, one in known.items()}
             last = max(row.generation for row in rows)
             self._count(rows)
             self._report([row for row in rows if row.generation == last], last)
@@ -183,7 +184,8 @@ class Lane:
             [Scored(self._proposals[row.candidate].subnet, _fitness(row)) for row in rows]
         )
         self._keep_elite_losses()
-        self.history.fold(rows, {**self.strategy.state(), "elite_losses": self._elite_losses})
+        known = {name: one.tolist() for name, one in self._elite_losses.items()}
+        self.history.fold(rows, {**self.strategy.state(), "elite_losses": known})
         self._share_scores()
         self._proposals, self._scores = {}, {}
         self._count(rows)
@@ -237,9 +239,12 @@ class Lane:
         self._stage += 1
         kept: set[str] = set()
         if self._stage < len(self.stages.ends) and self._running:
-            losses = {candidate: self._losses(candidate, end) for candidate in self._running}
             seen = self.stages.sequences(end)
-            elites = {name: np.array(one)[seen] for name, one in self._elite_losses.items()}
+            losses = {
+                candidate: estimates(self._losses(candidate, end), seen, self._relatives(candidate))
+                for candidate in self._running
+            }
+            elites = {name: float(one.mean()) for name, one in self._elite_losses.items()}
             kept = survivors(self.rungs, losses, elites, self.strategy.places)
         for candidate in list(self._running):
             if candidate not in kept:
@@ -314,6 +319,12 @@ class Lane:
         scores = self._scores[candidate]
         return np.concatenate([self._weighted(scores[shard]) for shard in range(end)])
 
+    def _relatives(self, candidate: str) -> list[Losses]:
+        """Losses on all sequences: of a candidate's parents, or, where it has none, all elites."""
+        parents = self._proposals[candidate].parents
+        known = [self._elite_losses[one] for one in parents if one in self._elite_losses]
+        return known or list(self._elite_losses.values())
+
     def _keep_elite_losses(self) -> None:
         """What the elites lost on each sequence: later candidates are compared to it."""
         before, self._elite_losses = self._elite_losses, {}
@@ -326,7 +337,7 @@ class Lane:
             if name in before:
                 self._elite_losses[name] = before[name]
             else:
-                self._elite_losses[name] = self._losses(name, end)[in_order].tolist()
+                self._elite_losses[name] = self._losses(name, end)[in_order]
 
     # Rows
 

@@ -170,8 +170,27 @@ def spread(count: int) -> NDArray[np.int64]:
     return mirrored[mirrored < count]
 
 
+def estimates(losses: Losses, seen: NDArray[np.int64], relatives: Sequence[Losses]) -> Losses:
+    """What each sequence says of a candidate's mean loss on all of them.
+
+    A candidate loses more where its parents lose more, and what these lose is known everywhere: so
+    their mean is a control variate, which takes the sequences' own difficulty, and what the parents
+    share with their children, out of the noise.
+
+    Args:
+        losses: on the sequences that were seen, shape [n].
+        seen: which these are, shape [n].
+        relatives: losses on all sequences, shape [N] each, of the parents or whoever is closest;
+            without any, the losses are the estimates.
+    """
+    if not relatives:
+        return losses
+    known = np.mean(relatives, axis=0)
+    return losses - known[seen] + known.mean()
+
+
 def survivors(
-    rungs: Rungs, losses: Mapping[str, Losses], elites: Mapping[str, Losses], places: int
+    rungs: Rungs, losses: Mapping[str, Losses], elites: Mapping[str, float], places: int
 ) -> set[str]:
     """The candidates that are worth scoring on more text.
 
@@ -183,14 +202,15 @@ def survivors(
 
     Args:
         rungs: share and confidence.
-        losses: of each candidate, by its id, on each sequence so far, shape [N].
-        elites: losses of the present elites on the same sequences.
+        losses: of each candidate, by its id, as `estimates` gives them, shape [n], on the same
+            sequences for all.
+        elites: mean loss of the present elites on all sequences.
         places: how many elites there may be.
 
     Returns:
         Ids; among equals, the smaller id is the better.
     """
-    mean = {name: float(one.mean()) for name, one in (*elites.items(), *losses.items())}
+    mean = {name: float(one.mean()) for name, one in losses.items()} | dict(elites)
     ranked = sorted(mean, key=lambda name: (mean[name], name))
     last = ranked[min(places, len(ranked)) - 1]
     cutoff = losses[last] if last in losses else elites[last]

@@ -159,11 +159,16 @@ def test_decisions_are_those_of_plain_arithmetic(tmp_path, case, ends):
         first_seen.add(seen[0])
         rows = [row for row in lane.history.rows if row.generation == generation]
         running = {r.candidate: losses(r.candidate) * WEIGHTS for r in rows if r.status != "failed"}
+        parents = {row.candidate: row.parents for row in rows}
         full_elites = dict(elites)
         expected = {row.candidate: 0 for row in rows if row.status == "failed"}
         for count in ends:
-            part = {name: one[seen[:count]] for name, one in running.items()}
-            past = {name: one[seen[:count]] for name, one in elites.items()}
+            part = {}
+            for name, one in running.items():
+                known = [elites[each] for each in parents[name]] or list(elites.values())
+                easier = np.mean(known, axis=0) if known else np.zeros(SEQUENCES)
+                part[name] = (one - easier)[seen[:count]] + easier.mean()
+            past = {name: one.mean() for name, one in elites.items()}
             kept = survivors(rungs, part, past, 3)
             expected |= dict.fromkeys(running.keys() - kept, count)
             running = {name: one for name, one in running.items() if name in kept}
@@ -323,7 +328,10 @@ def test_a_cache_of_some_units_changes_nothing(tmp_path, kind):
     scored = finish(whole)
     cache, rng = ScoreCache(tmp_path / "cache", {}), np.random.default_rng(0)
     known = [unit for unit in scored if rng.random() < 0.4]
+    stages = Stages.of(RUNGS[kind], SEQUENCES, 4)
+    turned = {row.candidate: stages.turned(row.generation) for row in whole.history.rows}
     for candidate, shard in known:
+        whole.stages = turned[candidate]
         one = score(whole, candidate, shard)
         if one.failure is None:
             cache.put([CachedScore(candidate, *whole.stages.shards[shard], one.nll, one.tokens)])

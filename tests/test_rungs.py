@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from evo.errors import UserError
-from evo.rungs import Rungs, Stages, spread, survivors
+from evo.rungs import Rungs, Stages, estimates, spread, survivors
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def paired(rng: np.random.Generator, means: list[float], noise: float) -> dict[s
 def test_the_share_bounds_how_many_go_on():
     losses = paired(np.random.default_rng(0), [4.0 + 0.001 * index for index in range(20)], 1e-6)
     rungs = Rungs((0.1,), survivors=0.25, confidence=1)
-    elites = {str(index): np.full(50, 9.0) for index in range(10)}
+    elites = {str(index): 9.0 for index in range(10)}
     assert survivors(rungs, losses, elites, 10) == {"00", "01", "02", "03", "04"}
 
 
@@ -96,8 +96,8 @@ def test_as_many_as_elites_are_missing_may_go_on():
     losses = paired(np.random.default_rng(0), [4.0 + 0.001 * index for index in range(20)], 1e-6)
     rungs = Rungs((0.1,), survivors=0.05, confidence=1)
     assert len(survivors(rungs, losses, {}, 10)) == 10
-    assert len(survivors(rungs, losses, {"elite": np.full(50, 9.0)}, 4)) == 3
-    assert len(survivors(rungs, losses, {"elite": np.full(50, 9.0)}, 1)) == 1
+    assert len(survivors(rungs, losses, {"elite": 9.0}, 4)) == 3
+    assert len(survivors(rungs, losses, {"elite": 9.0}, 1)) == 1
 
 
 def test_only_those_who_are_clearly_worse_than_the_cutoff_leave():
@@ -107,9 +107,9 @@ def test_only_those_who_are_clearly_worse_than_the_cutoff_leave():
     left = 0
     for _ in range(400):
         losses = paired(rng, [4.0, 4.0, 5.0], 0.1)
-        kept = survivors(
-            rungs, {name: losses[name] for name in ("01", "02")}, {"00": losses["00"]}, 1
-        )
+        elite = losses.pop("00")
+        told = {name: estimates(one, np.arange(50), [elite]) for name, one in losses.items()}
+        kept = survivors(rungs, told, {"00": elite.mean()}, 1)
         assert "02" not in kept
         left += "01" not in kept
     assert 0.05 < left / 400 < 0.13
@@ -117,15 +117,40 @@ def test_only_those_who_are_clearly_worse_than_the_cutoff_leave():
 
 def test_an_unpaired_test_would_see_no_difference():
     losses = paired(np.random.default_rng(2), [4.0, 4.1], 0.05)
-    kept = survivors(Rungs((0.1,), survivors=1), {"01": losses["01"]}, {"00": losses["00"]}, 1)
-    assert kept == set()
-    error = losses["00"].std() * math.sqrt(2 / 50)
-    assert losses["01"].mean() - losses["00"].mean() < 1.28 * error
+    seen, elites = np.arange(20), {"00": losses["00"].mean()}
+    told = estimates(losses["01"][seen], seen, [losses["00"]])
+    assert survivors(Rungs((0.1,), survivors=1), {"01": told}, elites, 1) == set()
+    plain = {"01": losses["01"][seen]}
+    assert survivors(Rungs((0.1,), survivors=1), plain, elites, 1) == {"01"}
+
+
+def test_an_estimate_is_as_good_as_candidate_and_relatives_are_alike():
+    """Variance of a control variate: of the differences to the parents, not of the losses."""
+    rng = np.random.default_rng(5)
+    sequences, noise = rng.normal(4, 1, 200), 0.1
+    errors = []
+    for _ in range(500):
+        family = rng.normal(0, 0.5, 200)  # what parents and child share
+        parents = [sequences + family + noise * rng.normal(0, 1, 200) for _ in range(2)]
+        child = sequences + family + 0.3 + noise * rng.normal(0, 1, 200)
+        seen = rng.choice(200, 4, replace=False)
+        errors.append(estimates(child[seen], seen, parents).mean() - child.mean())
+    assert abs(np.mean(errors)) < 0.01
+    assert np.std(errors) == pytest.approx(noise * math.sqrt(1.5 / 4), rel=0.15)
+
+
+def test_a_parent_tells_its_own_mean_from_any_sequence():
+    parent = np.random.default_rng(6).random(9)
+    seen = np.array([7, 2])
+    assert estimates(parent[seen], seen, [parent]) == pytest.approx(parent.mean())
+    assert np.array_equal(estimates(parent[seen], seen, []), parent[seen])
 
 
 def test_the_last_place_is_the_cutoff():
     losses = paired(np.random.default_rng(3), [4.0, 4.1, 4.2, 4.3], 1e-6)
-    elites = {"elite": losses["01"] + 0.05}
+    relative = losses["01"]
+    losses = {name: estimates(one, np.arange(50), [relative]) for name, one in losses.items()}
+    elites = {"elite": relative.mean() + 0.05}
     rungs = Rungs((0.1,), survivors=1)
     assert survivors(rungs, losses, elites, 3) == {"00", "01"}
     assert survivors(rungs, losses, elites, 4) == {"00", "01", "02"}
