@@ -26,7 +26,7 @@ LARGER = replace(
     SHAPE, name="evo-larger", n_layer=10, n_embd=224, n_head=14, n_query_groups=14,
     head_size=16, intermediate_size=896,
 )  # fmt: skip
-TOKENS = 4_000_000
+TOKENS = 2_000_000
 
 
 def larger_teacher() -> Path:

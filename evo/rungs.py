@@ -1,9 +1,10 @@
 """Screening in stages: all candidates on a little text, those that may be parents on more.
 
 EvoPress (arXiv 2410.14649, section 3.1) keeps 16, 4 and 1 of 128 offspring on 2k, 16k and 128k
-tokens. Here all candidates of a stage see the same sequences, so that they are compared pairwise,
-and two rules decide who goes on. A fixed share bounds the cost; and who is worse, with a stated
-confidence, than the last of those that would now be elites, is not scored further.
+tokens. Here all candidates of a stage see the same sequences, those of the next generation others,
+and each is compared with its parents, whose losses are known. Two rules decide who goes on. A fixed
+share bounds the cost; and who is worse, with a stated confidence, than the last of those that would
+now be elites, is not scored further.
 """
 
 from __future__ import annotations
