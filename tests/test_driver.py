@@ -28,7 +28,7 @@ from evo.history import History
 from evo.latency import Latencies
 from evo.nll import summed_nll
 from evo.order import Order
-from evo.rungs import spread
+from evo.rungs import Stages, spread
 from evo.search_config import SearchConfig
 from evo.sensitivity import layer_sensitivity
 from evo.space import SPACES
@@ -184,6 +184,7 @@ def test_extracted_candidates_have_the_parameters_and_nll_of_their_row(
     reference: Path, tmp_path: Path, settings: Callable
 ) -> None:
     blocks = np.load(settings(tmp_path).text).reshape(-1, LENGTH)
+    stages = Stages.of(settings(tmp_path).stages, 40, 1)
     for name in ("coarse-layerwise@40%", "fine-uniform@60%"):
         history = pd.read_parquet(reference / "searches" / name / "history.parquet")
         for row in history.itertuples():
@@ -193,7 +194,8 @@ def test_extracted_candidates_have_the_parameters_and_nll_of_their_row(
             assert extract_candidate(reference, name, row.candidate, out).nll == row.nll
             model = checkpoint.load(out).model()
             assert sum(parameter.numel() for parameter in model.parameters()) == row.params
-            scored = blocks[spread(40)[: row.tokens // (LENGTH - 1)]]
+            turned = stages.turned(row.generation).sequences(40)
+            scored = blocks[spread(40)[turned[: row.tokens // (LENGTH - 1)]]]
             assert summed_nll(model, scored).sum() / row.tokens == pytest.approx(row.nll, rel=1e-6)
 
 
