@@ -26,7 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from workers.metrics import COUNTERS, GAUGES
 
 ROOT = Path(__file__).parents[1]
-GENERATIONS = 30
+GENERATIONS = 10
 """So many that the search goes on while metrics are reported several times."""
 
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -55,7 +55,6 @@ def head() -> Iterator[Head]:
         **os.environ,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(directory / "token"),
-        "RAY_metrics_report_interval_ms": "1000",  # by default as long as this search takes
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     ports = [free_port() for _ in range(5)]
