@@ -7,7 +7,7 @@ import re
 from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import fields
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import docstring_parser
@@ -115,7 +115,7 @@ def _show_dashes(parser: Any) -> None:
 def _with_values(arguments: Sequence[str], switches: set[str]) -> list[str]:
     """`--switch` and `--no-switch` as `--switch=true` and `--switch=false`."""
     values: list[str] = []
-    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+    for argument, following in pairwise([*arguments, "--"]):
         positive = argument.replace("--no-", "--", 1)
         if argument in switches and following.startswith("-"):
             values.append(f"{argument}=true")

@@ -50,6 +50,21 @@ def test_defaults():
     assert bake("a", "--out", "o") == Baking([Path("a")], Path("o"))
 
 
+@dataclass(frozen=True)
+class Resting:
+    """Rest.
+
+    Attributes:
+        minutes: how long.
+    """
+
+    minutes: int = 5
+
+
+def test_no_arguments_at_all():
+    assert parse_config("evo rest", Resting, []) == Resting()
+
+
 def test_every_kind_of_value():
     config = bake(
         "a", "b", "--out", "o", "--flours", "rye", "25%", "--heat", "200", "--mode=grill",
