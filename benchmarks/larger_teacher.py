@@ -52,6 +52,7 @@ def larger_teacher() -> Path:
             precision="bfloat16",
             validate_every=150,
             checkpoint_every=100,
+            threads=1,
         )
     )
     trained = checkpoint.load(home / "run" / "model")

@@ -29,8 +29,8 @@ class Progress:
         evaluations: candidates scored, in full or not.
         tokens: targets scored.
         best: fitness of the best candidate; None where all have failed.
-        median: fitness in the middle of the last generation; of screened candidates that on what
-            they were scored on.
+        median: fitness in the middle of those scored in full, of the last generation that has any
+            (others were scored on other text from one generation to the next).
         failed: candidates of the last generation that failed.
         screened: those that were dropped at a rung.
     """
@@ -348,7 +348,9 @@ class Lane:
     def _report(self, rows: list[Row], generation: int) -> Progress:
         statuses = Counter(row.status for row in rows)
         best = self.strategy.best
-        fitness = [row.fitness for row in rows if row.status != "failed"]
+        full = [row for row in self.history.told() if row.status == "full"]
+        newest = max((row.generation for row in full), default=None)
+        fitness = [row.fitness for row in full if row.generation == newest]
         self.progress = Progress(
             generation=generation,
             evaluations=self.evaluations,

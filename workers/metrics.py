@@ -22,7 +22,7 @@ SCORED_TOKENS = "evo_search_scored_tokens"
 
 GAUGES = {
     BEST_FITNESS: "Lowest fitness so far: mean NLL, nats per token.",
-    MEDIAN_FITNESS: "Median fitness of the population: mean NLL, nats per token.",
+    MEDIAN_FITNESS: "Median fitness of the last generation scored in full: mean NLL, nats per token.",
     GENERATION: "Generations that are complete.",
     UNITS_PER_SECOND: "Units of work (one candidate on one shard) scored per second.",
 }
@@ -40,7 +40,7 @@ class SearchStatus:
 
     Attributes:
         best_fitness: nats per token.
-        median_fitness: of the population, nats per token.
+        median_fitness: of the last generation, of those scored in full, nats per token.
         generation: generations that are complete.
         units_per_second: units of work scored per second.
     """
