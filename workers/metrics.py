@@ -22,7 +22,7 @@ SCORED_TOKENS = "evo_search_scored_tokens"
 
 GAUGES = {
     BEST_FITNESS: "Lowest fitness so far: mean NLL, nats per token.",
-    MEDIAN_FITNESS: "Median fitness of the last generation scored in full: mean NLL, nats per token.",
+    MEDIAN_FITNESS: "Median of a generation's candidates scored in full: mean NLL, nats per token.",
     GENERATION: "Generations that are complete.",
     UNITS_PER_SECOND: "Units of work (one candidate on one shard) scored per second.",
 }
