@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from benchmarks.machine import measured_on, sentence
 from evo.embedded import teacher_path
@@ -66,6 +67,12 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     return names
 
 
+def evaluations_in(out: Path) -> int:
+    """Of all histories so far."""
+    paths = out.glob("searches/*/history.parquet")
+    return sum(pq.read_metadata(path).num_rows for path in paths)
+
+
 def measure(kills: int, seed: int) -> dict[str, Any]:
     """Both runs."""
     rng = np.random.default_rng(seed)
@@ -74,21 +81,23 @@ def measure(kills: int, seed: int) -> dict[str, Any]:
         began = time.monotonic()
         assert start(whole).wait() == 0, (Path(directory) / "whole.log").read_text()
         seconds = time.monotonic() - began
+        evaluations = evaluations_in(whole)
         moments = []
-        while len(moments) < kills:
-            process = start(killed)
-            try:
-                process.wait(wait := float(rng.uniform(0.1, 0.4) * seconds))
-                break  # it has ended: what is left to kill is too short
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            done = sum(len(pd.read_parquet(p)) for p in killed.glob("searches/*/history.parquet"))
-            moments.append({"after_seconds": round(wait, 1), "evaluations": done})
+        # Moments by how far the study is, the last before its end; then up to two seconds more, as
+        # histories grow by generations.
+        for target in np.sort(rng.uniform(0, 0.9 * evaluations, kills)):
+            process, began = start(killed), time.monotonic()
+            while evaluations_in(killed) < target and process.poll() is None:
+                time.sleep(0.1)
+            time.sleep(rng.uniform(0, 2))
+            assert process.poll() is None, (Path(directory) / "killed.log").read_text()
+            process.kill()
+            process.wait()
+            after = round(time.monotonic() - began, 1)
+            moments.append({"after_seconds": after, "evaluations": evaluations_in(killed)})
             print(moments[-1], flush=True)
         assert start(killed).wait() == 0, (Path(directory) / "killed.log").read_text()
         one, other = result(whole), result(killed)
-        evaluations = sum(len(history) for history in one["histories"].values())
     return {
         "searches": len(one["histories"]),
         "evaluations": evaluations,
