@@ -33,7 +33,7 @@ from evo.bins import parse_bin
 from evo.cost import parameters
 from evo.embedded import teacher_path
 from evo.evolution import Evolution
-from evo.files import atomic_file
+from evo.files import atomic_file, cache_directory
 from evo.history import History, Shard
 from evo.importance import importance_by_activation
 from evo.lane import Lane
@@ -43,7 +43,7 @@ from evo.search_config import SearchConfig
 from evo.space import SPACES, Space
 from evo.strategy import Budget
 from evo.subnet import Subnet
-from evo.text import cache_directory, load_text
+from evo.text import load_text
 from workers.scorer import Scorer, ScoringSettings
 
 HERE = Path(__file__).parent

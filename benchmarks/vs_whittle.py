@@ -30,8 +30,9 @@ from benchmarks.whittle_report import markdown, picture
 from benchmarks.whittle_runs import CONTENDERS, Setting, run_evo, run_whittle
 from evo import checkpoint
 from evo.embedded import teacher_path
+from evo.files import cache_directory
 from evo.subnet import Subnet
-from evo.text import cache_directory, load_text
+from evo.text import load_text
 
 HERE = Path(__file__).parent
 TEXT = "stdlib:validation"

@@ -58,6 +58,11 @@ COMMANDS = {
         "evo.cli:run_extract",
         ("run",),
     ),
+    "prepare": Command(
+        "tokenise a corpus on all of a cluster, once for all runs that read it",
+        "evo.prepare:PrepareConfig",
+        "evo.cli:run_prepare",
+    ),
     "pretrain": Command(
         "train a checkpoint, or its shape from random weights, with or without distillation",
         "training.pretrain:PretrainConfig",
@@ -189,6 +194,17 @@ def run_extract(config: ExtractConfig) -> None:
     row = extract_candidate(config.run, config.search, config.candidate, config.out)
     print(
         f"{config.out}: {row.candidate}, {row.params:,} parameters, perplexity {row.perplexity:.2f}"
+    )
+
+
+def run_prepare(config: Any) -> None:
+    """`evo prepare`."""
+    from evo.prepare import prepare
+
+    made = prepare(config)
+    print(
+        f"{config.out}: {made.documents:,} documents, {made.tokens:,} tokens, "
+        f"{len(made.shards)} shards"
     )
 
 

@@ -94,3 +94,8 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def cache_directory() -> Path:
+    """Where what can be made again is kept."""
+    return Path(os.environ.get("EVO_CACHE") or Path.home() / ".cache" / "evo")

@@ -4,8 +4,10 @@ A source is one of
 
 - `stdlib:train`, `stdlib:validation`: the source text of the running Python's standard library,
   split by file; always there, no download;
-- a path or glob of `.txt` (one document per file), `.jsonl` (field `text`), `.parquet` (column
-  `text`) or `.npy` (token ids: 1-D is a stream to pack, 2-D is one block per row);
+- a path or glob of `.txt` (one document per file), `.jsonl` (field `text`; also compressed,
+  `.jsonl.zst` and `.jsonl.gz`), `.parquet` (column `text`) or `.npy` (token ids: 1-D is a stream
+  to pack, 2-D is one block per row), or a directory of such files;
+- a directory that `evo prepare` wrote (see `evo.prepared`);
 - `hf:REPO[:CONFIG]:SPLIT`: a data set of the Hugging Face hub, streamed.
 """
 
@@ -18,13 +20,16 @@ import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
+from evo import hub
 from evo.errors import UserError, first_line
 
-SUFFIXES = (".txt", ".jsonl", ".parquet", ".npy")
+COMPRESSED = {".jsonl.zst": "zstd", ".jsonl.zstd": "zstd", ".jsonl.gz": "gzip"}
+SUFFIXES = (".txt", ".jsonl", *COMPRESSED, ".parquet", ".npy")
 KINDS = (
-    "stdlib:train, stdlib:validation, hf:REPO[:CONFIG]:SPLIT, or a path or glob of "
-    + ", ".join(SUFFIXES)
+    "stdlib:train, stdlib:validation, hf:REPO[:CONFIG]:SPLIT, a directory of `evo prepare`, or a "
+    "path, glob or directory of " + ", ".join(SUFFIXES)
 )
 STDLIB_VALIDATION_SHARE = 1 / 16
 
@@ -41,35 +46,57 @@ def documents(source: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a source that is tokenised, and cached, at once.
+    """A piece of a source that is read, and tokenised, at once.
 
     Attributes:
         name: of the source, or the file's path.
         path: of the file, where it is one.
+        start: what comes before is not of this part. Counted in bytes of a `.jsonl`, whose lines
+            belong where they begin; row groups of a `.parquet`; token ids of a `.npy`; files of a
+            data set of the hub.
+        stop: where it ends, counted alike; None: with the file.
+        version: of a data set of the hub, the one that is meant; None: whichever there is.
     """
 
     name: str
     path: Path | None = None
+    start: int = 0
+    stop: int | None = None
+    version: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """The suffix of a file's name, or `stdlib` or `hf`."""
+        if self.path is None:
+            return self.name.partition(":")[0]
+        return suffix(self.path)
 
     def documents(self) -> Iterator[str]:
-        """The part's documents, in a fixed order."""
+        """The part's documents, in a fixed order.
+
+        Raises:
+            UserError: it cannot be read.
+        """
         if self.path is None:
-            yield from (_stdlib if self.name.startswith("stdlib:") else _hub)(self.name)
-        elif self.path.suffix == ".txt":
+            if self.kind == "hf":
+                yield from hub.documents(self.name, self.start, self.stop, expected=self.version)
+            else:
+                yield from _stdlib(self.name)
+        elif self.kind == ".txt":
             try:
                 yield self.path.read_text(encoding="utf-8")
             except UnicodeDecodeError as error:
                 raise UserError(f"{self.path} is not UTF-8 text: {error}") from error
-        elif self.path.suffix == ".jsonl":
-            yield from _jsonl(self.path)
+        elif self.kind == ".parquet":
+            yield from _parquet(self.path, self.start, self.stop)
         else:
-            yield from _parquet(self.path)
+            yield from _jsonl(self.path, self.start, self.stop)
 
     def cache_key(self) -> str | None:
         """A hash of the content, or None where only reading it all would tell."""
         digest = hashlib.blake2b(digest_size=12)
         if self.path is not None:
-            digest.update(self.path.suffix.encode())
+            digest.update(self.kind.encode())
             with self.path.open("rb") as file:
                 while chunk := file.read(2**24):
                     digest.update(chunk)
@@ -81,18 +108,28 @@ class Part:
         return digest.hexdigest()
 
 
+def suffix(path: Path) -> str:
+    """The end of a file's name that says its kind; empty where it is none that can be read."""
+    return next((one for one in SUFFIXES if path.name.endswith(one)), "")
+
+
 def paths_of(source: str) -> list[Path]:
-    """The files of a source that is a path or glob, sorted.
+    """The files of a source that is a path, glob or directory, sorted.
 
     Raises:
         UserError: there is none, or one that is no text.
     """
-    found = [source] if Path(source).is_file() else glob.glob(source, recursive=True)
-    paths = sorted(Path(path) for path in found)
+    if Path(source).is_dir():
+        inside = (path for path in Path(source).rglob("*") if path.is_file() and suffix(path))
+        visible = (path for path in inside if not path.name.startswith("."))
+        paths = sorted(visible)
+    else:
+        found = [source] if Path(source).is_file() else glob.glob(source, recursive=True)
+        paths = sorted(Path(path) for path in found)
     if not paths:
         raise UserError(f"no text at {source}: a source is {KINDS}")
     for path in paths:
-        if path.suffix not in SUFFIXES or not path.is_file():
+        if not suffix(path) or not path.is_file():
             raise UserError(f"{path} is no text that can be read: a source is {KINDS}")
     return paths
 
@@ -126,53 +163,74 @@ def _stdlib(source: str) -> Iterator[str]:
             yield path.read_text(encoding="utf-8", errors="replace")
 
 
-def _hub(source: str) -> Iterator[str]:
-    fields = source.split(":")
-    if len(fields) not in (3, 4) or not all(fields):
-        raise UserError(f"{source} is no source: write hf:REPO[:CONFIG]:SPLIT")
-    repository, split = fields[1], fields[-1]
-    configuration = fields[2] if len(fields) == 4 else None
-    from datasets import load_dataset
-
-    try:
-        rows = load_dataset(repository, configuration, split=split, streaming=True)
-        for row in rows:
-            yield _string(row["text"])
-    except KeyError as error:
-        raise UserError(f"{source} has no column {error}; a column `text` is needed") from error
-    except (OSError, ValueError, TypeError, ConnectionError, RuntimeError) as error:
-        raise UserError(f"{source} cannot be read from the hub: {first_line(error)}") from error
-
-
 def _string(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"a text is {type(value).__name__}, not a string")
     return value
 
 
-def _jsonl(path: Path) -> Iterator[str]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                yield _string(json.loads(line)["text"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(
-                    f"{path}, line {number}: no JSON object with a field `text`"
-                ) from error
+def _jsonl(path: Path, start: int, stop: int | None) -> Iterator[str]:
+    """The documents of the lines that begin in a range of bytes."""
+    try:
+        with _open(path) as file:
+            position = start
+            if start:  # the line that holds the byte before began before, unless it ends there
+                file.seek(start - 1)
+                position += len(file.readline()) - 1
+            while stop is None or position < stop:
+                line = file.readline()
+                if not line:
+                    return
+                if line.strip():
+                    yield _document(path, line, position)
+                position += len(line)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {first_line(error)}") from error
 
 
-def _parquet(path: Path) -> Iterator[str]:
+def _open(path: Path) -> BinaryIO:
+    if suffix(path) not in COMPRESSED:
+        return path.open("rb", buffering=2**20)
+    import io
+
+    import pyarrow
+
+    stream = pyarrow.input_stream(str(path), compression=COMPRESSED[suffix(path)])
+    return io.BufferedReader(stream, 2**20)
+
+
+def _document(path: Path, line: bytes, position: int) -> str:
+    try:
+        return _string(json.loads(line)["text"])
+    except (ValueError, KeyError, TypeError) as error:
+        with _open(path) as file:
+            number = _lines(file, position) + 1
+        raise UserError(f"{path}, line {number}: no JSON object with a field `text`") from error
+
+
+def _lines(file: BinaryIO, size: int) -> int:
+    """How many lines end in the first so many bytes."""
+    count = 0
+    while size and (chunk := file.read(min(size, 2**20))):
+        count += chunk.count(b"\n")
+        size -= len(chunk)
+    return count
+
+
+def _parquet(path: Path, start: int, stop: int | None) -> Iterator[str]:
+    """The documents of a range of row groups."""
     import pyarrow
     import pyarrow.parquet
 
     try:
-        file = pyarrow.parquet.ParquetFile(path)
-        if "text" not in file.schema_arrow.names:
-            raise UserError(f"{path} has no column `text`, but {file.schema_arrow.names}")
-        for batch in file.iter_batches(columns=["text"]):
-            yield from (_string(text) for text in batch.column(0).to_pylist() if text is not None)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            if "text" not in file.schema_arrow.names:
+                raise UserError(f"{path} has no column `text`, but {file.schema_arrow.names}")
+            groups = range(start, file.num_row_groups if stop is None else stop)
+            batches = file.iter_batches(1024, row_groups=list(groups), columns=["text"])
+            for batch in batches:
+                texts = batch.column(0).to_pylist()
+                yield from (_string(text) for text in texts if text is not None)
     except (pyarrow.ArrowException, OSError, TypeError) as error:
         raise UserError(
             f"{path} is no parquet file that can be read: {first_line(error)}"

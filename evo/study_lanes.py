@@ -11,6 +11,7 @@ from evo import warm_start
 from evo.baselines import LocalSearch, RandomSearch
 from evo.bins import Bin
 from evo.evolution import Evolution
+from evo.files import cache_directory
 from evo.history import History
 from evo.lane import Lane
 from evo.one_plus_lambda import OnePlusLambda
@@ -21,7 +22,6 @@ from evo.search_config import SearchConfig
 from evo.space import Space
 from evo.strategy import Strategy
 from evo.study import Study
-from evo.text import cache_directory
 from workers.ranking import measure_importance
 
 

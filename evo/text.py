@@ -2,33 +2,39 @@
 
 `evo.sources` says what a source is. Documents are tokenised, each is followed by the end-of-text
 token, and the stream is packed into blocks. What was tokenised is cached by content and tokenizer,
-in `$EVO_CACHE` or `~/.cache/evo`.
+in `$EVO_CACHE` or `~/.cache/evo`. What `evo prepare` wrote needs no tokenising.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evo.errors import UserError, first_line
-from evo.files import atomic_file
+from evo.files import atomic_file, cache_directory
+from evo.prepared import is_prepared, open_blocks
+from evo.shards import Blocks
 from evo.sources import Part, parts, paths_of
 from evo.tokenizer import Tokenizer
 
 Tokens = NDArray[np.int32]
+Item = TypeVar("Item")
 LONGEST_DEFAULT_SEQUENCE = 2048
 SAMPLED_TOKENS = 2**25
 """Of a text up to this long all is read, also where less is used."""
 
 DOCUMENTS_PER_BATCH = 512
+CHARACTERS_PER_BATCH = 2**20
+"""The tokenizer's own record of a batch takes a hundred bytes per token."""
+
+NPY_CHUNK = 2**20
 
 
 @dataclass(frozen=True)
@@ -67,11 +73,12 @@ def load_text(
         source: see `evo.sources`.
         tokenizer: not needed for `.npy`.
         vocabulary: token ids must be below it.
-        sequence_length: tokens of a block. Rows of a 2-D `.npy` keep their own length, which may
-            not exceed it.
+        sequence_length: tokens of a block. Rows of a 2-D `.npy`, and blocks of a corpus that was
+            prepared in blocks, keep their own length, which may not exceed it.
         max_tokens: use no more than so many tokens, in blocks evenly spaced in what is read: the
             front of a text is no fair sample of it. Read are the first 33M tokens, or `max_tokens`
-            if those are more; of a stream from the hub, which may have no end, just these.
+            if those are more; of a stream from the hub, which may have no end, just these; of a
+            prepared corpus, the blocks themselves, out of all of it.
 
     Raises:
         UserError: an unknown source, one that cannot be read, or text shorter than one block.
@@ -81,7 +88,12 @@ def load_text(
             f"a sequence length of {sequence_length} leaves nothing to predict: give at least 2"
         )
     rows = _npy_rows(source)
-    if rows is not None:
+    blocks: Tokens | Blocks
+    if is_prepared(source):
+        blocks = open_blocks(
+            source, tokenizer=tokenizer, vocabulary=vocabulary, sequence_length=sequence_length
+        )
+    elif rows is not None:
         if rows.shape[1] > sequence_length:
             raise UserError(
                 f"{source} has rows of {rows.shape[1]} tokens, more than the sequence "
@@ -101,11 +113,11 @@ def load_text(
         count = max_tokens // blocks.shape[1]
         if count < 1:
             raise UserError(
-                f"--max-tokens {max_tokens} is less than one block of "
-                f"{rows.shape[1] if rows is not None else sequence_length} tokens"
+                f"--max-tokens {max_tokens} is less than one block of {blocks.shape[1]} tokens"
             )
         if count < len(blocks):
             blocks = blocks[np.arange(count) * len(blocks) // count]
+    blocks = blocks[:]  # of a prepared corpus, read only now
     low, high = int(blocks.min()), int(blocks.max())
     if low < 0 or high >= vocabulary:
         raise UserError(
@@ -143,7 +155,7 @@ def _stream(source: str, tokenizer: Tokenizer | None, max_tokens: int | None) ->
     pieces: list[Tokens] = []
     total = 0
     for part in parts(source):
-        for piece in _tokens_of(part, tokenizer, max_tokens):
+        for piece in _tokens_of(part, tokenizer):
             pieces.append(piece)
             total += len(piece)
             if max_tokens is not None and total >= max_tokens:
@@ -153,40 +165,91 @@ def _stream(source: str, tokenizer: Tokenizer | None, max_tokens: int | None) ->
     return np.concatenate(pieces)
 
 
-def _tokens_of(part: Part, tokenizer: Tokenizer | None, max_tokens: int | None) -> Iterator[Tokens]:
-    if part.path is not None and part.path.suffix == ".npy":
-        yield _load_npy(part.path)
-        return
-    if tokenizer is None:
-        raise UserError(
-            f"{part.name} is text, but the checkpoint has no tokenizer: give token ids "
-            "as .npy, or import the checkpoint with its tokenizer"
-        )
-    key = part.cache_key()
-    if key is None:  # a stream from the hub may have no end: read only what is asked for
-        yield from _tokenise(part.documents(), tokenizer)
+def _tokens_of(part: Part, tokenizer: Tokenizer | None) -> Iterator[Tokens]:
+    # A stream from the hub may have no end: only what is asked for is read, and nothing is cached.
+    key = None if part.kind == ".npy" else part.cache_key()
+    if key is None or tokenizer is None:
+        yield from part_tokens(part, tokenizer)
         return
     cached = cache_directory() / "tokens" / f"{key}-{tokenizer.hash}-{tokenizer.end_of_text}.npy"
     if not cached.is_file():
-        tokens = np.concatenate([np.empty(0, np.int32), *_tokenise(part.documents(), tokenizer)])
+        tokens = np.concatenate([np.empty(0, np.int32), *part_tokens(part, tokenizer)])
         with atomic_file(cached) as temporary, temporary.open("wb") as file:
             np.save(file, tokens)
     yield np.load(cached, mmap_mode="r")
 
 
-def _tokenise(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[Tokens]:
-    iterator = (text for text in texts if text)
-    while batch := list(islice(iterator, DOCUMENTS_PER_BATCH)):
-        end = np.array([tokenizer.end_of_text], np.int32)
-        yield np.concatenate([part for tokens in tokenizer.encode(batch) for part in (tokens, end)])
+def part_tokens(part: Part, tokenizer: Tokenizer | None) -> Iterator[Tokens]:
+    """The token ids of a part of a source, 1-D, some thousands at once.
+
+    Args:
+        part: of a source.
+        tokenizer: not needed for `.npy`.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if part.kind == ".npy":
+        yield from npy_tokens(part)
+    elif tokenizer is None:
+        raise UserError(
+            f"{part.name} is text, but the checkpoint has no tokenizer: give token ids "
+            "as .npy, or import the checkpoint with its tokenizer"
+        )
+    else:
+        yield from tokenise(part.documents(), tokenizer)
 
 
-def cache_directory() -> Path:
-    """Where what can be made again is kept."""
-    return Path(os.environ.get("EVO_CACHE") or Path.home() / ".cache" / "evo")
+def npy_tokens(part: Part) -> Iterator[Tokens]:
+    """The token ids of a `.npy` file, as they are.
+
+    Raises:
+        UserError: it cannot be read, or has rows.
+    """
+    tokens = load_npy(Path(part.name))
+    if tokens.ndim > 1:
+        raise UserError(
+            f"{part.name} has rows, each a block of its own, which cannot be joined with other "
+            "text: make it 1-D, or use it alone"
+        )
+    stop = len(tokens) if part.stop is None else part.stop
+    for start in range(part.start, stop, NPY_CHUNK):
+        yield tokens[start : min(start + NPY_CHUNK, stop)]
 
 
-def _load_npy(path: Path) -> Tokens:
+def tokenise(documents: Iterable[str], tokenizer: Tokenizer) -> Iterator[Tokens]:
+    """The token ids of documents, and the end-of-text token after each; empty ones are left out."""
+    end = np.array([tokenizer.end_of_text], np.int32)
+    for batch in batches_of(filter(None, documents), len):
+        yield np.concatenate([one for tokens in tokenizer.encode(batch) for one in (tokens, end)])
+
+
+def batches_of(items: Iterable[Item], characters: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Items in lists that are neither long nor large; a large one is alone.
+
+    Args:
+        items: documents, or something that has one.
+        characters: how long an item's document is.
+    """
+    batch: list[Item] = []
+    size = 0
+    for item in items:
+        more = characters(item)
+        if batch and (len(batch) == DOCUMENTS_PER_BATCH or size + more > CHARACTERS_PER_BATCH):
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += more
+    if batch:
+        yield batch
+
+
+def load_npy(path: Path) -> Tokens:
+    """Token ids, memory-mapped, of whatever integers the file has.
+
+    Raises:
+        UserError: it is no such file.
+    """
     try:
         tokens = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
@@ -205,9 +268,13 @@ def _load_npy(path: Path) -> Tokens:
 
 def _npy_rows(source: str) -> Tokens | None:
     """The rows of a 2-D `.npy` source, or None where the source is something else."""
-    if source.startswith(("stdlib:", "hf:")) or not source.endswith(".npy"):
+    if (
+        source.startswith(("stdlib:", "hf:"))
+        or not source.endswith(".npy")
+        or Path(source).is_dir()
+    ):
         return None
-    arrays = [_load_npy(path) for path in paths_of(source)]
+    arrays = [load_npy(path) for path in paths_of(source)]
     if all(array.ndim == 1 for array in arrays):
         return None
     if len({array.shape[1:] for array in arrays}) > 1:

@@ -1,7 +1,9 @@
+import gzip
 import json
 import os
 import platform
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +82,33 @@ def test_every_kind_of_file_gives_the_same_blocks(load, tokenizer, tmp_path):
     assert len({text.hash for text in texts}) == 1
     assert load(sources[0], sequence_length=9).hash != texts[0].hash
     assert list(documents(str(sources[1]))) == DOCUMENTS
+
+
+def test_compressed_files_and_directories(load, refused, tokenizer, tmp_path):
+    expected = packed(DOCUMENTS * 2, tokenizer)
+    (tmp_path / "corpus" / "deep").mkdir(parents=True)
+    write_jsonl(tmp_path / "corpus" / "a.jsonl", DOCUMENTS)
+    content = write_jsonl(tmp_path / "plain.jsonl", DOCUMENTS).read_bytes()
+    compress = {
+        ".jsonl.zst": partial(pa.compress, codec="zstd", asbytes=True),
+        ".jsonl.zstd": partial(pa.compress, codec="zstd", asbytes=True),
+        ".jsonl.gz": gzip.compress,
+    }
+    for name, compressed in compress.items():
+        path = tmp_path / "corpus" / "deep" / f"b{name}"
+        # Two frames, one after the other, as parallel compressors write them.
+        frames = [compressed(content[:100]), compressed(content[100:])]
+        path.write_bytes(b"".join(frames))
+        assert np.array_equal(load(tmp_path / "corpus").blocks, expected)
+        assert list(documents(str(path))) == DOCUMENTS
+        path.write_bytes(path.read_bytes()[:-9])
+        refused(path, "cannot be read|no JSON object")
+        path.unlink()
+    (tmp_path / "corpus" / ".hidden.txt").write_text("no")
+    (tmp_path / "corpus" / "table.csv").write_text("no")
+    assert np.array_equal(load(tmp_path / "corpus").blocks, packed(DOCUMENTS, tokenizer))
+    np.save(tmp_path / "corpus" / "rows.npy", np.zeros((2, 8), int))
+    refused(tmp_path / "corpus", "has rows, each a block of its own")
 
 
 def test_rows_of_a_2d_npy_are_blocks(load, refused, tmp_path):

@@ -1,0 +1,152 @@
+"""Data sets of the Hugging Face hub, read as streams: `hf:REPO[:CONFIG]:SPLIT`.
+
+A data set consists of files; files are read one by one, so that each can be read by another
+process, and reading can go on in the middle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from itertools import islice
+from typing import Any, TypeVar
+
+from evo.errors import UserError, first_line
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+WAITS = (1, 4, 16, 64, 256)
+"""Seconds before each further try. `datasets` itself tries for some minutes before it gives up."""
+
+
+def files(source: str) -> int:
+    """How many files a data set has.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    return _try_again(source, lambda: _open(source)[0].num_shards)
+
+
+def version(source: str) -> str:
+    """16 hexadecimal digits, of the names of a data set's files and of its commit.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    return _try_again(source, lambda: _open(source)[1])
+
+
+def documents(
+    source: str, start: int = 0, stop: int | None = None, *, expected: str | None = None
+) -> Iterator[str]:
+    """The documents of a data set, or of some of its files, in their order.
+
+    Where the connection is lost, the file is read again up to where it was: slow, but exact.
+
+    Args:
+        source: `hf:REPO[:CONFIG]:SPLIT`.
+        start: the first file.
+        stop: the file before which to stop.
+        expected: the version that is meant.
+
+    Raises:
+        UserError: it cannot be opened or read, also after some tries, or is of another version.
+    """
+    if expected is not None and version(source) != expected:
+        raise UserError(f"{source} is not what it was: it has changed on the hub")
+    for file in range(start, files(source) if stop is None else stop):
+        seen = 0
+        waits = iter(WAITS)
+        while True:
+            try:
+                for row in islice(_file(source, file), seen, None):
+                    yield _text(source, row)
+                    seen += 1
+                    waits = iter(WAITS)
+                break
+            except Exception as error:
+                _wait(source, error, waits)
+
+
+def _file(source: str, file: int) -> Any:
+    rows, _ = _open(source)
+    return rows.shard(num_shards=rows.num_shards, index=file)
+
+
+def _text(source: str, row: Any) -> str:
+    if "text" not in row:
+        raise UserError(f"{source} has no column 'text', but {sorted(row)}")
+    if not isinstance(row["text"], str):
+        raise UserError(f"{source}: a text is {type(row['text']).__name__}, not a string")
+    return row["text"]
+
+
+def _name(source: str) -> tuple[str, str | None, str]:
+    fields = source.split(":")
+    if len(fields) not in (3, 4) or not all(fields):
+        raise UserError(f"{source} is no source: write hf:REPO[:CONFIG]:SPLIT")
+    return fields[1], fields[2] if len(fields) == 4 else None, fields[-1]
+
+
+@lru_cache(maxsize=8)
+def _open(source: str) -> tuple[Any, str]:
+    """The data set as a stream, and its version; the hub is asked once for what it consists of."""
+    repository, configuration, split = _name(source)
+    from datasets import load_dataset_builder
+
+    builder = load_dataset_builder(repository, configuration)
+    found = (builder.config.data_files or {}).get(split)
+    if found is None:
+        raise UserError(f"{source}: {repository} has no split {split!r} that consists of files")
+    told = repr((list(found), found.origin_metadata))
+    version = hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+    return builder.as_streaming_dataset(split), version
+
+
+def _try_again(source: str, action: Callable[[], Result]) -> Result:
+    waits = iter(WAITS)
+    while True:
+        try:
+            return action()
+        except Exception as error:
+            _wait(source, error, waits)
+
+
+def _wait(source: str, error: Exception, waits: Iterator[int]) -> None:
+    """Wait for the next try.
+
+    Raises:
+        UserError: trying again is of no use, or there have been enough tries.
+        Exception: the same again, where it is none that reading raises.
+    """
+    from aiohttp import ClientError
+    from datasets.exceptions import DatasetsError
+    from httpx import HTTPError
+
+    connection = (OSError, ClientError, HTTPError)
+    if not isinstance(error, (*connection, DatasetsError, ValueError, TypeError, RuntimeError)):
+        raise error
+    passes = isinstance(error, connection) and not _is_final(error)
+    seconds = next(waits, None) if passes else None
+    if seconds is None:
+        raise UserError(f"{source} cannot be read from the hub: {first_line(error)}") from error
+    logger.warning("%s: %s; trying again in %d s", source, first_line(error), seconds)
+    time.sleep(seconds)
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether there is no such data set for us, or no connection that could come back."""
+    from datasets import config
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if isinstance(error, HfHubHTTPError) and error.response is not None:
+        return error.response.status_code < 500 and error.response.status_code != 429
+    offline = config.HF_HUB_OFFLINE and isinstance(error, ConnectionError)
+    return offline or isinstance(error, DatasetsError)

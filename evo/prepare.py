@@ -1,0 +1,217 @@
+"""`evo prepare`: tokenise a corpus on all of a cluster, once for all runs that read it.
+
+Ray Data maps pieces of the corpus (`evo.pieces`) to shards: which piece goes where, what runs again
+after a worker's death and how many run at once is its business. It carries only the pieces' names.
+Text is read, and token ids are written, by the tasks themselves, so that no more than a piece is in
+a worker's memory, nothing travels between nodes, and the order is that of the pieces whatever order
+they are finished in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from evo.errors import UserError
+from evo.files import exclusive
+from evo.pieces import Piece, pieces_of
+from evo.prepare_progress import PrepareProgress
+from evo.prepared import MANIFEST, RECORDS, Manifest, damaged, is_prepared
+from evo.settings import claim_run
+from evo.sources import Part
+from evo.tokenise_piece import Record, read_record, record_path, token_type, tokenise_piece
+from evo.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """Tokenise a corpus into a directory that every --text takes.
+
+    Its token stream is that of the sources one after the other: each document, then the end-of-text
+    token. Run again, the same command makes only what is missing or damaged.
+
+    Attributes:
+        text: sources of the corpus: files, globs or directories of .txt, .jsonl, .jsonl.zst,
+            .parquet and .npy, or hf:REPO[:CONFIG]:SPLIT. A mixture with weights is several
+            corpora, each prepared by itself.
+        tokenizer: checkpoint directory whose tokenizer.json is used.
+        out: directory to make, which all nodes must be able to reach.
+        sequence_length: tokens of a block; by default the corpus is a stream that each reader cuts
+            to blocks of the length that it asks for.
+        workers: how many pieces are tokenised at once; by default one per core of the cluster. May
+            differ at every start.
+    """
+
+    text: list[str] | str
+    tokenizer: Path
+    out: Path
+    sequence_length: int | None = None
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.sequence_length is not None and self.sequence_length < 2:
+            raise UserError(
+                f"--sequence-length {self.sequence_length} leaves nothing to predict: "
+                "give at least 2"
+            )
+        if self.workers is not None and self.workers < 1:
+            raise UserError(f"--workers {self.workers}: it must be at least 1")
+
+    @property
+    def sources(self) -> list[str]:
+        """The sources as a list."""
+        return [self.text] if isinstance(self.text, str) else list(self.text)
+
+
+def prepare(config: PrepareConfig) -> Manifest:
+    """Tokenise a corpus, or go on with one that was cut off; a finished one is only checked.
+
+    Raises:
+        UserError: a source that cannot be read, no tokenizer, or a directory of something else.
+    """
+    if prepared := next(filter(is_prepared, config.sources), None):
+        raise UserError(f"{prepared} is prepared already: give it to --text as it is")
+    tokenizer = _tokenizer(config.tokenizer)
+    pieces = pieces_of(config.sources)
+    files = _files(pieces)
+    out = config.out.absolute()
+    settings = {
+        "text": config.sources,
+        "files_hash": _hash(pieces),
+        "tokenizer": str(config.tokenizer),
+        "tokenizer_hash": tokenizer.hash,
+        "end_of_text": tokenizer.end_of_text,
+    }
+    claim_run(out, settings, free=("tokenizer",))
+    with exclusive(out):
+        _remove_temporary(out)
+        records = _finished(out, len(pieces))
+        missing = [number for number in range(len(pieces)) if number not in records]
+        if missing:
+            (out / MANIFEST).unlink(missing_ok=True)
+            (out / RECORDS).mkdir(exist_ok=True)
+            with PrepareProgress(str(config.out), pieces, records) as progress:
+                for number in _tokenise(missing, pieces, config):
+                    record = read_record(out, number)
+                    if record is None:
+                        raise UserError(
+                            f"the workers' shards are not in {out}: --out must be on a file system "
+                            "that all nodes share"
+                        )
+                    records[number] = record
+                    progress.advance(number, record)
+            _remove_temporary(out)
+        ordered = [records[number] for number in range(len(pieces))]
+        manifest = Manifest(
+            text=config.sources,
+            files=files,
+            tokenizer_hash=tokenizer.hash,
+            end_of_text=tokenizer.end_of_text,
+            sequence_length=config.sequence_length,
+            documents=sum(record.documents for record in ordered),
+            tokens=sum(record.tokens for record in ordered),
+            dtype=token_type(tokenizer).name,
+            shards=[shard for record in ordered for shard in record.shards],
+        )
+        if not manifest.tokens:
+            raise UserError(f"{' '.join(config.sources)} is empty: there is no text in it")
+        manifest.save(out)
+    return manifest
+
+
+def _tokenise(
+    missing: Sequence[int], pieces: Sequence[Piece], config: PrepareConfig
+) -> Iterator[int]:
+    """Tokenise pieces on the cluster; yields the number of each when it is finished.
+
+    Raises:
+        UserError: one of them cannot be read or written.
+    """
+    import ray.data
+
+    from evo.cluster import connect
+
+    connect()
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    rows = [{"number": number, "piece": pickle.dumps(pieces[number])} for number in missing]
+    made = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        partial(_task, tokenizer=config.tokenizer.absolute(), out=config.out.absolute()),
+        compute=ray.data.TaskPoolStrategy(size=config.workers),
+        num_cpus=1,
+    )
+    for row in made.iter_rows():
+        if row["error"]:
+            raise UserError(row["error"])
+        yield row["number"]
+
+
+def _task(row: dict[str, Any], *, tokenizer: Path, out: Path) -> dict[str, Any]:
+    """One piece. What the user must put right is handed over, and raised at the driver's."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a task has one core
+    try:
+        tokenise_piece(row["number"], pickle.loads(row["piece"]), _tokenizer(tokenizer), out)
+    except UserError as error:
+        return {"number": row["number"], "error": str(error)}
+    return {"number": row["number"], "error": ""}
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(directory: Path) -> Tokenizer:
+    """A checkpoint's, loaded once in each process.
+
+    Raises:
+        UserError: there is none.
+    """
+    tokenizer = load_tokenizer(directory)
+    if tokenizer is None:
+        raise UserError(f"{directory} has no tokenizer.json: --tokenizer is a checkpoint directory")
+    return tokenizer
+
+
+def _finished(out: Path, pieces: int) -> dict[int, Record]:
+    """The pieces that need not be tokenised again: those whose shards are whole."""
+    found = {number: read_record(out, number) for number in range(pieces)}
+    records = {number: record for number, record in found.items() if record is not None}
+    wrong = damaged(out, [shard for record in records.values() for shard in record.shards])
+    for number, record in list(records.items()):
+        if any(shard.file in wrong for shard in record.shards):
+            record_path(out, number).unlink()
+            del records[number]
+    return records
+
+
+def _remove_temporary(out: Path) -> None:
+    """Remove what killed workers left half-written."""
+    for directory in (out, out / RECORDS):
+        for path in directory.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
+
+def _files(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
+    """Name and size of each file, each once, in their order."""
+    parts = {part.name: part for piece in pieces for part in piece.parts}
+    return [{"name": name, **_identity(part)} for name, part in parts.items()]
+
+
+def _identity(part: Part) -> dict[str, Any]:
+    if part.path is not None:
+        return {"bytes": part.path.stat().st_size}
+    return {"hash": part.version or part.cache_key()}
+
+
+def _hash(pieces: Sequence[Piece]) -> str:
+    """Of what is in each piece, and when each file was changed."""
+    digest = hashlib.blake2b(digest_size=8)
+    for piece in pieces:
+        for part in piece.parts:
+            changed = part.path.stat().st_mtime_ns if part.path is not None else _identity(part)
+            digest.update(json.dumps([part.name, part.start, part.stop, changed]).encode())
+    return digest.hexdigest()

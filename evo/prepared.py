@@ -1,0 +1,209 @@
+"""What `evo prepare` wrote: a corpus as token ids, read where it lies.
+
+A directory with `manifest.json` and shards (see `evo.shards`). The shards, in the manifest's order,
+are one stream of tokens: every document's, each followed by the end-of-text token. A corpus may be
+larger than the memory by any factor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from evo.errors import UserError
+from evo.files import atomic_file, cache_directory
+from evo.shards import Blocks, Shard, checksum
+from evo.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+
+RECORDS = "records"
+"""A directory of what is finished, while there is no manifest yet."""
+
+NOTICED_BYTES = 2**30
+"""So much takes seconds to check, which the user is told."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a prepared corpus consists of.
+
+    Attributes:
+        text: the sources, as they were given.
+        files: of each of their files the name and the size in bytes; of the hub's data sets a hash
+            of the names and the commit.
+        tokenizer_hash: of the tokenizer that made the token ids.
+        end_of_text: the token id after each document.
+        sequence_length: tokens of a block; None: a stream, to be cut to blocks of any length.
+        documents: how many, empty ones left out, token ids from a `.npy` not counted.
+        tokens: how many in all shards.
+        dtype: of the stored token ids.
+        shards: in the order of the stream.
+    """
+
+    text: list[str]
+    files: list[dict[str, Any]]
+    tokenizer_hash: str
+    end_of_text: int
+    sequence_length: int | None
+    documents: int
+    tokens: int
+    dtype: str
+    shards: list[Shard]
+
+    def save(self, directory: Path) -> None:
+        """Write `manifest.json`.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        blocks = self.tokens // self.sequence_length if self.sequence_length else None
+        with atomic_file(directory / MANIFEST) as temporary:
+            temporary.write_text(json.dumps(asdict(self) | {"blocks": blocks}, indent=1) + "\n")
+
+    @staticmethod
+    def load(directory: Path) -> Manifest:
+        """Read `manifest.json`.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        path = directory / MANIFEST
+        try:
+            content = json.loads(path.read_bytes())
+            content["shards"] = [Shard(**shard) for shard in content["shards"]]
+            return Manifest(**{one.name: content[one.name] for one in fields(Manifest)})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is no manifest of `evo prepare`: {error!r}") from error
+
+
+def is_prepared(source: str) -> bool:
+    """Whether a source is a directory of `evo prepare`, finished or not."""
+    if source.startswith(("stdlib:", "hf:")):
+        return False
+    return (Path(source) / MANIFEST).is_file() or (Path(source) / RECORDS).is_dir()
+
+
+def open_blocks(
+    source: str, *, tokenizer: Tokenizer | None, vocabulary: int, sequence_length: int
+) -> Blocks:
+    """The blocks of a prepared corpus, once its shards' checksums have been found right.
+
+    Args:
+        source: the directory.
+        tokenizer: of the model that will read it.
+        vocabulary: token ids must be below it.
+        sequence_length: tokens of a block; of a corpus that was prepared in blocks, the most that
+            these may have.
+
+    Raises:
+        UserError: it is not finished, of another tokenizer or of other blocks than can be used, or
+            a shard is missing or damaged.
+    """
+    directory = Path(source)
+    if not (directory / MANIFEST).is_file():
+        raise UserError(f"{source} is not finished: run the same `evo prepare` again")
+    manifest = Manifest.load(directory)
+    made_by = (manifest.tokenizer_hash, manifest.end_of_text)
+    if tokenizer is not None and made_by != (tokenizer.hash, tokenizer.end_of_text):
+        raise UserError(
+            f"{source} was prepared with another tokenizer than the model's: give `evo prepare` "
+            "the model's own directory as --tokenizer"
+        )
+    largest = max((shard.largest for shard in manifest.shards), default=0)
+    if largest >= vocabulary:
+        raise UserError(
+            f"{source} has token id {largest}, but the model's vocabulary ends at {vocabulary - 1}"
+        )
+    length = manifest.sequence_length or sequence_length
+    if length > sequence_length:
+        raise UserError(
+            f"{source} has blocks of {length} tokens, more than the sequence length of "
+            f"{sequence_length}"
+        )
+    if manifest.tokens < length:
+        raise UserError(
+            f"{source} is too short: {manifest.tokens} tokens, less than one block of {length}"
+        )
+    check(directory, manifest.shards)
+    return Blocks(directory.absolute(), manifest.shards, length)
+
+
+def check(directory: Path, shards: Sequence[Shard]) -> None:
+    """Compare shards with their checksums.
+
+    Raises:
+        UserError: one is missing or damaged.
+    """
+    wrong = damaged(directory, shards)
+    if not wrong:
+        return
+    file, what = next(iter(wrong.items()))
+    others = f", and so are {len(wrong) - 1} others" if len(wrong) > 1 else ""
+    raise UserError(
+        f"{directory / file} is {what}{others}: run the same `evo prepare` again, which makes "
+        "just those anew"
+    )
+
+
+def damaged(directory: Path, shards: Sequence[Shard]) -> dict[str, str]:
+    """The shards that are `missing` or `damaged`, by the names of their files.
+
+    A file of the same size and time of change as when it was last found right is not read again;
+    that is kept in the cache directory. Else several are read at once.
+    """
+    known_file = _known_file(directory)
+    known: dict[str, Any] = _read(known_file)
+    stamps: dict[str, list[Any]] = {}
+    wrong: dict[str, str] = {}
+    for shard in shards:
+        try:
+            status = (directory / shard.file).stat()
+        except FileNotFoundError:
+            wrong[shard.file] = "missing"
+            continue
+        stamps[shard.file] = [shard.checksum, status.st_size, status.st_mtime_ns]
+        if status.st_size != shard.bytes:
+            wrong[shard.file] = "damaged"
+    unknown = [
+        shard
+        for shard in shards
+        if shard.file not in wrong and known.get(shard.file) != stamps[shard.file]
+    ]
+    if not unknown:
+        return wrong
+    total = sum(shard.bytes for shard in unknown)
+    if total > NOTICED_BYTES:
+        logger.info("checking %d shards of %s, %.1f GB", len(unknown), directory, total / 1e9)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        found = pool.map(lambda shard: checksum(directory / shard.file), unknown)
+        for shard, content in zip(unknown, found, strict=True):
+            if content != shard.checksum:
+                wrong[shard.file] = "damaged"
+    right = {name: stamp for name, stamp in stamps.items() if name not in wrong}
+    with atomic_file(known_file) as temporary:
+        temporary.write_text(json.dumps(right))
+    return wrong
+
+
+def _known_file(directory: Path) -> Path:
+    name = hashlib.blake2b(str(directory.resolve()).encode(), digest_size=8).hexdigest()
+    return cache_directory() / "checked" / f"{name}.json"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What was found right before; nothing where that is lost or damaged."""
+    try:
+        known = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}

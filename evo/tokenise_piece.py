@@ -1,0 +1,132 @@
+"""A piece of a corpus to shards of token ids: one worker's part of `evo prepare`. Knows no Ray."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evo.errors import UserError
+from evo.files import atomic_file
+from evo.pieces import Piece
+from evo.prepared import RECORDS
+from evo.shards import Shard, write_shard
+from evo.sources import Part
+from evo.text import npy_tokens, tokenise
+from evo.tokenizer import Tokenizer
+
+SHARD_TOKENS = 2**25
+"""A piece of more tokens than this becomes several shards: so many are held in memory."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What came of a piece.
+
+    Attributes:
+        documents: how many, empty ones left out.
+        shards: in their order; none where there is no text.
+    """
+
+    documents: int
+    shards: list[Shard]
+
+    @property
+    def tokens(self) -> int:
+        """In all shards."""
+        return sum(shard.tokens for shard in self.shards)
+
+
+def token_type(tokenizer: Tokenizer) -> np.dtype[Any]:
+    """The smallest type for all token ids, of two or four bytes."""
+    return np.dtype(np.uint16 if tokenizer.vocabulary <= 2**16 else np.int32)
+
+
+def tokenise_piece(number: int, piece: Piece, tokenizer: Tokenizer, directory: Path) -> Record:
+    """Tokenise a piece, write its shards, then the record that says that it is finished.
+
+    Args:
+        number: of the piece, which its files are named after.
+        piece: what to read.
+        tokenizer: of the token ids.
+        directory: of the corpus.
+
+    Raises:
+        UserError: the piece cannot be read, or a shard cannot be written.
+    """
+    documents = 0
+
+    def counted(part: Part) -> Iterator[str]:
+        nonlocal documents
+        for document in part.documents():
+            documents += bool(document)
+            yield document
+
+    def tokens() -> Iterator[NDArray[Any]]:
+        for part in piece.parts:
+            if part.kind == ".npy":
+                yield from _known(npy_tokens(part), part, tokenizer)
+            else:
+                yield from tokenise(counted(part), tokenizer)
+
+    shards: list[Shard] = []
+    held = np.empty(SHARD_TOKENS, token_type(tokenizer))
+    count = 0
+    for some in tokens():
+        while len(some):
+            taken = min(len(some), SHARD_TOKENS - count)
+            held[count : count + taken] = some[:taken]
+            some, count = some[taken:], count + taken
+            if count == SHARD_TOKENS:
+                shards.append(write_shard(_path(directory, number, len(shards)), held))
+                count = 0
+    if count:
+        shards.append(write_shard(_path(directory, number, len(shards)), held[:count]))
+    record = Record(documents, shards)
+    with atomic_file(record_path(directory, number)) as temporary:
+        temporary.write_text(json.dumps(asdict(record)))
+    return record
+
+
+def record_path(directory: Path, number: int) -> Path:
+    """Of a piece's record."""
+    return directory / RECORDS / f"{number:05d}.json"
+
+
+def read_record(directory: Path, number: int) -> Record | None:
+    """What came of a piece; None where it is not finished.
+
+    Raises:
+        UserError: the record is damaged.
+    """
+    path = record_path(directory, number)
+    try:
+        content = json.loads(path.read_bytes())
+        return Record(content["documents"], [Shard(**shard) for shard in content["shards"]])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: delete it, and prepare again") from error
+
+
+def _path(directory: Path, number: int, shard: int) -> Path:
+    return directory / (f"{number:05d}-{shard}.arrow" if shard else f"{number:05d}.arrow")
+
+
+def _known(
+    pieces: Iterator[NDArray[Any]], part: Part, tokenizer: Tokenizer
+) -> Iterator[NDArray[Any]]:
+    """Token ids from a file, once they are found to be the tokenizer's."""
+    for tokens in pieces:
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= tokenizer.vocabulary:
+            raise UserError(
+                f"{part.name} has token id {low if low < 0 else high}, but the tokenizer's end at "
+                f"{tokenizer.vocabulary - 1}"
+            )
+        yield tokens
