@@ -23,15 +23,22 @@ import yaml
 from evo import checkpoint
 from evo.cluster import connect
 from evo.errors import UserError
+from evo.prepared import Manifest
+from evo.shards import write_shard
+from evo.tokenizer import Tokenizer
 from tests import tiny_checkpoints
+from tests.bpe import write_tokenizer
+from tests.corpora import random_documents, stream, write_jsonl
 from training import log
+from training.data import Extent, Sampler
 from training.evaluate import evaluate
+from training.feed import digest
 from training.flops import training_flops
 from training.plan import LossSettings, Plan, default_batch_tokens, default_learning_rate
 from training.pretrain import PretrainConfig, pretrain
 
 STEPS, BATCH, LENGTH = 20, 6, 17
-TIMES = {"seconds", "tokens_per_second"}
+TIMES = {"seconds", "tokens_per_second", "data_seconds"}
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +101,7 @@ def test_the_log_and_the_result(config: PretrainConfig, whole: dict[str, Any]) -
     rows = log.rows(config.out)
     assert [row["step"] for row in rows] == list(range(STEPS + 1))
     assert rows[-1]["tokens"] == config.tokens
+    assert all(0 <= row["data_seconds"] <= row["seconds"] for row in rows[1:])
     validated = [row["step"] for row in rows if "validation_perplexity" in row]
     assert validated == [0, 8, 16, STEPS]
     assert rows[-1]["validation_perplexity"] < 0.5 * rows[0]["validation_perplexity"]
@@ -112,17 +120,17 @@ def test_the_first_loss_and_step_equal_plain_pytorch(
     config: PretrainConfig, whole: dict[str, Any]
 ) -> None:
     """AdamW on cross-entropy over the same batches, written the usual way."""
-    from training.data import batch_of_step
-
     blocks = np.load(config.text)
+    sampler = Sampler(BATCH, (Extent(len(blocks)),), (1.0,), 0)
     model = checkpoint.load(config.model).model().train()
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() == 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
     for row in log.rows(config.out)[1:]:
-        batch = batch_of_step(row["step"] - 1, batch=BATCH, blocks=len(blocks), seed=0)
+        batch = sampler.step(row["step"] - 1).blocks
         tokens = torch.from_numpy(blocks[batch].astype(np.int64))
+        assert row["blocks"] == f"{digest(tokens.numpy()) % 2**64:016x}"
         logits = model(tokens[:, :-1])
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
         assert row["loss"] == pytest.approx(loss.item(), rel=1e-4)
@@ -172,6 +180,75 @@ def test_a_killed_driver_goes_on_at_the_next_step(
     assert not (other.out / "summary.json").exists()
     pretrain(other)
     assert_same_run(config.out, other.out)
+
+
+def test_a_mixture_of_a_prepared_corpus_and_a_stream(
+    config: PretrainConfig, tmp_path: Path
+) -> None:
+    """On two workers, one of them killed: no step's blocks are skipped or read twice."""
+    model = tiny_checkpoints.neox(tmp_path / "model", padded=320, vocabulary=300)
+    write_tokenizer(model)
+    tokenizer = Tokenizer(model)
+    (tmp_path / "streamed").mkdir()
+    texts = [random_documents(80, seed, most=30) for seed in range(3)]
+    for number, some in enumerate(texts):
+        write_jsonl(tmp_path / "streamed" / f"train-{number}.jsonl", some)
+    prepared = stream(random_documents(80, seed=7), tokenizer)
+    (tmp_path / "prepared").mkdir()
+    shards = [
+        write_shard(tmp_path / "prepared" / f"{n}.arrow", part)
+        for n, part in enumerate(np.array_split(prepared.astype(np.uint16), 3))
+    ]
+    made_by = (tokenizer.hash, tokenizer.end_of_text)
+    manifest = Manifest(["text"], [], *made_by, None, 80, len(prepared), "uint16", shards)
+    manifest.save(tmp_path / "prepared")
+    mixed = replace(
+        config,
+        model=model,
+        text=[str(tmp_path / "prepared"), f"hf:{tmp_path / 'streamed'}:train"],
+        text_weights=[3.0, 1.0],
+        shuffle_tokens=7 * LENGTH,
+        sequence_length=LENGTH,
+        validation_text=None,
+        out=tmp_path / "run",
+        workers=2,
+        log_blocks=True,
+    )
+    killer = kill_when_logged(mixed.out, 6, "ray::RayTrainWorker")
+    pretrain(mixed)
+    assert not killer.is_alive()
+
+    streamed = np.tile(stream([text for some in texts for text in some], tokenizer), 3)
+    contents = [
+        tokens[: len(tokens) // LENGTH * LENGTH].reshape(-1, LENGTH)
+        for tokens in (prepared, streamed)
+    ]
+    rows = log.rows(mixed.out)[1:]
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    for row in rows:
+        blocks = np.array([contents[source][block] for source, block in row["block_ids"]])
+        assert row["blocks"] == f"{digest(blocks.astype(np.int64)) % 2**64:016x}"
+    sampler = Sampler(BATCH, (Extent(len(contents[0])), Extent(7, is_stream=True)), (0.75, 0.25), 0)
+    for row in rows:
+        batch = sampler.step(row["step"] - 1)
+        pairs = zip(batch.sources.tolist(), batch.blocks.tolist(), strict=True)
+        assert row["block_ids"] == [list(pair) for pair in pairs]
+    ids = [tuple(pair) for row in rows for pair in row["block_ids"]]
+    assert len(ids) == STEPS * BATCH
+    assert len(set(ids)) == len(ids)  # less than an epoch
+    assert sum(source for source, _ in ids) == STEPS * BATCH // 4
+    assert (mixed.out / "stream-1.jsonl").is_file()
+
+
+def test_a_missing_shard_is_named_before_anything_starts(
+    config: PretrainConfig, tmp_path: Path
+) -> None:
+    shard = write_shard(tmp_path / "00000.arrow", np.arange(500, dtype=np.uint16) % 60)
+    Manifest(["a"], [], "", 0, None, 1, 500, "uint16", [shard]).save(tmp_path)
+    (tmp_path / "00000.arrow").unlink()
+    with pytest.raises(UserError, match=r"00000\.arrow is missing"):
+        pretrain(replace(config, text=str(tmp_path), out=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_distillation_of_tied_weights(config: PretrainConfig, whole: dict[str, Any]) -> None:
@@ -234,6 +311,8 @@ def test_a_loss_that_is_not_finite(config: PretrainConfig) -> None:
         ({"gpus_per_worker": 2.0}, "--gpus-per-worker 2"),
         ({"warmup": 1.0}, "--warmup 1.0"),
         ({"text": "stdlib:train"}, "no tokenizer"),
+        ({"text_weights": [1.0, 2.0]}, "one for each of the 1"),
+        ({"shuffle_tokens": 0}, "--shuffle-tokens 0"),
         ({"model": Path("nowhere")}, "no directory"),
         ({"teacher": Path("nowhere")}, "no directory"),
     ],

@@ -16,7 +16,14 @@ from training.initialise import initialise
 VOCABULARY = 60
 
 
-def neox(directory: Path, *, padded: int = 64, channels: int = 32, seed: int = 0) -> Path:
+def neox(
+    directory: Path,
+    *,
+    vocabulary: int = VOCABULARY,
+    padded: int = 64,
+    channels: int = 32,
+    seed: int = 0,
+) -> Path:
     """A GPT-NeoX checkpoint with random weights and no tokenizer."""
     config = Config(
         name="tiny-neox",
@@ -25,7 +32,7 @@ def neox(directory: Path, *, padded: int = 64, channels: int = 32, seed: int = 0
         n_head=4,
         intermediate_size=2 * channels,
         block_size=32,
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         padded_vocab_size=padded,
         rotary_percentage=0.25,
     )

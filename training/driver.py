@@ -15,10 +15,13 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from evo.cluster import connect
 from evo.errors import UserError
 from training import log
+from training.data import Sampler
 from training.loop import train
 from training.plan import Plan
 from training.progress import show_progress
 from training.run_directory import CHECKPOINTS
+from training.stream import StreamedBlocks, StreamedText
+from training.text import Source, TrainingText
 from training.worker import Job
 
 MOST_FAILURES = 4
@@ -32,13 +35,14 @@ def fit(
     name: str,
     student: Path,
     teacher: Path | None,
-    text: NDArray[Any],
+    text: TrainingText,
     validation: NDArray[Any] | None,
     origin: dict[str, Any],
     checkpoint_every: int,
     workers: int,
     gpus_per_worker: float,
     threads: int | None,
+    log_blocks: bool,
 ) -> None:
     """Train to the end of a plan, from the last checkpoint in the run directory if there is one.
 
@@ -48,13 +52,14 @@ def fit(
         name: of the run at Ray Train, which goes on with the checkpoints of the same name.
         student: checkpoint directory of what is trained.
         teacher: the one of what it is distilled from.
-        text: token blocks, shape [N, T].
+        text: to train on.
         validation: those of the validation text.
         origin: for the result's `subnet.json`.
         checkpoint_every: steps from one checkpoint to the next.
         workers: how many train in parallel.
         gpus_per_worker: share of a GPU, 0 for the CPU.
         threads: of a worker on the CPU; by default the cores divided by the workers.
+        log_blocks: whether each row of the log lists the step's blocks.
 
     Raises:
         UserError: the loss is not finite, the memory or the disk is full.
@@ -66,11 +71,18 @@ def fit(
         run=run,
         model=student,
         teacher=teacher,
-        text=ray.put(text),
+        sampler=Sampler(
+            plan.batch,
+            tuple(source.extent for source in text.sources),
+            text.shares,
+            plan.seed,
+        ),
+        text=tuple(_handle(source, number, run) for number, source in enumerate(text.sources)),
         validation=None if validation is None else ray.put(validation),
         origin=origin,
         checkpoint_every=checkpoint_every,
         threads=threads or max(1, len(os.sched_getaffinity(0)) // workers),
+        log_blocks=log_blocks,
     )
     resources = {"CPU": min(1.0, cores / workers), "GPU": gpus_per_worker}
     scaling = ScalingConfig(
@@ -86,6 +98,13 @@ def fit(
     finally:
         finished.set()
         progress.join()
+
+
+def _handle(source: Source, number: int, run: Path) -> Any:
+    """What a worker gets a source's blocks from."""
+    if isinstance(source.blocks, StreamedText):
+        return StreamedBlocks(source.blocks, run / f"stream-{number}.jsonl")
+    return ray.put(source.blocks)
 
 
 def _fit_again_while_workers_die(job: Job, scaling: ScalingConfig, name: str) -> None:

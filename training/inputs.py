@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from evo import checkpoint
 from evo.checkpoint import Checkpoint
 from evo.errors import UserError
-from evo.text import SAMPLED_TOKENS, Text, load_text, sequence_length_of
+from evo.text import Text, load_text, sequence_length_of
+from training.text import TrainingText, open_training_text
 
 
 @dataclass(frozen=True)
@@ -24,20 +26,22 @@ class Inputs:
 
     student: Checkpoint
     teacher: Checkpoint | None
-    text: Text
+    text: TrainingText
     validation: Text | None
 
     @property
     def sequence_length(self) -> int:
         """Tokens of a block."""
-        return self.text.blocks.shape[1]
+        return self.text.sequence_length
 
 
 def read_inputs(
     *,
     model: Path,
     teacher: Path | None,
-    text: str,
+    text: Sequence[str],
+    text_weights: Sequence[float] | None,
+    shuffle_tokens: int,
     tokens: int,
     validation_text: str | None,
     validation_tokens: int,
@@ -48,7 +52,9 @@ def read_inputs(
     Args:
         model: checkpoint directory of what is trained.
         teacher: the one of what it is distilled from.
-        text: source of the training text.
+        text: sources of the training text.
+        text_weights: how much each counts; None: by tokens.
+        shuffle_tokens: of the window within which a stream is shuffled.
         tokens: how many the run needs; a shorter text is repeated.
         validation_text: source of the validation text.
         validation_tokens: how many of it to use, but at least one block.
@@ -67,21 +73,25 @@ def read_inputs(
         _check_teacher(student, taught_by, length)
         vocabulary = min(vocabulary, taught_by.vocabulary)
 
-    def read(source: str, most: int) -> Text:
-        return load_text(
-            source,
+    validation = None
+    if validation_text is not None:
+        validation = load_text(
+            validation_text,
             tokenizer=student.tokenizer,
             vocabulary=vocabulary,
             sequence_length=length,
-            max_tokens=most,
+            max_tokens=max(length, validation_tokens),
         )
-
-    validation = None
-    if validation_text is not None:
-        validation = read(validation_text, max(length, validation_tokens))
-    # A short run, too, draws from all of the text; only a stream from the hub may have no end.
-    most = tokens if text.startswith("hf:") else max(tokens, SAMPLED_TOKENS)
-    return Inputs(student, taught_by, read(text, most), validation)
+    training = open_training_text(
+        text,
+        text_weights,
+        student=student,
+        vocabulary=vocabulary,
+        sequence_length=length,
+        tokens=tokens,
+        shuffle_tokens=shuffle_tokens,
+    )
+    return Inputs(student, taught_by, training, validation)
 
 
 def _check_teacher(student: Checkpoint, teacher: Checkpoint, sequence_length: int) -> None:

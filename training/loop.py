@@ -19,7 +19,7 @@ from evo.errors import UserError
 from evo.model import hidden_states
 from evo.nll import summed_nll
 from training import log
-from training.data import batch_of_step, share_of_rank
+from training.feed import Feed, Portion
 from training.losses import Head, head_of
 from training.state import commit, resume, save_result
 from training.worker import Job, Worker, start_worker
@@ -49,7 +49,6 @@ def train(job: Job) -> None:
 def _run(worker: Worker) -> None:
     """All steps that are left, each with its line in the log."""
     job, plan = worker.job, worker.plan
-    text = ray.get(job.text)
     validation = np.empty((0, 0), np.int32) if job.validation is None else ray.get(job.validation)
     if worker.rank == 0:
         log.cut_back(job.run, worker.step if worker.step else -1)
@@ -59,9 +58,16 @@ def _run(worker: Worker) -> None:
             row["validation_perplexity"] = _validation_perplexity(worker, validation)
         if worker.rank == 0:
             log.append(job.run, row)
+    with _feed(worker) as portions:
+        _steps(worker, portions, validation)
+
+
+def _steps(worker: Worker, portions: Iterator[Portion], validation: Blocks) -> None:
+    job, plan = worker.job, worker.plan
     while worker.step < plan.steps:
         began = time.perf_counter()
-        row = _train_step(worker, text)
+        portion = next(portions)
+        row = _train_step(worker, portion.rows)
         if not math.isfinite(row["loss"]):
             raise UserError(
                 f"the loss is {row['loss']} at step {worker.step}: give a lower --learning-rate, "
@@ -71,23 +77,45 @@ def _run(worker: Worker) -> None:
         if plan.validates_after(worker.step):
             row["validation_perplexity"] = _validation_perplexity(worker, validation)
         row["seconds"] = round(worker.elapsed(), 3)
+        row["data_seconds"] = round(portion.waited, 6)
+        row |= _blocks(worker, portion)
         if worker.rank == 0:
             log.append(job.run, row)
         if worker.step % job.checkpoint_every == 0 or worker.step == plan.steps:
             commit(worker)
 
 
-def _train_step(worker: Worker, text: Blocks) -> dict[str, Any]:
+def _feed(worker: Worker) -> Feed:
+    """What reads this worker's part of the text, from its next step on."""
+    texts = [ray.get(one) if isinstance(one, ray.ObjectRef) else one for one in worker.job.text]
+    return Feed(
+        worker.job.sampler,
+        texts,
+        rank=worker.rank,
+        workers=worker.workers,
+        steps=range(worker.step, worker.plan.steps),
+    )
+
+
+def _blocks(worker: Worker, portion: Portion) -> dict[str, Any]:
+    """For the log: which blocks all workers together had, told from what they read."""
+    digests = worker.sum_over_workers(torch.tensor([portion.digest]))
+    found: dict[str, Any] = {"blocks": f"{digests.item() % 2**64:016x}"}
+    if worker.job.log_blocks:
+        batch = portion.batch
+        found["block_ids"] = np.stack([batch.sources, batch.blocks], axis=1).tolist()
+    return found
+
+
+def _train_step(worker: Worker, blocks: NDArray[np.int64]) -> dict[str, Any]:
     """Take one optimiser step; the row of the log, whose losses are means per target token."""
     plan = worker.plan
-    batch = batch_of_step(worker.step, batch=plan.batch, blocks=len(text), seed=plan.seed)
-    share = share_of_rank(batch, worker.rank, worker.workers)
     # DistributedDataParallel takes the mean over workers; what is wanted is the sum.
-    targets = plan.batch * (text.shape[1] - 1)
+    targets = plan.batch * (blocks.shape[1] - 1)
     scale = worker.workers / targets
     sums = torch.zeros(3, dtype=torch.float64)
-    for rows, is_last in _micro_batches(text[share], plan.micro_batch):
-        tokens = torch.from_numpy(rows.astype(np.int64)).to(worker.device)
+    for rows, is_last in _micro_batches(blocks, plan.micro_batch):
+        tokens = torch.from_numpy(rows).to(worker.device)
         with nullcontext() if is_last else _no_sync(worker.student):
             with worker.autocast():
                 losses = worker.student(tokens, *_teacher_view(worker, tokens))
@@ -127,14 +155,13 @@ def _teacher_view(worker: Worker, tokens: Tensor) -> tuple[Tensor | None, Head |
         return hidden_states(worker.teacher, tokens[:, :-1]), head_of(worker.teacher)
 
 
-def _micro_batches(rows: Blocks, size: int) -> Iterator[tuple[Blocks, bool]]:
+def _micro_batches(rows: NDArray[np.int64], size: int) -> Iterator[tuple[NDArray[np.int64], bool]]:
     for start in range(0, len(rows), size):
         yield rows[start : start + size], start + size >= len(rows)
 
 
 def _validation_perplexity(worker: Worker, blocks: Blocks) -> float:
-    indices = np.arange(len(blocks))
-    share = blocks[share_of_rank(indices, worker.rank, worker.workers)]
+    share = blocks[worker.rank :: worker.workers]
     with worker.autocast():
         nll = summed_nll(worker.model, share, micro_batch=worker.plan.micro_batch).sum()
     total = worker.sum_over_workers(torch.tensor([nll], dtype=torch.float64))

@@ -20,10 +20,15 @@ class PretrainConfig:
 
     Attributes:
         model: checkpoint directory of the network to train.
-        text: source of the training text; shorter than `tokens`, it is repeated in epochs, each
-            in an order of its own.
+        text: sources of the training text; one that is too short is repeated in epochs, each in
+            an order of its own. Data sets of the hub, and files of more than 1 GiB, are read as
+            streams; a directory of `evo prepare` may be of any size.
         tokens: train on at least so many tokens; the last batch is whole.
         out: run directory. Started again with the same settings, a run goes on where it was.
+        text_weights: how much each source of a mixed text counts; by default by its tokens.
+        shuffle_tokens: a stream is shuffled in windows of so many tokens, of which each node of the
+            cluster holds three in memory.
+        log_blocks: whether to log which blocks each step had, and not only their hash.
         init: start from the checkpoint's weights, or from random ones in its shape.
         teacher: checkpoint directory to distil from; none: cross-entropy alone.
         alpha: weight of the cross-entropy, where there is a teacher.
@@ -53,9 +58,11 @@ class PretrainConfig:
     """
 
     model: Path
-    text: str
+    text: list[str] | str
     tokens: int
     out: Path
+    text_weights: list[float] | None = None
+    shuffle_tokens: int = 2**23
     init: Literal["weights", "random"] = "weights"
     teacher: Path | None = None
     alpha: float = 0.2
@@ -77,6 +84,7 @@ class PretrainConfig:
     warmup: float = 0.02
     weight_decay: float = 0.1
     gradient_clip: float = 1.0
+    log_blocks: bool = False
 
     def __post_init__(self) -> None:
         for name in (
@@ -91,6 +99,7 @@ class PretrainConfig:
             "threads",
             "temperature",
             "gradient_clip",
+            "shuffle_tokens",
         ):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -112,6 +121,11 @@ class PretrainConfig:
             raise UserError(
                 f"--gpus-per-worker {self.gpus_per_worker}: a worker uses one GPU or a share of one"
             )
+
+    @property
+    def sources(self) -> list[str]:
+        """The sources of the training text as a list."""
+        return [self.text] if isinstance(self.text, str) else list(self.text)
 
 
 def _flag(name: str) -> str:
@@ -139,7 +153,9 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     inputs = read_inputs(
         model=config.model,
         teacher=config.teacher,
-        text=config.text,
+        text=config.sources,
+        text_weights=config.text_weights,
+        shuffle_tokens=config.shuffle_tokens,
         tokens=config.tokens,
         validation_text=config.validation_text,
         validation_tokens=config.validation_tokens or max(2**12, config.tokens // 50),
@@ -164,13 +180,14 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         name=settings_hash(settings),
         student=inputs.student.path.absolute(),
         teacher=None if inputs.teacher is None else inputs.teacher.path.absolute(),
-        text=inputs.text.blocks,
+        text=inputs.text,
         validation=None if inputs.validation is None else inputs.validation.blocks,
         origin=_origin(inputs.student.path, settings),
         checkpoint_every=config.checkpoint_every or min(1000, max(1, plan.steps // 10)),
         workers=workers,
         gpus_per_worker=gpus_per_worker,
         threads=config.threads,
+        log_blocks=config.log_blocks,
     )
     return _finish(run, settings)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from evo import checkpoint
 from training.attention import use_float32_attention
+from training.data import Sampler
 from training.initialise import initialise
 from training.plan import Plan
 from training.student import Student
@@ -33,22 +34,26 @@ class Job:
         run: the run directory, absolute, on a file system that all workers share.
         model: the checkpoint directory of what is trained.
         teacher: the one of what it is distilled from.
-        text: an object reference to token blocks, shape [N, T].
+        sampler: says which blocks each step has.
+        text: of each source, an object reference to its blocks, or what reads them as a stream.
         validation: one to those of the validation text.
         origin: for `subnet.json` of the result.
         checkpoint_every: steps from one checkpoint to the next.
         threads: of a worker on the CPU.
+        log_blocks: whether each row of the log lists the step's blocks.
     """
 
     plan: Plan
     run: Path
     model: Path
     teacher: Path | None
-    text: Any
+    sampler: Sampler
+    text: tuple[Any, ...]
     validation: Any
     origin: dict[str, Any]
     checkpoint_every: int
     threads: int
+    log_blocks: bool
 
 
 @dataclass
@@ -95,7 +100,7 @@ class Worker:
         return self.seconds + time.perf_counter() - self.started
 
     def sum_over_workers(self, values: Tensor) -> Tensor:
-        """The sum of a float64 tensor over all workers."""
+        """The sum of a tensor over all workers."""
         if self.workers > 1:
             values = values.to(self.device)
             torch.distributed.all_reduce(values)

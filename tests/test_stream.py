@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evo import pieces
+from evo.cluster import connect
+from evo.errors import UserError
+from evo.sources import documents
+from evo.tokenizer import Tokenizer
+from tests.bpe import write_tokenizer
+from tests.corpora import stream, write_jsonl, write_mixed
+from training.stream import (
+    BlockStream,
+    Place,
+    StreamedBlocks,
+    StreamedText,
+    WindowReader,
+    parts_of,
+)
+
+LENGTH = 16
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tokenizer(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 1500)
+    write_mixed(tmp_path / "corpus")
+    np.save(tmp_path / "corpus" / "z.npy", np.arange(50))
+    return str(tmp_path / "corpus")
+
+
+@pytest.fixture
+def expected(corpus: str, model: Path) -> np.ndarray:
+    """The blocks of three times the text without an end."""
+    once = np.concatenate([stream(list(documents_of(corpus)), Tokenizer(model)), np.arange(50)])
+    thrice = np.tile(once, 3)
+    return thrice[: len(thrice) // LENGTH * LENGTH].reshape(-1, LENGTH)
+
+
+def documents_of(corpus: str) -> list[str]:
+    names = sorted(path for path in Path(corpus).rglob("*") if path.suffix not in (".npy", ".md"))
+    return [text for name in names if name.is_file() for text in documents(str(name))]
+
+
+def streamed(corpus: str, model: Path, window: int = 10, vocabulary: int = 300) -> StreamedText:
+    return StreamedText(corpus, parts_of(corpus), model, vocabulary, LENGTH, window)
+
+
+def test_blocks_come_in_order_and_again(corpus: str, model: Path, expected: np.ndarray) -> None:
+    read = BlockStream(parts_of(corpus), Tokenizer(model), LENGTH)
+    counts = [1, 7, 0, len(expected) - 8]
+    assert np.array_equal(np.concatenate([read.read(n) for n in counts]), expected)
+
+
+def test_it_goes_on_at_any_block(corpus: str, model: Path, expected: np.ndarray) -> None:
+    first = BlockStream(parts_of(corpus), Tokenizer(model), LENGTH)
+    for number in range(0, len(expected) - 3, 11):
+        again = BlockStream(parts_of(corpus), Tokenizer(model), LENGTH, first.place)
+        assert np.array_equal(again.read(3), expected[number : number + 3])
+        first.read(11)
+
+
+def test_text_without_any_ends(tmp_path: Path, model: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", ["", ""])
+    with pytest.raises(UserError, match="is empty"):
+        BlockStream(parts_of(str(tmp_path / "a.jsonl")), Tokenizer(model), LENGTH)
+
+
+def test_windows_can_be_read_in_any_order_by_any_reader(
+    corpus: str, model: Path, expected: np.ndarray, tmp_path: Path
+) -> None:
+    text, places = streamed(corpus, model), tmp_path / "places.jsonl"
+    reader = WindowReader(text, places)
+    for number in (0, 1, 0, 6, 2, 9):
+        window = expected[10 * number : 10 * number + 10]
+        assert np.array_equal(reader.window(number), window)
+    known = places.read_text().splitlines()
+    assert len(known) == 10
+    with places.open("a") as file:
+        file.write("[11, 3, 2")  # cut off
+    again = WindowReader(text, places)
+    assert np.array_equal(again.window(8), expected[80:90])
+    assert again._next == 9  # it read nothing before that
+    assert np.array_equal(again.window(11), expected[110:120])
+
+
+def test_token_ids_beyond_the_vocabulary(corpus: str, model: Path, tmp_path: Path) -> None:
+    reader = WindowReader(streamed(corpus, model, vocabulary=200), tmp_path / "places.jsonl")
+    with pytest.raises(UserError, match="but the model's vocabulary ends at 199"):
+        reader.window(0)
+
+
+def test_blocks_are_read_by_another_process(
+    corpus: str, model: Path, expected: np.ndarray, tmp_path: Path
+) -> None:
+    connect()
+    blocks = StreamedBlocks(streamed(corpus, model), tmp_path / "places.jsonl")
+    for start in (0, 5, 12, 30, 31):
+        numbers = np.random.default_rng(start).permutation(np.arange(start, start + 9))
+        assert np.array_equal(blocks[numbers], expected[numbers])
+    assert set(blocks._asked) == {3, 4}
+    assert Place() == Place(0, 0, 0)

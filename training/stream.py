@@ -1,0 +1,242 @@
+"""A text that is read while it is trained on: its blocks in order, in windows.
+
+For what is not worth preparing, or fits on no disk. A window, some thousands of blocks, is what is
+shuffled; so all that training needs to know of a stream is the number of a window. One actor reads
+for all workers, the next window while they train on one. Where each window begins in the text is
+written down: after a crash, reading goes on there, at the cost of reading some 64 MiB of text, or
+one file of the hub, up to that place again, without tokenising it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from evo.errors import UserError
+from evo.pieces import pieces_of
+from evo.sources import Part
+from evo.text import Tokens, batches_of, npy_tokens
+from evo.tokenizer import Tokenizer, load_tokenizer
+
+KEPT_WINDOWS = 3
+"""Workers ask for the same windows, but not at the same moment."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a text a block begins.
+
+    Attributes:
+        part: number of the part.
+        document: number in the part, empty ones counted; of a `.npy`, of a stretch of token ids.
+        token: number in the document.
+    """
+
+    part: int = 0
+    document: int = 0
+    token: int = 0
+
+
+class BlockStream:
+    """The blocks of a text in their order; after its end, from its beginning again.
+
+    Args:
+        parts: of the text.
+        tokenizer: not needed for `.npy`.
+        length: tokens of a block.
+        place: where to begin.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        tokenizer: Tokenizer | None,
+        length: int,
+        place: Place = Place(),
+    ) -> None:
+        self._length = length
+        self._parts, self._tokenizer = parts, tokenizer
+        self._documents = self._from(place)
+        self._part, self._document, self._tokens = next(self._documents)
+        self._token = place.token
+
+    @property
+    def place(self) -> Place:
+        """Where the next block begins."""
+        return Place(self._part, self._document, self._token)
+
+    def read(self, count: int) -> Tokens:
+        """The next blocks, shape [count, T].
+
+        Raises:
+            UserError: the text cannot be read.
+        """
+        stream = np.empty(count * self._length, np.int32)
+        filled = 0
+        while filled < len(stream):
+            if self._token == len(self._tokens):
+                self._part, self._document, self._tokens = next(self._documents)
+                self._token = 0
+            some = self._tokens[self._token : self._token + len(stream) - filled]
+            stream[filled : filled + len(some)] = some
+            filled, self._token = filled + len(some), self._token + len(some)
+        return stream.reshape(count, self._length)
+
+    def _from(self, place: Place) -> Iterator[tuple[int, int, NDArray[Any]]]:
+        """Numbers of part and document, and the document's tokens."""
+        number, first = place.part, place.document
+        without_text = 0
+        while without_text <= len(self._parts):
+            without_text += 1
+            for document, tokens in self._part_from(self._parts[number], first):
+                without_text = 0
+                yield number, document, tokens
+            number, first = (number + 1) % len(self._parts), 0
+        raise UserError(f"{self._parts[0].name} is empty: there is no text in it")
+
+    def _part_from(self, part: Part, first: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        if part.kind == ".npy":
+            yield from islice(enumerate(npy_tokens(part)), first, None)
+            return
+        assert self._tokenizer is not None
+        numbered = islice(enumerate(part.documents()), first, None)
+        for batch in batches_of((pair for pair in numbered if pair[1]), lambda pair: len(pair[1])):
+            encoded = self._tokenizer.encode([text for _, text in batch])
+            for (document, _), tokens in zip(batch, encoded, strict=True):
+                yield document, np.append(tokens, np.int32(self._tokenizer.end_of_text))
+
+
+@dataclass(frozen=True)
+class StreamedText:
+    """What is needed to read a text as a stream.
+
+    Attributes:
+        source: as it was asked for.
+        parts: what it consists of.
+        model: the checkpoint directory whose tokenizer is used.
+        vocabulary: token ids must be below it.
+        length: tokens of a block.
+        window: blocks of a window.
+    """
+
+    source: str
+    parts: tuple[Part, ...]
+    model: Path
+    vocabulary: int
+    length: int
+    window: int
+
+
+def parts_of(source: str) -> tuple[Part, ...]:
+    """The parts of a source, small enough to go on quickly in the middle of it.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return tuple(part for piece in pieces_of([source]) for part in piece.parts)
+
+
+class WindowReader:
+    """Reads the windows of a text; runs in an actor of its own.
+
+    Args:
+        text: what to read.
+        places: file with the places where windows begin; a line for each.
+    """
+
+    def __init__(self, text: StreamedText, places: Path) -> None:
+        self._text, self._file = text, places
+        self._tokenizer = load_tokenizer(text.model)
+        self._places = {0: Place(), **_read_places(places)}
+        self._kept: dict[int, Tokens] = {}
+        self._next = 0
+        self._stream: BlockStream | None = None
+
+    def window(self, number: int) -> Tokens:
+        """The blocks of a window, shape [W, T].
+
+        Raises:
+            UserError: the text cannot be read, or has token ids beyond the vocabulary.
+        """
+        while number not in self._kept:
+            if self._stream is None or self._next > number:
+                self._seek(max(known for known in self._places if known <= number))
+            self._read_next()
+        return self._kept[number]
+
+    def _seek(self, number: int) -> None:
+        text = self._text
+        self._stream = BlockStream(text.parts, self._tokenizer, text.length, self._places[number])
+        self._next = number
+
+    def _read_next(self) -> None:
+        assert self._stream is not None
+        blocks = self._stream.read(self._text.window)
+        if (largest := int(blocks.max())) >= self._text.vocabulary:
+            raise UserError(
+                f"{self._text.source} has token id {largest}, but the model's vocabulary ends at "
+                f"{self._text.vocabulary - 1}"
+            )
+        self._kept[self._next] = blocks
+        if len(self._kept) > KEPT_WINDOWS:
+            del self._kept[next(iter(self._kept))]  # the one that was read first
+        self._next += 1
+        if self._next not in self._places:
+            self._places[self._next] = self._stream.place
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([self._next, *astuple(self._stream.place)]) + "\n")
+
+
+def _read_places(path: Path) -> dict[int, Place]:
+    """Where windows begin, by their numbers; a half-written line is left out."""
+    if not path.is_file():
+        return {}
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = [json.loads(line) for line in lines if line.endswith("]\n")]
+    return {number: Place(*place) for number, *place in whole}
+
+
+class StreamedBlocks:
+    """The blocks of a text that another process reads; indexed by an array of numbers.
+
+    Windows are asked for one ahead. Numbers are expected to rise, but for those of one window.
+
+    Args:
+        text: what is read.
+        places: file in which the reader keeps its places.
+    """
+
+    def __init__(self, text: StreamedText, places: Path) -> None:
+        self.shape = (text.window, text.length)
+        # It waits for text or for workers, so it must not wait for a core that workers hold.
+        remote = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(WindowReader)
+        self._reader: Any = remote.remote(text, places)
+        self._asked: dict[int, Any] = {}
+
+    def __getitem__(self, numbers: NDArray[np.int64]) -> Tokens:
+        window = self.shape[0]
+        blocks = np.empty((len(numbers), self.shape[1]), np.int32)
+        needed = np.unique(numbers // window)
+        for number in map(int, needed):
+            inside = numbers // window == number
+            blocks[inside] = ray.get(self._ask(number))[numbers[inside] % window]
+        if len(needed):
+            self._asked = {n: ref for n, ref in self._asked.items() if n >= needed[0]}
+            self._ask(int(needed[-1]) + 1)
+        return blocks
+
+    def _ask(self, number: int) -> Any:
+        if number not in self._asked:
+            self._asked[number] = self._reader.window.remote(number)
+        return self._asked[number]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_asked": {}}
