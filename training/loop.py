@@ -20,7 +20,7 @@ from evo.model import hidden_states
 from evo.nll import summed_nll
 from training import log
 from training.feed import Feed, Portion
-from training.losses import Head, head_of
+from training.losses import TeacherStates, head_of
 from training.state import commit, resume, save_result
 from training.worker import Job, Worker, start_worker
 
@@ -118,7 +118,7 @@ def _train_step(worker: Worker, blocks: NDArray[np.int64]) -> dict[str, Any]:
         tokens = torch.from_numpy(rows).to(worker.device)
         with nullcontext() if is_last else _no_sync(worker.student):
             with worker.autocast():
-                losses = worker.student(tokens, *_teacher_view(worker, tokens))
+                losses = worker.student(tokens, _teacher_view(worker, tokens))
             (losses[0] * scale).backward()
         sums += losses.detach().double().cpu()
     learning_rate = plan.learning_rate_at(worker.step)
@@ -134,7 +134,7 @@ def _train_step(worker: Worker, blocks: NDArray[np.int64]) -> dict[str, Any]:
         "loss": sums[0].item(),
     }
     if worker.teacher is not None:
-        row |= {"ce": sums[1].item(), "kl": sums[2].item()}
+        row |= {"ce": sums[1].item(), "divergence": sums[2].item()}
     row["learning_rate"] = learning_rate
     nn.utils.clip_grad_norm_(worker.model.parameters(), plan.gradient_clip)
     worker.optimizer.step()
@@ -148,11 +148,12 @@ def _no_sync(student: nn.Module) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def _teacher_view(worker: Worker, tokens: Tensor) -> tuple[Tensor | None, Head | None]:
+def _teacher_view(worker: Worker, tokens: Tensor) -> TeacherStates | None:
     if worker.teacher is None:
-        return None, None
+        return None
     with torch.no_grad():
-        return hidden_states(worker.teacher, tokens[:, :-1]), head_of(worker.teacher)
+        hidden = hidden_states(worker.teacher, tokens[:, :-1]).flatten(0, 1)
+        return TeacherStates(hidden, head_of(worker.teacher))
 
 
 def _micro_batches(rows: NDArray[np.int64], size: int) -> Iterator[tuple[NDArray[np.int64], bool]]:

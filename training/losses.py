@@ -1,4 +1,4 @@
-"""The training loss: cross-entropy, and forward KL divergence from a teacher.
+"""The training loss: cross-entropy, and a divergence from a teacher.
 
 With a large vocabulary the logits of a micro-batch, and their gradient, would fill the memory. So
 the head runs over chunks of positions, and each chunk's gradients to the hidden states and to the
@@ -14,6 +14,7 @@ import torch
 from litgpt.model import GPT
 from torch import Tensor
 
+from training.divergences import TopK, divergence, top_k_of
 from training.plan import LossSettings
 
 CHUNK_BYTES = 16 * 2**20
@@ -41,14 +42,29 @@ def head_of(model: GPT) -> Head:
     return Head(model.lm_head.weight, model.lm_head.bias, model.config.final_logit_softcapping)
 
 
+class TeacherStates(NamedTuple):
+    """A teacher that is run beside the student.
+
+    Attributes:
+        hidden: what its head sees, shape [positions, teacher's channels].
+        head: its padded vocabulary may differ from the student's.
+    """
+
+    hidden: Tensor
+    head: Head
+
+
+Teacher = TeacherStates | TopK
+"""What a loss sees of a teacher: its states, or what was kept of its logits."""
+
+
 class Losses(NamedTuple):
     """Sums over target tokens, in nats; only `total` has a gradient.
 
     Attributes:
         total: what is minimised.
         cross_entropy: before it is weighted by alpha.
-        divergence: the KL divergence, before it is weighted by beta and temperature; 0 without a
-            teacher.
+        divergence: before it is weighted by beta and temperature; 0 without a teacher.
     """
 
     total: Tensor
@@ -61,63 +77,135 @@ def summed_losses(
     head: Head,
     targets: Tensor,
     settings: LossSettings,
-    teacher_hidden: Tensor | None = None,
-    teacher_head: Head | None = None,
+    teacher: Teacher | None = None,
 ) -> Losses:
     """The loss of a micro-batch, summed over its target tokens.
 
-    Matrix products are in autocast's dtype where that is on, all else in float32.
+    Matrix products are in autocast's dtype where that is on, all else in float32 (in float64 where
+    the hidden states are).
 
     Args:
         hidden: what the student's head sees, shape [positions, channels].
         head: the student's.
         targets: token ids, shape [positions].
-        settings: how the parts are weighted.
-        teacher_hidden: what the teacher's head sees, shape [positions, teacher's channels].
-        teacher_head: the teacher's; its padded vocabulary may differ from the student's.
+        settings: how the parts are weighted, and which divergence.
+        teacher: at the same positions.
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     return Losses(
         *_ChunkedLoss.apply(
-            hidden,
-            head.weight,
-            head.bias,
-            head.softcapping,
-            targets,
-            settings,
-            dtype,
-            teacher_hidden,
-            teacher_head,
+            hidden, head.weight, head.bias, head.softcapping, targets, settings, dtype, teacher
         )
     )
 
 
-def _logits(hidden: Tensor, head: Head) -> Tensor:
-    logits = torch.nn.functional.linear(hidden, head.weight, head.bias).float()
+def logits_of(hidden: Tensor, head: Head) -> Tensor:
+    """Logits of some positions, at least float32, shape [positions, V].
+
+    Args:
+        hidden: what the head sees, shape [positions, channels].
+        head: of the same dtype.
+    """
+    logits = torch.nn.functional.linear(hidden, head.weight, head.bias)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if head.softcapping is not None:
         logits = torch.tanh(logits / head.softcapping) * head.softcapping
     return logits
 
 
+def rows_per_chunk(head: Head, positions: int) -> int:
+    """Positions whose float32 logits are held at once."""
+    limit = CHUNK_BYTES_CUDA if head.weight.is_cuda else CHUNK_BYTES
+    return max(1, min(positions, limit // (4 * len(head.weight))))
+
+
 def _chunk_loss(
-    logits: Tensor, targets: Tensor, settings: LossSettings, teacher_logits: Tensor | None
+    logits: Tensor, targets: Tensor, settings: LossSettings, teacher: Tensor | TopK | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross-entropy, KL divergence, and the gradient of the whole loss to the logits."""
+    """Cross-entropy, divergence, and the gradient of the whole loss to the logits.
+
+    Args:
+        logits: the student's, shape [positions, V].
+        targets: shape [positions].
+        settings: of the loss.
+        teacher: its logits, shape [positions, teacher's V], overwritten; or its top k.
+    """
     log_normaliser = torch.logsumexp(logits, dim=1, keepdim=True)
     cross_entropy = (log_normaliser - logits.gather(1, targets[:, None])).sum()
     gradient = torch.exp(logits - log_normaliser)
-    gradient.scatter_add_(1, targets[:, None], gradient.new_full((len(targets), 1), -1.0))
-    gradient *= settings.alpha
-    if teacher_logits is None:
-        return cross_entropy, cross_entropy.new_zeros(()), gradient
-    size, temperature = settings.vocabulary, settings.temperature
-    student = torch.log_softmax(logits[:, :size] / temperature, dim=1)
-    teacher = torch.log_softmax(teacher_logits[:, :size] / temperature, dim=1)
-    probability = teacher.exp()
-    divergence = (probability * (teacher - student)).sum()
-    gradient[:, :size] += settings.beta * temperature * (student.exp_() - probability)
-    return cross_entropy, divergence, gradient
+    if isinstance(teacher, TopK):
+        value = _add_top_k(gradient, logits, log_normaliser, settings, teacher)
+    else:
+        gradient *= settings.alpha
+        value = cross_entropy.new_zeros(())
+        if teacher is not None:
+            size, temperature = settings.vocabulary, settings.temperature
+            value, to_student = divergence(
+                settings.divergence,
+                torch.log_softmax(teacher[:, :size] / temperature, dim=1),
+                torch.log_softmax(logits[:, :size] / temperature, dim=1),
+            )
+            gradient[:, :size].add_(to_student, alpha=settings.beta * temperature)
+    ones = gradient.new_full((len(targets), 1), settings.alpha)
+    gradient.scatter_add_(1, targets[:, None], -ones)
+    return cross_entropy, value, gradient
+
+
+def _add_top_k(
+    probability: Tensor,
+    logits: Tensor,
+    log_normaliser: Tensor,
+    settings: LossSettings,
+    teacher: TopK,
+) -> Tensor:
+    """The divergence over the teacher's top k.
+
+    Overwrites the student's probabilities by alpha times them (the cross-entropy's gradient, but
+    for the targets) plus the divergence's gradient. What the rest's one outcome gets is shared out
+    by what each token has of it, so the vocabulary is gone through no more often than for the
+    cross-entropy alone, but for the sum of the rest.
+    """
+    ids, temperature = teacher.ids.long(), settings.temperature
+    kept = probability.gather(1, ids)
+    own, theirs = logits.gather(1, ids) - log_normaliser, teacher.log_probability
+    real = probability[:, : settings.vocabulary]
+    share = None
+    if settings.tail == "bucket":
+        probability.scatter_(1, ids, 0.0)
+        rest = real.sum(1, keepdim=True).clamp_min_(torch.finfo(real.dtype).tiny)
+        own, theirs = (
+            torch.cat([own, rest.log()], 1),
+            torch.cat([theirs, teacher.log_rest[:, None]], 1),
+        )
+        share = 1 / rest
+    value, to_outcomes = divergence(
+        settings.divergence,
+        torch.log_softmax(theirs / temperature, dim=1),
+        torch.log_softmax(own / temperature, dim=1),
+    )
+    to_outcomes *= settings.beta * temperature
+    if share is None:
+        probability *= settings.alpha
+    else:
+        real *= settings.alpha + to_outcomes[:, -1:] * share
+        probability[:, settings.vocabulary :] *= settings.alpha
+    probability.scatter_(1, ids, settings.alpha * kept + to_outcomes[:, : ids.size(1)])
+    return value
+
+
+def _teacher_chunk(
+    teacher: Teacher, part: slice, settings: LossSettings, dtype: torch.dtype
+) -> Tensor | TopK:
+    """What a chunk's loss sees of the teacher; one whose states are there has `dtype`'s head."""
+    if isinstance(teacher, TopK):
+        cut = TopK(*(one[part] for one in teacher))
+        wanted = settings.top_k
+        return cut if wanted is None or wanted == cut.ids.size(1) else cut.cut(wanted)
+    logits = logits_of(teacher.hidden[part].to(dtype), teacher.head)
+    if settings.top_k is None:
+        return logits
+    return top_k_of(logits[:, : settings.vocabulary], settings.top_k)
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -131,26 +219,24 @@ class _ChunkedLoss(torch.autograd.Function):
         targets: Tensor,
         settings: LossSettings,
         dtype: torch.dtype,
-        teacher_hidden: Tensor | None,
-        teacher_head: Head | None,
+        teacher: Teacher | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        wide = torch.promote_types(dtype, torch.float32)
         with torch.autocast(hidden.device.type, enabled=False):
-            head = _cast(Head(weight, bias, softcapping), dtype)
-            teacher_head = None if teacher_head is None else _cast(teacher_head, dtype)
-            limit = CHUNK_BYTES_CUDA if hidden.is_cuda else CHUNK_BYTES
-            chunk = max(1, min(len(hidden), limit // (4 * len(weight))))
+            head = cast(Head(weight, bias, softcapping), dtype)
+            if isinstance(teacher, TeacherStates):
+                teacher = TeacherStates(teacher.hidden, cast(teacher.head, dtype))
+            chunk = rows_per_chunk(head, len(hidden))
             to_hidden = torch.empty_like(hidden)
-            to_weight = torch.zeros_like(weight, dtype=torch.float32)
-            to_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
+            to_weight = torch.zeros_like(weight, dtype=wide)
+            to_bias = None if bias is None else torch.zeros_like(bias, dtype=wide)
             sums = hidden.new_zeros(2, dtype=torch.float64)
             for start in range(0, len(hidden), chunk):
                 part = slice(start, start + chunk)
                 rows = hidden[part].to(dtype)
-                logits = _logits(rows, head)
-                teacher_logits = None
-                if teacher_hidden is not None and teacher_head is not None:
-                    teacher_logits = _logits(teacher_hidden[part].to(dtype), teacher_head)
-                *values, gradient = _chunk_loss(logits, targets[part], settings, teacher_logits)
+                logits = logits_of(rows, head)
+                theirs = None if teacher is None else _teacher_chunk(teacher, part, settings, dtype)
+                *values, gradient = _chunk_loss(logits, targets[part], settings, theirs)
                 sums += torch.stack(values)
                 if softcapping is not None:
                     gradient *= 1 - (logits / softcapping) ** 2
@@ -158,16 +244,19 @@ class _ChunkedLoss(torch.autograd.Function):
                     to_bias += gradient.sum(0)
                 gradient = gradient.to(dtype)
                 to_hidden[part] = gradient @ head.weight
-                to_weight += gradient.t() @ rows
+                if dtype == wide:
+                    to_weight.addmm_(gradient.t(), rows)
+                else:
+                    to_weight += gradient.t() @ rows
         if bias is not None and to_bias is not None:
             to_bias = to_bias.to(bias.dtype)
         ctx.save_for_backward(to_hidden, to_weight.to(weight.dtype), to_bias)
-        cross_entropy, divergence = sums.float()
+        cross_entropy, value = sums.to(wide)
         total = settings.alpha * cross_entropy
-        if teacher_hidden is not None:
-            total = total + settings.beta * settings.temperature**2 * divergence
-        ctx.mark_non_differentiable(cross_entropy, divergence)
-        return total, cross_entropy, divergence
+        if teacher is not None:
+            total = total + settings.beta * settings.temperature**2 * value
+        ctx.mark_non_differentiable(cross_entropy, value)
+        return total, cross_entropy, value
 
     @staticmethod
     def backward(ctx: Any, scale: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
@@ -176,10 +265,11 @@ class _ChunkedLoss(torch.autograd.Function):
             to_hidden * scale,
             to_weight * scale,
             None if to_bias is None else to_bias * scale,
-            *(None,) * 6,
+            *(None,) * 5,
         )
 
 
-def _cast(head: Head, dtype: torch.dtype) -> Head:
+def cast(head: Head, dtype: torch.dtype) -> Head:
+    """A head in another dtype."""
     bias = None if head.bias is None else head.bias.to(dtype)
     return Head(head.weight.to(dtype), bias, head.softcapping)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from evo.errors import UserError
 from evo.files import atomic_file
 from training import log
+from training.plan import DivergenceKind, Tail
 from training.run_directory import CHECKPOINTS, RESULT, SUMMARY, claim, settings_hash
 
 
@@ -32,8 +33,14 @@ class PretrainConfig:
         init: start from the checkpoint's weights, or from random ones in its shape.
         teacher: checkpoint directory to distil from; none: cross-entropy alone.
         alpha: weight of the cross-entropy, where there is a teacher.
-        beta: weight of the KL divergence from the teacher.
-        temperature: of both networks' distributions in the KL divergence.
+        beta: weight of the divergence from the teacher.
+        temperature: of both networks' distributions in the divergence.
+        divergence: from the teacher p to the student q: KL(p || q), KL(q || p), the mean of both,
+            or Jensen-Shannon's.
+        top_k: only over the teacher's so many likeliest tokens at each position; by default over
+            the full vocabulary.
+        tail: with --top-k, of all other tokens: they count as one (bucket), or are left out and
+            both distributions are renormalised.
         validation_text: source of the validation text; none: no validation.
         validation_tokens: use no more of it, in sequences evenly spaced in the text; by default a
             fiftieth of `tokens`.
@@ -68,6 +75,9 @@ class PretrainConfig:
     alpha: float = 0.2
     beta: float = 0.8
     temperature: float = 0.9
+    divergence: DivergenceKind = "forward-kl"
+    top_k: int | None = None
+    tail: Tail = "bucket"
     validation_text: str | None = None
     validation_tokens: int | None = None
     batch_tokens: int | None = None
@@ -98,6 +108,7 @@ class PretrainConfig:
             "micro_batch",
             "threads",
             "temperature",
+            "top_k",
             "gradient_clip",
             "shuffle_tokens",
         ):
@@ -110,6 +121,8 @@ class PretrainConfig:
                 raise UserError(f"{_flag(name)} {value}: it must be 0 or more")
         if self.teacher is not None and self.alpha == self.beta == 0:
             raise UserError("--alpha 0 --beta 0 leaves no loss: make one of them more than 0")
+        if self.teacher is None and self.top_k is not None:
+            raise UserError("--top-k is of a teacher's tokens: name a --teacher")
         if not 0 <= self.warmup < 1:
             raise UserError(f"--warmup {self.warmup}: it is a share of the steps, 0 to below 1")
         if self.sequence_length is not None and self.sequence_length < 2:

@@ -73,7 +73,15 @@ def make_plan(config: PretrainConfig, inputs: Inputs, device: Literal["cpu", "cu
     loss = LossSettings()
     if teacher is not None:
         common = min(student.vocabulary, teacher.vocabulary)
-        loss = LossSettings(config.alpha, config.beta, config.temperature, common)
+        loss = LossSettings(
+            alpha=config.alpha,
+            beta=config.beta,
+            temperature=config.temperature,
+            vocabulary=common,
+            divergence=config.divergence,
+            top_k=None if config.top_k is None or config.top_k >= common else config.top_k,
+            tail=config.tail,
+        )
     return Plan(
         init=config.init,
         steps=steps,

@@ -7,7 +7,7 @@ from litgpt.model import GPT
 from torch import Tensor, nn
 
 from evo.model import hidden_states
-from training.losses import Head, head_of, summed_losses
+from training.losses import Teacher, head_of, summed_losses
 from training.plan import LossSettings
 
 
@@ -24,25 +24,14 @@ class Student(nn.Module):
         self.model = model
         self.settings = settings
 
-    def forward(
-        self, tokens: Tensor, teacher_hidden: Tensor | None, teacher_head: Head | None
-    ) -> Tensor:
-        """Total, cross-entropy and KL divergence, summed over targets, shape [3].
+    def forward(self, tokens: Tensor, teacher: Teacher | None) -> Tensor:
+        """Total, cross-entropy and divergence, summed over targets, shape [3].
 
         Args:
             tokens: shape [B, T].
-            teacher_hidden: shape [B, T-1, teacher's channels].
-            teacher_head: the teacher's.
+            teacher: at the B * (T-1) positions that have a target.
         """
         hidden = hidden_states(self.model, tokens[:, :-1]).flatten(0, 1)
-        if teacher_hidden is not None:
-            teacher_hidden = teacher_hidden.flatten(0, 1)
-        losses = summed_losses(
-            hidden,
-            head_of(self.model),
-            tokens[:, 1:].flatten(),
-            self.settings,
-            teacher_hidden,
-            teacher_head,
-        )
+        targets = tokens[:, 1:].flatten()
+        losses = summed_losses(hidden, head_of(self.model), targets, self.settings, teacher)
         return torch.stack(losses)
