@@ -132,7 +132,7 @@ def pretrain_arm(
 
 
 def _summary(found: dict[str, Any], small: dict[str, Any], out: Path) -> dict[str, Any]:
-    from training.compare import against, perplexity_at, read_curve
+    from training.curves import against, perplexity_at, read_curve
 
     curves = {arm: read_curve(out / arm, LABELS[arm]) for arm in LABELS}
     random = curves["random"]
@@ -202,7 +202,7 @@ def _draw(out: Path, found: dict[str, Any]) -> None:
     import pandas as pd
 
     from dashboards.pictures import search_curves
-    from training.compare import read_curve
+    from training.curves import read_curve
     from training.picture import draw_curves
 
     histories = {

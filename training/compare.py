@@ -1,163 +1,106 @@
-"""Runs side by side: at what fraction of the baseline's FLOPs each reaches where it ended."""
+"""Runs side by side: at what fraction of the baseline's FLOPs each reaches where it ended.
+
+Runs that differ in nothing but the seed are compared as one, with an interval over their seeds, see
+`training.seeds`.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-from rich.console import Console
+import numpy as np
 from rich.table import Table
 
+from evo.display import result_console
 from evo.errors import UserError
 from evo.files import atomic_file
 from evo.settings import FILE as SETTINGS
-from training import log
+from evo.settings import read_settings
+from training.curves import Comparison, Curve, against, read_curve
+from training.seeds import Interval, group_by_seed, group_names, ratio_interval
 
 
 @dataclass(frozen=True)
-class Curve:
-    """A run's validations.
+class Group:
+    """A setting's runs against the baseline's.
 
     Attributes:
-        name: of the run.
-        flops: spent up to each validation, from 0, rising.
-        perplexity: at each of them.
+        name: of the setting.
+        runs: directories, one for each seed.
+        curves: theirs.
+        against: for each of the baseline's runs, the comparisons of these with it; none for the
+            baseline itself.
     """
 
     name: str
-    flops: tuple[float, ...]
-    perplexity: tuple[float, ...]
+    runs: tuple[Path, ...]
+    curves: tuple[Curve, ...]
+    against: tuple[tuple[Comparison, ...], ...] = ()
 
+    @property
+    def flops(self) -> float:
+        """Of a whole run, the mean over seeds."""
+        return math.fsum(curve.flops[-1] for curve in self.curves) / len(self.curves)
 
-@dataclass(frozen=True)
-class Match:
-    """Where a run reaches a perplexity.
+    @property
+    def perplexity(self) -> float:
+        """At the last validation, the geometric mean over seeds."""
+        logs = [math.log(curve.perplexity[-1]) for curve in self.curves]
+        return math.exp(math.fsum(logs) / len(logs))
 
-    Attributes:
-        flops: spent by then; None: it never does.
-        is_bound: the run was there before its first step, and `flops`, those of its first
-            validation after that, is the most it can be said to have needed.
-    """
+    @property
+    def is_bound(self) -> bool:
+        """Whether a run is there from its start, so that the ratios are lower bounds."""
+        return any(one.match.is_bound for row in self.against for one in row)
 
-    flops: float | None
-    is_bound: bool = False
+    @property
+    def interval(self) -> Interval:
+        """Of the ratio of the baseline's FLOPs to those to match it; 0: a run never matches it."""
+        if not self.against:
+            return Interval(1.0, 1.0, 1.0, None)
+        return ratio_interval(
+            np.array([[one.ratio or 0.0 for one in row] for row in self.against], np.float64)
+        )
 
-
-@dataclass(frozen=True)
-class Comparison:
-    """A run against the baseline.
-
-    Attributes:
-        run: its name.
-        flops: of the whole run.
-        perplexity: at its last validation.
-        match: where it reaches the baseline's last perplexity.
-        ratio: the baseline's FLOPs over those; None: it never gets there.
-    """
-
-    run: str
-    flops: float
-    perplexity: float
-    match: Match
-    ratio: float | None
+    @property
+    def ratio(self) -> float | None:
+        """Its middle; None: a run never matches the baseline."""
+        return self.interval.ratio or None
 
     @property
     def ratio_text(self) -> str:
-        """The ratio for a table: `≥ 8.00x` where it is a bound."""
-        if self.ratio is None:
+        """For a table: `≥ 8.00x` where it is a bound."""
+        if self.ratio is not None:
+            return f"{'≥ ' if self.is_bound else ''}{self.ratio:.2f}x"
+        pairs = [one.ratio for row in self.against for one in row]
+        if len(pairs) == 1 or not any(pairs):
             return "not reached"
-        return f"{'≥ ' if self.match.is_bound else ''}{self.ratio:.2f}x"
+        return f"not reached by {pairs.count(None)} of {len(pairs)} pairs"
 
-
-def read_curve(run: Path, name: str | None = None) -> Curve:
-    """The validations of a run, finished or not.
-
-    Args:
-        run: run directory of `evo pretrain`.
-        name: by default the directory's.
-
-    Raises:
-        UserError: no run, or one without at least two validations.
-    """
-    if not (run / SETTINGS).is_file():
-        raise UserError(f"{run} is no pretraining run: it has no {SETTINGS}")
-    points = [
-        (float(row["flops"]), float(row["validation_perplexity"]))
-        for row in log.rows(run)
-        if math.isfinite(row.get("validation_perplexity", math.inf))
-    ]
-    if len(points) < 2:
-        raise UserError(
-            f"{run} has {len(points)} validations: pretrain with --validation-text, "
-            "and compare when it has come to the second"
-        )
-    flops, perplexity = zip(*points, strict=True)
-    return Curve(name or run.name, flops, perplexity)
-
-
-def flops_to_match(curve: Curve, target: float) -> Match:
-    """How many FLOPs a run takes to first reach a perplexity.
-
-    Between two validations the logarithm of the perplexity is taken to fall linearly with FLOPs;
-    curves bend the other way, so this is rather too many than too few.
-
-    Args:
-        curve: of the run.
-        target: the perplexity.
-    """
-    if curve.perplexity[0] <= target:
-        return Match(next(f for f in curve.flops if f > 0), is_bound=True)
-    points = list(zip(curve.flops, curve.perplexity, strict=True))
-    for (flops, above), (next_flops, below) in pairwise(points):
-        if below <= target:
-            part = math.log(above / target) / math.log(above / below)
-            return Match(flops + part * (next_flops - flops))
-    return Match(None)
-
-
-def perplexity_at(curve: Curve, flops: float) -> float | None:
-    """A run's perplexity once it has spent so many FLOPs, interpolated as in `flops_to_match`.
-
-    Returns:
-        None where the run ended before that.
-    """
-    points = list(zip(curve.flops, curve.perplexity, strict=True))
-    for (start, first), (end, last) in pairwise(points):
-        if start <= flops <= end:
-            part = (flops - start) / (end - start)
-            return math.exp(math.log(first) * (1 - part) + math.log(last) * part)
-    return None
-
-
-def against(baseline: Curve, curve: Curve, *, other_flops: float = 0.0) -> Comparison:
-    """A run against the baseline's end.
-
-    Args:
-        baseline: what is to be matched.
-        curve: of the run.
-        other_flops: spent for the run before it, as by the search for its start.
-    """
-    match = flops_to_match(curve, baseline.perplexity[-1])
-    if match.flops is not None:
-        match = Match(match.flops + other_flops, match.is_bound)
-    ratio = None if match.flops is None else baseline.flops[-1] / match.flops
-    return Comparison(curve.name, curve.flops[-1], curve.perplexity[-1], match, ratio)
+    @property
+    def interval_text(self) -> str:
+        """For a table; empty for a single run against a single one."""
+        interval = self.interval
+        if interval.kind is None:
+            return ""
+        low, high = (f"{one:.2f}" if one else "none" for one in (interval.low, interval.high))
+        return f"{low} – {high}"
 
 
 def compare(
     runs: Sequence[Path], *, baseline: Path | None = None, out: Path | None = None
-) -> list[Comparison]:
+) -> list[Group]:
     """Print a table of runs; with `out`, also write `comparison.json` and `comparison.png` there.
 
     Args:
         runs: run directories of `evo pretrain`.
-        baseline: whose last perplexity is to be matched; by default the first run.
+        baseline: whose last perplexity is to be matched, with all that differ from it by their
+            seed; by default the first run.
         out: a directory.
 
     Raises:
@@ -165,33 +108,51 @@ def compare(
     """
     if not runs:
         raise UserError("name at least one run directory of `evo pretrain`")
-    if baseline is None:
-        baseline = runs[0]
-    elif Path(baseline) not in map(Path, runs):
-        runs = [baseline, *runs]
-    _check_comparable(runs)
-    names = _names(runs)
-    curves = [read_curve(Path(run), name) for run, name in zip(runs, names, strict=True)]
-    reference = curves[[Path(run) for run in runs].index(Path(baseline))]
-    found = [against(reference, curve) for curve in curves]
-    Console(highlight=False).print(table(reference, found))
+    paths = list(dict.fromkeys(map(Path, runs)))
+    reference_run = paths[0] if baseline is None else Path(baseline)
+    if reference_run not in paths:
+        paths.insert(0, reference_run)
+    _check_comparable(paths)
+    found = _groups(paths, reference_run)
+    reference = next(group for group in found if reference_run in group.runs)
+    result_console().print(table(reference, found))
     if out is not None:
-        from training.picture import draw_curves
+        from training.picture import draw_groups
 
-        draw_curves(curves, Path(out) / "comparison.png", target=reference)
+        draw_groups(found, reference, Path(out) / "comparison.png")
         with atomic_file(Path(out) / "comparison.json") as temporary:
             temporary.write_text(json.dumps(_described(reference, found), indent=2) + "\n")
     return found
 
 
+def _groups(runs: Sequence[Path], reference_run: Path) -> list[Group]:
+    members = group_by_seed(runs)
+    groups = [
+        Group(name, tuple(paths), tuple(read_curve(path) for path in paths))
+        for name, paths in zip(group_names(members), members, strict=True)
+    ]
+    reference = next(group for group in groups if reference_run in group.runs)
+    return [
+        group
+        if group is reference
+        else replace(
+            group,
+            against=tuple(
+                tuple(against(one, curve) for curve in group.curves) for one in reference.curves
+            ),
+        )
+        for group in groups
+    ]
+
+
 def _check_comparable(runs: Sequence[Path]) -> None:
     told: dict[Any, Path] = {}
     for run in runs:
-        if not (Path(run) / SETTINGS).is_file():
+        if not (run / SETTINGS).is_file():
             raise UserError(f"{run} is no pretraining run: it has no {SETTINGS}")
-        settings = yaml.safe_load((Path(run) / SETTINGS).read_text())
+        settings = read_settings(run)
         key = (settings.get("validation_hash"), settings.get("validation_tokens"))
-        told.setdefault(key, Path(run))
+        told.setdefault(key, run)
     if len(told) > 1:
         first, second = list(told.values())[:2]
         raise UserError(
@@ -200,47 +161,65 @@ def _check_comparable(runs: Sequence[Path]) -> None:
         )
 
 
-def _names(runs: Sequence[Path]) -> list[str]:
-    """The directories' names, or their whole paths where two are the same."""
-    short = [Path(run).name for run in runs]
-    return short if len(set(short)) == len(short) else [str(run) for run in runs]
-
-
-def table(baseline: Curve, comparisons: Sequence[Comparison]) -> Table:
+def table(baseline: Group, groups: Sequence[Group]) -> Table:
     """The comparison as a table for the terminal.
 
     Args:
         baseline: whose last perplexity is to be matched.
-        comparisons: a row each.
+        groups: a row each.
     """
-    shown = Table(
-        title=f"FLOPs to match {baseline.name} (perplexity {baseline.perplexity[-1]:.2f})"
-    )
+    shown = Table(title=f"FLOPs to match {baseline.name} (perplexity {baseline.perplexity:.2f})")
     shown.add_column("run")
-    for heading in ("FLOPs", "perplexity", "FLOPs to match", "ratio"):
+    for heading in ("n", "FLOPs", "perplexity", "FLOPs to match", "ratio", "over seeds"):
         shown.add_column(heading, justify="right")
-    for row in comparisons:
-        match = "–" if row.match.flops is None else f"{row.match.flops:.3g}"
-        if row.match.is_bound:
-            match = f"≤ {match}"
-        shown.add_row(row.run, f"{row.flops:.3g}", f"{row.perplexity:.2f}", match, row.ratio_text)
+    for group in groups:
+        match = "–" if group.ratio is None else f"{baseline.flops / group.ratio:.3g}"
+        shown.add_row(
+            group.name,
+            str(len(group.runs)),
+            f"{group.flops:.3g}",
+            f"{group.perplexity:.2f}",
+            f"≤ {match}" if group.is_bound else match,
+            group.ratio_text,
+            group.interval_text,
+        )
+    kinds = {group.interval.kind for group in groups} - {None}
+    if kinds:
+        shown.caption = (
+            "n: seeds. Ratio: geometric mean over all pairs of seeds. Over seeds: "
+            + ", or ".join(
+                {
+                    "min-max": "the least and the largest of these pairs",
+                    "bootstrap 95%": "95% bootstrap over the seeds of both sides",
+                }[str(kind)]
+                for kind in sorted(map(str, kinds))
+            )
+            + "."
+        )
     return shown
 
 
-def _described(baseline: Curve, comparisons: Sequence[Comparison]) -> dict[str, Any]:
+def _described(baseline: Group, groups: Sequence[Group]) -> dict[str, Any]:
     return {
         "baseline": baseline.name,
-        "target_perplexity": baseline.perplexity[-1],
-        "baseline_flops": baseline.flops[-1],
+        "target_perplexity": baseline.perplexity,
+        "baseline_flops": baseline.flops,
         "runs": [
             {
-                "run": row.run,
-                "flops": row.flops,
-                "perplexity": row.perplexity,
-                "flops_to_match": row.match.flops,
-                "ratio": row.ratio,
-                "ratio_is_lower_bound": row.match.is_bound,
+                "run": group.name,
+                "n": len(group.runs),
+                "directories": [str(run) for run in group.runs],
+                "flops": group.flops,
+                "perplexity": group.perplexity,
+                "perplexities": [curve.perplexity[-1] for curve in group.curves],
+                "flops_to_match": None if group.ratio is None else baseline.flops / group.ratio,
+                "ratio": group.ratio,
+                "ratio_is_lower_bound": group.is_bound,
+                "ratio_interval": None
+                if group.interval.kind is None
+                else [group.interval.low or None, group.interval.high or None],
+                "interval": group.interval.kind,
             }
-            for row in comparisons
+            for group in groups
         ],
     }
