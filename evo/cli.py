@@ -63,6 +63,11 @@ COMMANDS = {
         "evo.prepare:PrepareConfig",
         "evo.cli:run_prepare",
     ),
+    "cache-logits": Command(
+        "keep a teacher's likeliest tokens on a text, for any number of students to distil from",
+        "training.cache_logits:CacheLogitsConfig",
+        "evo.cli:run_cache_logits",
+    ),
     "pretrain": Command(
         "train a checkpoint, or its shape from random weights, with or without distillation",
         "training.pretrain:PretrainConfig",
@@ -206,6 +211,13 @@ def run_prepare(config: Any) -> None:
         f"{config.out}: {made.documents:,} documents, {made.tokens:,} tokens, "
         f"{len(made.shards)} shards"
     )
+
+
+def run_cache_logits(config: Any) -> None:
+    """`evo cache-logits`."""
+    from training.cache_logits import cache_logits
+
+    print(json.dumps(cache_logits(config)))
 
 
 def run_pretrain(config: Any) -> None:

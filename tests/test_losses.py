@@ -240,8 +240,8 @@ class LargestLogits(TorchDispatchMode):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("top_k", [None, 7])
 def test_no_more_than_a_chunk_of_logits_is_ever_held(kind, top_k, targets) -> None:
-    hidden, head = make(64, CHANNELS, bias=False, softcapping=None, seed=0)
-    taught = frozen(*make(56, 20, bias=False, softcapping=None, seed=1))
+    hidden, head = make(64, 6, bias=False, softcapping=None, seed=0)
+    taught = frozen(*make(56, 7, bias=False, softcapping=None, seed=1))
     settings = LossSettings(0.2, 0.8, 0.9, REAL, kind, top_k)
     with LargestLogits({64, 56, REAL}) as largest:
         summed_losses(hidden, head, targets, settings, taught).total.backward()

@@ -23,8 +23,10 @@ import yaml
 from evo import checkpoint
 from evo.cluster import connect
 from evo.errors import UserError
+from evo.extract import extract
 from evo.prepared import Manifest
 from evo.shards import write_shard
+from evo.subnet import Subnet
 from evo.tokenizer import Tokenizer
 from tests import tiny_checkpoints
 from tests.bpe import write_tokenizer
@@ -38,7 +40,6 @@ from training.plan import LossSettings, Plan, default_batch_tokens, default_lear
 from training.pretrain import PretrainConfig, pretrain
 
 STEPS, BATCH, LENGTH = 20, 6, 17
-TIMES = {"seconds", "tokens_per_second", "data_seconds"}
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +71,23 @@ def whole(config: PretrainConfig) -> dict[str, Any]:
 
 
 def logged(run: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in log.rows(run)]
+    return [{k: v for k, v in row.items() if k not in log.MEASURED} for row in log.rows(run)]
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
     return checkpoint.load(run / "model").weights
+
+
+def cut_of(teacher: Path, directory: Path) -> Path:
+    """A layer-wise subnet of a teacher, written as a search writes its winner."""
+    stored = checkpoint.load(teacher)
+    full = Subnet.full(stored.architecture.dimensions)
+    groups, neurons = full.groups.copy(), full.neurons.copy()
+    groups[1, 1:] = neurons[0, ::3] = False
+    subnet = Subnet(full.layers, full.channels, groups, neurons)
+    model = extract(stored.config, stored.weights, subnet, tied=stored.tied)
+    checkpoint.save(directory, model, origin={"teacher_hash": stored.hash})
+    return directory
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -106,6 +119,11 @@ def test_the_log_and_the_result(config: PretrainConfig, whole: dict[str, Any]) -
     assert validated == [0, 8, 16, STEPS]
     assert rows[-1]["validation_perplexity"] < 0.5 * rows[0]["validation_perplexity"]
     assert rows[-1]["learning_rate"] < 0.12 * config.learning_rate
+    for row in rows[1:]:
+        work = row["tokens_per_second"] * whole["settings"]["flops_per_token"]
+        assert row["mfu"] == pytest.approx(
+            work / rows[0]["device_flops_per_second"], rel=1e-3, abs=1e-4
+        )
     assert whole["validation_perplexity"] == rows[-1]["validation_perplexity"]
     assert (
         whole["flops"] == rows[-1]["flops"] == config.tokens * whole["settings"]["flops_per_token"]
@@ -148,6 +166,7 @@ def test_two_workers_one_of_them_killed(config: PretrainConfig, whole: dict[str,
     pretrain(other)
     assert not killer.is_alive()
     for one, two in zip(logged(config.out), logged(other.out), strict=True):
+        assert two.pop("blocks", None) == one.pop("blocks", None)
         assert two == pytest.approx(one, rel=1e-5)
 
 
@@ -252,11 +271,12 @@ def test_a_missing_shard_is_named_before_anything_starts(
 
 
 def test_distillation_of_tied_weights(config: PretrainConfig, whole: dict[str, Any]) -> None:
-    """From a teacher with another padded vocabulary, in bfloat16."""
+    """In bfloat16, of a student that was cut out of one teacher, from quite another one: of another
+    family, with another padded vocabulary."""
     root = config.out.parent
     taught = replace(
         config,
-        model=tiny_checkpoints.llama(root / "llama"),
+        model=cut_of(tiny_checkpoints.llama(root / "llama"), root / "cut"),
         teacher=config.out / "model",
         out=root / "distilled",
         precision="bfloat16",

@@ -35,6 +35,7 @@ def fit(
     name: str,
     student: Path,
     teacher: Path | None,
+    teacher_logits: Path | None,
     text: TrainingText,
     validation: NDArray[Any] | None,
     origin: dict[str, Any],
@@ -52,6 +53,7 @@ def fit(
         name: of the run at Ray Train, which goes on with the checkpoints of the same name.
         student: checkpoint directory of what is trained.
         teacher: the one of what it is distilled from.
+        teacher_logits: of `evo cache-logits`, instead of the teacher.
         text: to train on.
         validation: those of the validation text.
         origin: for the result's `subnet.json`.
@@ -71,6 +73,7 @@ def fit(
         run=run,
         model=student,
         teacher=teacher,
+        teacher_logits=teacher_logits,
         sampler=Sampler(
             plan.batch,
             tuple(source.extent for source in text.sources),

@@ -10,6 +10,7 @@ from evo import checkpoint
 from evo.checkpoint import Checkpoint
 from evo.errors import UserError
 from evo.text import Text, load_text, sequence_length_of
+from training.teacher_logits import TeacherLogits, open_teacher_logits
 from training.text import TrainingText, open_training_text
 
 
@@ -20,12 +21,14 @@ class Inputs:
     Attributes:
         student: what is trained.
         teacher: what it is distilled from.
+        teacher_logits: what was kept of its logits, instead of running it.
         text: to train on.
         validation: to validate on.
     """
 
     student: Checkpoint
     teacher: Checkpoint | None
+    teacher_logits: TeacherLogits | None
     text: TrainingText
     validation: Text | None
 
@@ -39,6 +42,7 @@ def read_inputs(
     *,
     model: Path,
     teacher: Path | None,
+    teacher_logits: Path | None,
     text: Sequence[str],
     text_weights: Sequence[float] | None,
     shuffle_tokens: int,
@@ -51,19 +55,24 @@ def read_inputs(
 
     Args:
         model: checkpoint directory of what is trained.
-        teacher: the one of what it is distilled from.
+        teacher: the one of what it is distilled from; beside its logits, only compared with them.
+        teacher_logits: a directory of `evo cache-logits`.
         text: sources of the training text.
         text_weights: how much each counts; None: by tokens.
         shuffle_tokens: of the window within which a stream is shuffled.
         tokens: how many the run needs; a shorter text is repeated.
         validation_text: source of the validation text.
         validation_tokens: how many of it to use, but at least one block.
-        sequence_length: tokens of a block; by default the model's block size, 2048 at most.
+        sequence_length: tokens of a block; by default that of the teacher's logits, else the
+            model's block size, 2048 at most.
 
     Raises:
         UserError: anything missing, damaged, or not fitting together.
     """
     student = checkpoint.load(model)
+    kept = None if teacher_logits is None else open_teacher_logits(teacher_logits)
+    if sequence_length is None and kept is not None:
+        sequence_length = kept.settings.sequence_length
     length = sequence_length_of(sequence_length, student.config.block_size)
     if tokens < length:
         raise UserError(f"--tokens {tokens} is less than one sequence of {length}")
@@ -72,6 +81,9 @@ def read_inputs(
     if taught_by is not None:
         _check_teacher(student, taught_by, length)
         vocabulary = min(vocabulary, taught_by.vocabulary)
+    if kept is not None:
+        _check_logits(student, taught_by, kept)
+        vocabulary = min(vocabulary, kept.settings.vocabulary)
 
     validation = None
     if validation_text is not None:
@@ -91,7 +103,11 @@ def read_inputs(
         tokens=tokens,
         shuffle_tokens=shuffle_tokens,
     )
-    return Inputs(student, taught_by, training, validation)
+    if kept is not None:
+        for source in training.sources:
+            kept.check_text(source.known_blocks("--teacher-logits"), source.name)
+        kept.check_files()
+    return Inputs(student, taught_by, kept, training, validation)
 
 
 def _check_teacher(student: Checkpoint, teacher: Checkpoint, sequence_length: int) -> None:
@@ -105,4 +121,24 @@ def _check_teacher(student: Checkpoint, teacher: Checkpoint, sequence_length: in
         raise UserError(
             f"{teacher.path} has another tokenizer than {student.path}: a teacher must "
             "read the same token ids"
+        )
+
+
+def _check_logits(student: Checkpoint, teacher: Checkpoint | None, kept: TeacherLogits) -> None:
+    of = kept.settings
+    if teacher is not None and teacher.hash != of.teacher_hash:
+        raise UserError(
+            f"{kept.directory} has the logits of another teacher ({of.teacher}) than "
+            f"{teacher.path}: make it again, or leave out --teacher"
+        )
+    own = student.tokenizer
+    if own is not None and of.tokenizer_hash is not None and own.hash != of.tokenizer_hash:
+        raise UserError(
+            f"{kept.directory} was made with another tokenizer than that of {student.path}: a "
+            "teacher must read the same token ids"
+        )
+    if of.vocabulary > student.config.padded_vocab_size:
+        raise UserError(
+            f"{kept.directory} has the probabilities of {of.vocabulary} tokens, but {student.path} "
+            f"has only {student.config.padded_vocab_size}: make it with --vocabulary"
         )

@@ -11,6 +11,16 @@ from evo.files import atomic_file, output_errors
 
 LOG = "log.jsonl"
 
+MEASURED = {
+    "seconds",
+    "data_seconds",
+    "tokens_per_second",
+    "mfu",
+    "joules",
+    "device_flops_per_second",
+}
+"""What a row tells of the machine; all else is the same for the same run on any."""
+
 
 def append(run: Path, row: dict[str, Any]) -> None:
     """Add a line to a run's log."""

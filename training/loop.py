@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from evo.errors import UserError
-from evo.model import hidden_states
 from evo.nll import summed_nll
 from training import log
+from training.accounts import Accounts, open_accounts
 from training.feed import Feed, Portion
-from training.losses import TeacherStates, head_of
+from training.losses import Teacher
 from training.state import commit, resume, save_result
+from training.teacher import teacher_states
+from training.teacher_logits import TeacherLogits
 from training.worker import Job, Worker, start_worker
 
 Blocks = NDArray[np.int32]
@@ -52,17 +54,21 @@ def _run(worker: Worker) -> None:
     validation = np.empty((0, 0), np.int32) if job.validation is None else ray.get(job.validation)
     if worker.rank == 0:
         log.cut_back(job.run, worker.step if worker.step else -1)
+    accounts = open_accounts(worker)
     if worker.step == 0:
         row: dict[str, Any] = {"step": 0, "tokens": 0, "flops": 0, "seconds": 0.0}
+        row["device_flops_per_second"] = accounts.rate
         if plan.validate_every:
             row["validation_perplexity"] = _validation_perplexity(worker, validation)
         if worker.rank == 0:
             log.append(job.run, row)
     with _feed(worker) as portions:
-        _steps(worker, portions, validation)
+        _steps(worker, accounts, portions, validation)
 
 
-def _steps(worker: Worker, portions: Iterator[Portion], validation: Blocks) -> None:
+def _steps(
+    worker: Worker, accounts: Accounts, portions: Iterator[Portion], validation: Blocks
+) -> None:
     job, plan = worker.job, worker.plan
     while worker.step < plan.steps:
         began = time.perf_counter()
@@ -73,7 +79,7 @@ def _steps(worker: Worker, portions: Iterator[Portion], validation: Blocks) -> N
                 f"the loss is {row['loss']} at step {worker.step}: give a lower --learning-rate, "
                 "or --precision float32"
             )
-        row["tokens_per_second"] = round(plan.tokens_per_step / (time.perf_counter() - began), 1)
+        row |= accounts.of_step(time.perf_counter() - began)
         if plan.validates_after(worker.step):
             row["validation_perplexity"] = _validation_perplexity(worker, validation)
         row["seconds"] = round(worker.elapsed(), 3)
@@ -118,7 +124,7 @@ def _train_step(worker: Worker, blocks: NDArray[np.int64]) -> dict[str, Any]:
         tokens = torch.from_numpy(rows).to(worker.device)
         with nullcontext() if is_last else _no_sync(worker.student):
             with worker.autocast():
-                losses = worker.student(tokens, _teacher_view(worker, tokens))
+                losses = worker.student(tokens, _teacher_view(worker, rows, tokens))
             (losses[0] * scale).backward()
         sums += losses.detach().double().cpu()
     learning_rate = plan.learning_rate_at(worker.step)
@@ -148,12 +154,10 @@ def _no_sync(student: nn.Module) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def _teacher_view(worker: Worker, tokens: Tensor) -> TeacherStates | None:
-    if worker.teacher is None:
-        return None
-    with torch.no_grad():
-        hidden = hidden_states(worker.teacher, tokens[:, :-1]).flatten(0, 1)
-        return TeacherStates(hidden, head_of(worker.teacher))
+def _teacher_view(worker: Worker, rows: NDArray[np.int64], tokens: Tensor) -> Teacher | None:
+    if isinstance(worker.teacher, TeacherLogits):
+        return worker.teacher.top_k(rows, worker.device)
+    return None if worker.teacher is None else teacher_states(worker.teacher, tokens)
 
 
 def _micro_batches(rows: NDArray[np.int64], size: int) -> Iterator[tuple[NDArray[np.int64], bool]]:

@@ -91,13 +91,18 @@ def summed_losses(
         settings: how the parts are weighted, and which divergence.
         teacher: at the same positions.
     """
-    device = hidden.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    dtype = product_dtype(hidden)
     return Losses(
         *_ChunkedLoss.apply(
             hidden, head.weight, head.bias, head.softcapping, targets, settings, dtype, teacher
         )
     )
+
+
+def product_dtype(hidden: Tensor) -> torch.dtype:
+    """Of matrix products: autocast's where that is on."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
 def logits_of(hidden: Tensor, head: Head) -> Tensor:
@@ -131,12 +136,12 @@ def _chunk_loss(
         settings: of the loss.
         teacher: its logits, shape [positions, teacher's V], overwritten; or its top k.
     """
-    log_normaliser = torch.logsumexp(logits, dim=1, keepdim=True)
-    cross_entropy = (log_normaliser - logits.gather(1, targets[:, None])).sum()
-    gradient = torch.exp(logits - log_normaliser)
+    log_probability = torch.log_softmax(logits, dim=1)
+    cross_entropy = -log_probability.gather(1, targets[:, None]).sum()
     if isinstance(teacher, TopK):
-        value = _add_top_k(gradient, logits, log_normaliser, settings, teacher)
+        gradient, value = _top_k_loss(log_probability, settings, teacher)
     else:
+        gradient = log_probability.exp_()
         gradient *= settings.alpha
         value = cross_entropy.new_zeros(())
         if teacher is not None:
@@ -152,23 +157,24 @@ def _chunk_loss(
     return cross_entropy, value, gradient
 
 
-def _add_top_k(
-    probability: Tensor,
-    logits: Tensor,
-    log_normaliser: Tensor,
-    settings: LossSettings,
-    teacher: TopK,
-) -> Tensor:
-    """The divergence over the teacher's top k.
+def _top_k_loss(
+    log_probability: Tensor, settings: LossSettings, teacher: TopK
+) -> tuple[Tensor, Tensor]:
+    """The gradient of the cross-entropy (but for the targets) and the divergence, and the latter.
 
-    Overwrites the student's probabilities by alpha times them (the cross-entropy's gradient, but
-    for the targets) plus the divergence's gradient. What the rest's one outcome gets is shared out
-    by what each token has of it, so the vocabulary is gone through no more often than for the
-    cross-entropy alone, but for the sum of the rest.
+    What the one outcome of all other tokens gets is shared out by what each of them has of it, so
+    the vocabulary is gone through no more often than for the cross-entropy alone, but for their
+    sum.
+
+    Args:
+        log_probability: the student's, shape [positions, V]; overwritten.
+        settings: of the loss.
+        teacher: at the same positions.
     """
     ids, temperature = teacher.ids.long(), settings.temperature
-    kept = probability.gather(1, ids)
-    own, theirs = logits.gather(1, ids) - log_normaliser, teacher.log_probability
+    own, theirs = log_probability.gather(1, ids), teacher.log_probability
+    kept = own.exp()
+    probability = log_probability.exp_()
     real = probability[:, : settings.vocabulary]
     share = None
     if settings.tail == "bucket":
@@ -191,7 +197,7 @@ def _add_top_k(
         real *= settings.alpha + to_outcomes[:, -1:] * share
         probability[:, settings.vocabulary :] *= settings.alpha
     probability.scatter_(1, ids, settings.alpha * kept + to_outcomes[:, : ids.size(1)])
-    return value
+    return probability, value
 
 
 def _teacher_chunk(
@@ -245,7 +251,7 @@ class _ChunkedLoss(torch.autograd.Function):
                 gradient = gradient.to(dtype)
                 to_hidden[part] = gradient @ head.weight
                 if dtype == wide:
-                    to_weight.addmm_(gradient.t(), rows)
+                    torch.addmm(to_weight, gradient.t(), rows, out=to_weight)
                 else:
                     to_weight += gradient.t() @ rows
         if bias is not None and to_bias is not None:

@@ -32,13 +32,15 @@ class PretrainConfig:
         log_blocks: whether to log which blocks each step had, and not only their hash.
         init: start from the checkpoint's weights, or from random ones in its shape.
         teacher: checkpoint directory to distil from; none: cross-entropy alone.
+        teacher_logits: a directory of `evo cache-logits` to distil from, instead of running the
+            teacher; with --teacher beside it, it must be that teacher's.
         alpha: weight of the cross-entropy, where there is a teacher.
         beta: weight of the divergence from the teacher.
         temperature: of both networks' distributions in the divergence.
         divergence: from the teacher p to the student q: KL(p || q), KL(q || p), the mean of both,
             or Jensen-Shannon's.
         top_k: only over the teacher's so many likeliest tokens at each position; by default over
-            the full vocabulary.
+            the full vocabulary, or all that --teacher-logits keep.
         tail: with --top-k, of all other tokens: they count as one (bucket), or are left out and
             both distributions are renormalised.
         validation_text: source of the validation text; none: no validation.
@@ -50,7 +52,8 @@ class PretrainConfig:
         validate_every: steps between validations; by default a twentieth of the steps. There is
             one before the first step and one after the last in any case.
         checkpoint_every: steps between checkpoints; by default a tenth of the steps, 1000 at most.
-        sequence_length: tokens of a sequence; by default the model's block size, 2048 at most.
+        sequence_length: tokens of a sequence; by default that of --teacher-logits, else the
+            model's block size, 2048 at most.
         seed: of the order of the text, and of random weights.
         workers: how many train in parallel, on the same batches for any number; by default one
             per GPU, or one.
@@ -72,6 +75,7 @@ class PretrainConfig:
     shuffle_tokens: int = 2**23
     init: Literal["weights", "random"] = "weights"
     teacher: Path | None = None
+    teacher_logits: Path | None = None
     alpha: float = 0.2
     beta: float = 0.8
     temperature: float = 0.9
@@ -119,9 +123,10 @@ class PretrainConfig:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise UserError(f"{_flag(name)} {value}: it must be 0 or more")
-        if self.teacher is not None and self.alpha == self.beta == 0:
+        distils = self.teacher is not None or self.teacher_logits is not None
+        if distils and self.alpha == self.beta == 0:
             raise UserError("--alpha 0 --beta 0 leaves no loss: make one of them more than 0")
-        if self.teacher is None and self.top_k is not None:
+        if self.top_k is not None and not distils:
             raise UserError("--top-k is of a teacher's tokens: name a --teacher")
         if not 0 <= self.warmup < 1:
             raise UserError(f"--warmup {self.warmup}: it is a share of the steps, 0 to below 1")
@@ -166,6 +171,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     inputs = read_inputs(
         model=config.model,
         teacher=config.teacher,
+        teacher_logits=config.teacher_logits,
         text=config.sources,
         text_weights=config.text_weights,
         shuffle_tokens=config.shuffle_tokens,
@@ -193,6 +199,9 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         name=settings_hash(settings),
         student=inputs.student.path.absolute(),
         teacher=None if inputs.teacher is None else inputs.teacher.path.absolute(),
+        teacher_logits=None
+        if config.teacher_logits is None
+        else Path(config.teacher_logits).absolute(),
         text=inputs.text,
         validation=None if inputs.validation is None else inputs.validation.blocks,
         origin=_origin(inputs.student.path, settings),

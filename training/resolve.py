@@ -34,13 +34,25 @@ def resources(config: PretrainConfig) -> tuple[int, float]:
     Raises:
         UserError: they need more GPUs than there are.
     """
-    share = config.gpus_per_worker
+    return workers_and_gpus(config.workers, config.gpus_per_worker)
+
+
+def workers_and_gpus(wanted: int | None, share: float | None) -> tuple[int, float]:
+    """The same, from what the user said of either.
+
+    Args:
+        wanted: workers.
+        share: of a GPU for each.
+
+    Raises:
+        UserError: they need more GPUs than there are.
+    """
     gpus = 0.0 if share == 0 else _available_gpus()
     if share is None:
         share = 1.0 if gpus else 0.0
     if share == 0:
-        return config.workers or 1, 0.0
-    workers = config.workers or max(1, int(gpus / share))
+        return wanted or 1, 0.0
+    workers = wanted or max(1, int(gpus / share))
     if workers * share > gpus + 1e-9:
         raise UserError(
             f"{workers} workers with {share:g} GPUs each need more than the {gpus:g} "
@@ -71,15 +83,17 @@ def make_plan(config: PretrainConfig, inputs: Inputs, device: Literal["cpu", "cu
     size = parameters(student.architecture, student.widths)
     width = student.widths.channels * student.widths.layers
     loss = LossSettings()
-    if teacher is not None:
-        common = min(student.vocabulary, teacher.vocabulary)
+    kept = inputs.teacher_logits
+    runs = teacher if kept is None else None
+    if kept is not None or teacher is not None:
+        common = _common_vocabulary(inputs)
         loss = LossSettings(
             alpha=config.alpha,
             beta=config.beta,
             temperature=config.temperature,
             vocabulary=common,
             divergence=config.divergence,
-            top_k=None if config.top_k is None or config.top_k >= common else config.top_k,
+            top_k=_top_k(config, inputs, common),
             tail=config.tail,
         )
     return Plan(
@@ -102,20 +116,44 @@ def make_plan(config: PretrainConfig, inputs: Inputs, device: Literal["cpu", "cu
         loss=loss,
         flops_per_token=training_flops(
             (student.architecture, student.widths),
-            None if teacher is None else (teacher.architecture, teacher.widths),
+            None if runs is None else (runs.architecture, runs.widths),
             length,
         ),
     )
 
 
+def _common_vocabulary(inputs: Inputs) -> int:
+    """Token ids below this are real for the student and for the teacher."""
+    if inputs.teacher_logits is not None:
+        return inputs.teacher_logits.settings.vocabulary
+    assert inputs.teacher is not None
+    return min(inputs.student.vocabulary, inputs.teacher.vocabulary)
+
+
+def _top_k(config: PretrainConfig, inputs: Inputs, common: int) -> int | None:
+    if inputs.teacher_logits is None:
+        return None if config.top_k is None or config.top_k >= common else config.top_k
+    kept = inputs.teacher_logits.settings.top_k
+    if config.top_k is not None and config.top_k > kept:
+        raise UserError(
+            f"--top-k {config.top_k} is more than the {kept} tokens that "
+            f"{inputs.teacher_logits.directory} keeps"
+        )
+    return config.top_k or kept
+
+
 def settings_of(config: PretrainConfig, inputs: Inputs, plan: Plan) -> dict[str, Any]:
     """All that the result depends on, as plain values."""
-    teacher, validation = inputs.teacher, inputs.validation
+    teacher, validation, kept = inputs.teacher, inputs.validation, inputs.teacher_logits
+    teacher_hash = None if teacher is None else teacher.hash
     return {
         "model": str(config.model),
         "model_hash": inputs.student.hash,
         "teacher": None if teacher is None else str(config.teacher),
-        "teacher_hash": None if teacher is None else teacher.hash,
+        "teacher_hash": teacher_hash if kept is None else kept.settings.teacher_hash,
+        "teacher_logits": None if kept is None else str(config.teacher_logits),
+        "teacher_logits_hash": None if kept is None else kept.hash,
+        "teacher_logits_flops": None if kept is None else kept.settings.flops,
         "text": config.sources,
         "text_hash": inputs.text.hash,
         "text_tokens": inputs.text.tokens,

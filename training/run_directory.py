@@ -17,7 +17,7 @@ RESULT = "model"
 CHECKPOINTS = "checkpoints"
 """Where Ray Train keeps what an interrupted run goes on from."""
 
-NAMES = ("model", "teacher", "text", "validation_text")
+NAMES = ("model", "teacher", "teacher_logits", "text", "validation_text")
 """Where things lie is not what they are: they are told by their hashes, which stand beside."""
 
 

@@ -54,6 +54,22 @@ class Source:
             return self.blocks.length
         return self.blocks.shape[1]
 
+    def known_blocks(self, purpose: str) -> Tokens | Blocks:
+        """The blocks, by their numbers.
+
+        Args:
+            purpose: what needs them, for the message.
+
+        Raises:
+            UserError: it is a stream.
+        """
+        if isinstance(self.blocks, StreamedText):
+            raise UserError(
+                f"{purpose} needs text whose blocks are known before it is read, and {self.name} "
+                "is read as a stream: run `evo prepare` on it, and give its directory"
+            )
+        return self.blocks
+
     @property
     def extent(self) -> Extent:
         """What says in which order it is read."""

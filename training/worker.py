@@ -21,6 +21,8 @@ from training.data import Sampler
 from training.initialise import initialise
 from training.plan import Plan
 from training.student import Student
+from training.teacher import load_teacher
+from training.teacher_logits import TeacherLogits, open_teacher_logits
 
 BETAS = (0.9, 0.95)
 
@@ -34,6 +36,7 @@ class Job:
         run: the run directory, absolute, on a file system that all workers share.
         model: the checkpoint directory of what is trained.
         teacher: the one of what it is distilled from.
+        teacher_logits: of `evo cache-logits`, instead of the teacher.
         sampler: says which blocks each step has.
         text: of each source, an object reference to its blocks, or what reads them as a stream.
         validation: one to those of the validation text.
@@ -47,6 +50,7 @@ class Job:
     run: Path
     model: Path
     teacher: Path | None
+    teacher_logits: Path | None
     sampler: Sampler
     text: tuple[Any, ...]
     validation: Any
@@ -67,7 +71,7 @@ class Worker:
         device: where it computes.
         model: what is trained.
         student: the same, wrapped for data parallelism.
-        teacher: None without distillation.
+        teacher: running, or its logits on disk; None without distillation.
         optimizer: AdamW.
         step: optimiser steps done.
         seconds: spent up to the last checkpoint, restarts left out.
@@ -79,7 +83,7 @@ class Worker:
     device: torch.device
     model: GPT
     student: nn.Module
-    teacher: GPT | None
+    teacher: GPT | TeacherLogits | None
     optimizer: torch.optim.Optimizer
     step: int = 0
     seconds: float = 0.0
@@ -122,10 +126,11 @@ def start_worker(job: Job) -> Worker:
     if plan.init == "random":
         initialise(model, torch.Generator().manual_seed(plan.seed))
     model.train()
-    teacher = None
-    if job.teacher is not None:
-        dtype = torch.bfloat16 if plan.precision == "bfloat16" else torch.float32
-        teacher = checkpoint.load(job.teacher).model(dtype).requires_grad_(False).to(device)
+    teacher: GPT | TeacherLogits | None = None
+    if job.teacher_logits is not None:
+        teacher = open_teacher_logits(job.teacher_logits)
+    elif job.teacher is not None:
+        teacher = load_teacher(job.teacher, plan.precision, device)
     if device.type == "cpu" and plan.precision == "bfloat16":
         use_float32_attention(model)
     student = ray.train.torch.prepare_model(Student(model, plan.loss))

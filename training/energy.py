@@ -1,0 +1,98 @@
+"""Energy, where the hardware counts it: NVIDIA's GPUs by NVML, Intel's and AMD's CPUs by RAPL.
+
+RAPL's counters lie in /sys/class/powercap, as root alone may read them on most systems
+(CVE-2020-8694); they are of whole packages and their memory, whoever uses them. NVML's are of whole
+GPUs since the driver was loaded, and need the package nvidia-ml-py.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+POWERCAP = Path("/sys/class/powercap")
+
+
+@dataclass(frozen=True)
+class Counter:
+    """A counter that the hardware keeps.
+
+    Attributes:
+        key: what it counts, unique in the cluster.
+        read: joules since some time.
+        wraps_at: joules at which it begins at 0 again; None: never.
+    """
+
+    key: str
+    read: Callable[[], float]
+    wraps_at: float | None = None
+
+
+class EnergyMeter:
+    """Joules of some counters since it was made.
+
+    Read it more often than a counter wraps around, which takes minutes at least.
+    """
+
+    def __init__(self, counters: Sequence[Counter]) -> None:
+        self._counters = counters
+        self._last = [counter.read() for counter in counters]
+        self._sum = 0.0
+
+    def joules(self) -> float:
+        """Since it was made."""
+        now = [counter.read() for counter in self._counters]
+        for counter, before, after in zip(self._counters, self._last, now, strict=True):
+            wrapped = counter.wraps_at if after < before else 0.0
+            self._sum += after - before + (wrapped or 0.0)
+        self._last = now
+        return self._sum
+
+
+def counters(device: torch.device) -> list[Counter]:
+    """What can be read on this node: its CPUs and, where that is one, the GPU."""
+    return cpu_counters() + (gpu_counters(device) if device.type == "cuda" else [])
+
+
+def cpu_counters(directory: Path = POWERCAP) -> list[Counter]:
+    """RAPL's packages, and their memory where it is counted apart; those that can be read.
+
+    Args:
+        directory: of the zones, see the kernel's Documentation/power/powercap.
+    """
+    found = []
+    for zone in sorted(directory.glob("intel-rapl:*")):  # AMD's have the same name
+        path = zone / "energy_uj"
+        try:
+            name = (zone / "name").read_text().strip()
+            inside = re.fullmatch(r"intel-rapl:\d+:\d+", zone.name) is not None
+            if not (name == "dram" if inside else name.startswith("package")):
+                continue
+            wraps_at = int((zone / "max_energy_range_uj").read_text()) / 1e6
+            int(path.read_text())
+        except (OSError, ValueError):  # not for us
+            continue
+        key = f"{socket.gethostname()} {zone.name}"
+        found.append(Counter(key, lambda path=path: int(path.read_text()) / 1e6, wraps_at))  # type: ignore[misc]
+    return found
+
+
+def gpu_counters(device: torch.device) -> list[Counter]:
+    """NVML's of this GPU, if nvidia-ml-py is there and the GPU (no part of one) has it."""
+    try:
+        import pynvml
+    except ImportError:
+        return []
+    key = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByUUID(key)
+        pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+    except pynvml.NVMLError:
+        return []
+    return [Counter(key, lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3)]

@@ -1,0 +1,280 @@
+"""Make a teacher's logits on Ray, a shard at a time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.exceptions import RayTaskError
+from ray.util import ActorPool
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from safetensors.numpy import save_file
+
+from evo import checkpoint
+from evo.cluster import connect
+from evo.cost import forward_flops
+from evo.errors import UserError
+from evo.files import atomic_file, exclusive
+from evo.settings import claim_run
+from evo.text import sequence_length_of
+from training.cache_logits import CacheLogitsConfig
+from training.resolve import workers_and_gpus
+from training.teacher import load_teacher, teacher_top_k
+from training.teacher_logits import (
+    LogitsSettings,
+    Tokens,
+    block_hashes,
+    bytes_per_block,
+    file_hash,
+    id_dtype,
+    read_manifest,
+    write_manifest,
+)
+from training.text import open_training_text
+
+SHARD_BYTES = 2**28
+"""At most, of a shard of more than one sequence."""
+
+RESTARTS = 4
+"""Of a worker that dies, and tries of a shard."""
+
+FREE = ("teacher", "text", "flops")
+"""Where things lie is not what they are, and the FLOPs follow from it: hashes stand beside."""
+
+
+def make_logits(config: CacheLogitsConfig) -> dict[str, Any]:
+    """See `training.cache_logits.cache_logits`."""
+    workers, gpus = workers_and_gpus(config.workers, config.gpus_per_worker)
+    settings, blocks = settings_of(config, "cuda" if gpus else "cpu")
+    out = Path(config.out).absolute()
+    claim_run(out, asdict(settings), free=FREE)
+    with exclusive(out):
+        for leftover in out.glob(".shard-*.tmp"):  # of a process that was killed
+            leftover.unlink()
+        done = {
+            name: digest
+            for name, digest in read_manifest(out).items()
+            if file_hash(out / name) == digest
+        }
+        missing = [name for name in settings.shards if name not in done]
+        _check_room(out, len(missing) * settings.blocks_per_shard * settings.bytes_per_block)
+        if missing:
+            _make(out, settings, blocks, done, missing, config, workers, gpus)
+    size = sum((out / name).stat().st_size for name in settings.shards)
+    return {
+        "sequences": settings.blocks,
+        "tokens": blocks.size,
+        "bytes": size,
+        "flops": settings.flops,
+    }
+
+
+def settings_of(config: CacheLogitsConfig, device: str) -> tuple[LogitsSettings, Tokens]:
+    """Everything that the result depends on, and the text's blocks, shape [N, T].
+
+    Args:
+        config: as the user gave it.
+        device: kind of device.
+
+    Raises:
+        UserError: bad input.
+    """
+    teacher = checkpoint.load(config.teacher)
+    vocabulary = min(config.vocabulary or teacher.vocabulary, teacher.vocabulary)
+    if config.top_k >= vocabulary:
+        raise UserError(
+            f"--top-k {config.top_k} keeps the whole vocabulary of {vocabulary}: give less, or "
+            "distil without --teacher-logits"
+        )
+    sources = [config.text] if isinstance(config.text, str) else list(config.text)
+    text = open_training_text(
+        sources,
+        [1.0] * len(sources),
+        student=teacher,
+        vocabulary=vocabulary,
+        sequence_length=sequence_length_of(config.sequence_length, teacher.config.block_size),
+        tokens=config.tokens,
+        shuffle_tokens=1,
+    )
+    blocks = np.concatenate([one.known_blocks("evo cache-logits")[:] for one in text.sources])
+    count, length = blocks.shape
+    per_token = forward_flops(teacher.architecture, teacher.widths, length)
+    settings = LogitsSettings(
+        teacher=str(config.teacher),
+        teacher_hash=teacher.hash,
+        tokenizer_hash=None if teacher.tokenizer is None else teacher.tokenizer.hash,
+        text=sources,
+        text_hash=text.hash,
+        blocks=count,
+        sequence_length=length,
+        vocabulary=vocabulary,
+        top_k=config.top_k,
+        dtype=config.dtype,
+        precision=config.precision or ("bfloat16" if device == "cuda" else "float32"),
+        blocks_per_shard=max(
+            1, SHARD_BYTES // bytes_per_block(length, vocabulary, config.top_k, config.dtype)
+        ),
+        flops=blocks.size * per_token,
+    )
+    return settings, blocks
+
+
+def _check_room(out: Path, needed: int) -> None:
+    free = shutil.disk_usage(out).free
+    if needed > free:
+        raise UserError(
+            f"{out} has {free / 1e9:.1f} GB of room, and up to {needed / 1e9:.1f} GB are needed: "
+            "give a smaller --top-k, or --dtype float16"
+        )
+
+
+def _make(
+    out: Path,
+    settings: LogitsSettings,
+    blocks: Tokens,
+    done: dict[str, str],
+    missing: list[str],
+    config: CacheLogitsConfig,
+    workers: int,
+    gpus: float,
+) -> None:
+    connect()
+    cores = ray.cluster_resources().get("CPU", 1.0)
+    workers = min(workers, len(missing))
+    kind = ray.remote(
+        num_cpus=min(1.0, cores / workers),
+        num_gpus=gpus,
+        max_restarts=RESTARTS,
+        max_task_retries=RESTARTS,
+    )(LogitsMaker)
+    threads = config.threads or max(1, len(os.sched_getaffinity(0)) // workers)
+    text, teacher = ray.put(blocks), Path(config.teacher).absolute()
+    actors: list[Any] = [
+        kind.remote(teacher, settings, text, gpus > 0, config.micro_batch, threads)
+        for _ in range(workers)
+    ]
+    pool = ActorPool(actors)
+    number = {name: index for index, name in enumerate(settings.shards)}
+    try:
+        with _progress(out.name, len(settings.shards), len(done)) as advance:
+            made = pool.map_unordered(
+                lambda actor, name: actor.make.remote(out / name, number[name]), missing
+            )
+            for name, digest in made:
+                done[name] = digest
+                write_manifest(out, done)
+                advance()
+    except RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise UserError(str(error.cause)) from None
+        raise
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+class LogitsMaker:
+    """Holds the teacher, and makes shards; a Ray actor."""
+
+    def __init__(
+        self,
+        teacher: Path,
+        settings: LogitsSettings,
+        blocks: Tokens,
+        on_gpu: bool,
+        micro_batch: int,
+        threads: int,
+    ) -> None:
+        """Loads the teacher.
+
+        Args:
+            teacher: checkpoint directory.
+            settings: of what is made.
+            blocks: the whole text, shape [N, T].
+            on_gpu: where the teacher runs.
+            micro_batch: sequences that run at once.
+            threads: on the CPU.
+        """
+        if not on_gpu:
+            torch.set_num_threads(threads)
+        self._device = torch.device("cuda" if on_gpu else "cpu")
+        self._teacher = load_teacher(teacher, settings.precision, self._device)
+        self._settings, self._micro_batch = settings, micro_batch
+        self._blocks = blocks
+
+    def make(self, path: Path, number: int) -> tuple[str, str]:
+        """Write a shard.
+
+        Returns:
+            Its name and its SHA-256.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        size = self._settings.blocks_per_shard
+        tensors = self._tensors(self._blocks[number * size : (number + 1) * size])
+        with atomic_file(path) as temporary:
+            save_file(tensors, temporary)
+            digest = file_hash(temporary)
+        assert digest is not None
+        return path.name, digest
+
+    def _tensors(self, blocks: Tokens) -> dict[str, Any]:
+        of = self._settings
+        shape = (len(blocks), of.sequence_length - 1)
+        values = np.empty((*shape, of.top_k), of.dtype)
+        ids = np.empty((*shape, of.top_k), id_dtype(of.vocabulary))
+        rest = np.empty(shape, np.float32)
+        autocast = torch.autocast(
+            self._device.type, torch.bfloat16, enabled=of.precision == "bfloat16"
+        )
+        for start in range(0, len(blocks), self._micro_batch):
+            part = slice(start, start + self._micro_batch)
+            tokens = torch.from_numpy(blocks[part].astype(np.int64)).to(self._device)
+            with autocast:
+                kept = teacher_top_k(self._teacher, tokens, vocabulary=of.vocabulary, k=of.top_k)
+            for stored, found in zip((values, ids, rest), kept, strict=True):
+                stored[part] = found.cpu().numpy().reshape(stored[part].shape)
+        return {
+            "block": block_hashes(blocks),
+            "log_probability": values,
+            "ids": ids,
+            "log_rest": rest,
+        }
+
+
+@contextmanager
+def _progress(name: str, total: int, done: int) -> Iterator[Any]:
+    """Show a bar with the time left on a terminal, else a line for each shard."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task(name, total=total, completed=done)
+            yield lambda: progress.advance(task)
+        return
+    began, count = time.monotonic(), 0
+
+    def line() -> None:
+        nonlocal count
+        count += 1
+        seconds = (time.monotonic() - began) / count * (total - done - count)
+        left = f", {time.strftime('%H:%M:%S', time.gmtime(seconds))} left" if seconds else ""
+        print(f"{name}: shard {done + count}/{total}{left}", flush=True)
+
+    yield line
