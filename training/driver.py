@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
+import ray.train
+import ray.train.torch
 from numpy.typing import NDArray
-from ray.train import CheckpointConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from evo.cluster import connect
@@ -22,7 +25,7 @@ from training.progress import show_progress
 from training.run_directory import CHECKPOINTS
 from training.stream import StreamedBlocks, StreamedText
 from training.text import Source, TrainingText
-from training.worker import Job
+from training.worker import Job, Place
 
 MOST_FAILURES = 4
 """So many failures without a further step between them end a run."""
@@ -32,7 +35,6 @@ def fit(
     run: Path,
     plan: Plan,
     *,
-    name: str,
     student: Path,
     teacher: Path | None,
     teacher_logits: Path | None,
@@ -50,7 +52,6 @@ def fit(
     Args:
         run: the run directory, absolute.
         plan: the settings.
-        name: of the run at Ray Train, which goes on with the checkpoints of the same name.
         student: checkpoint directory of what is trained.
         teacher: the one of what it is distilled from.
         teacher_logits: of `evo cache-logits`, instead of the teacher.
@@ -97,7 +98,7 @@ def fit(
     progress = threading.Thread(target=show_progress, args=(run, plan, finished), daemon=True)
     progress.start()
     try:
-        _fit_again_while_workers_die(job, scaling, name)
+        _fit_again_while_workers_die(job, scaling)
     finally:
         finished.set()
         progress.join()
@@ -110,7 +111,7 @@ def _handle(source: Source, number: int, run: Path) -> Any:
     return ray.put(source.blocks)
 
 
-def _fit_again_while_workers_die(job: Job, scaling: ScalingConfig, name: str) -> None:
+def _fit_again_while_workers_die(job: Job, scaling: ScalingConfig) -> None:
     """Go on from the last checkpoint after a worker's death, unless it never gets any further.
 
     Ray Train's own limit counts all failures of a run, however long it is, and would try again
@@ -119,7 +120,7 @@ def _fit_again_while_workers_die(job: Job, scaling: ScalingConfig, name: str) ->
     furthest, failures = -1, 0
     while True:
         try:
-            _trainer(job, scaling, name).fit()
+            _trainer(job, scaling).fit()
             return
         except TrainingFailedError as error:
             if message := _user_error(error):
@@ -131,18 +132,27 @@ def _fit_again_while_workers_die(job: Job, scaling: ScalingConfig, name: str) ->
                 raise
 
 
-def _trainer(job: Job, scaling: ScalingConfig, name: str) -> TorchTrainer:
+def _trainer(job: Job, scaling: ScalingConfig) -> TorchTrainer:
     return TorchTrainer(
-        lambda config: train(config["job"]),
+        _work,
         train_loop_config={"job": job},
         # NCCL refuses two workers on one GPU.
         torch_config=TorchConfig(backend="nccl" if scaling.num_gpus_per_worker == 1 else "gloo"),
         scaling_config=scaling,
-        run_config=RunConfig(
-            name=name,
-            storage_path=str(job.run / CHECKPOINTS),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
-        ),
+        run_config=RunConfig(name=job.run.name, storage_path=str(job.run / CHECKPOINTS / "ray")),
+    )
+
+
+def _work(config: dict[str, Any]) -> None:
+    """What Ray Train runs on every worker."""
+    job: Job = config["job"]
+    text = tuple(ray.get(one) if isinstance(one, ray.ObjectRef) else one for one in job.text)
+    validation = None if job.validation is None else ray.get(job.validation)
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device()
+    train(
+        replace(job, text=text, validation=validation),
+        Place(context.get_world_rank(), context.get_world_size(), device),
     )
 
 

@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -24,23 +23,26 @@ from training.losses import Teacher
 from training.state import commit, resume, save_result
 from training.teacher import teacher_states
 from training.teacher_logits import TeacherLogits
-from training.worker import Job, Worker, start_worker
+from training.worker import Job, Place, Worker, start_worker
 
 Blocks = NDArray[np.int32]
 
 
-def train(job: Job) -> None:
+def train(job: Job, place: Place) -> None:
     """Train one model; run by every worker.
+
+    Args:
+        job: what all workers are given.
+        place: where this one stands.
 
     Raises:
         UserError: the loss is not finite, the memory or the disk is full.
     """
     try:
-        worker = start_worker(job)
+        worker = start_worker(job, place)
         resume(worker)
         _run(worker)
-        if worker.rank == 0:
-            save_result(worker)
+        save_result(worker)
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"micro-batches of {job.plan.micro_batch} sequences do not fit in memory: "
@@ -51,7 +53,7 @@ def train(job: Job) -> None:
 def _run(worker: Worker) -> None:
     """All steps that are left, each with its line in the log."""
     job, plan = worker.job, worker.plan
-    validation = np.empty((0, 0), np.int32) if job.validation is None else ray.get(job.validation)
+    validation = np.empty((0, 0), np.int32) if job.validation is None else job.validation
     if worker.rank == 0:
         log.cut_back(job.run, worker.step if worker.step else -1)
     accounts = open_accounts(worker)
@@ -93,10 +95,9 @@ def _steps(
 
 def _feed(worker: Worker) -> Feed:
     """What reads this worker's part of the text, from its next step on."""
-    texts = [ray.get(one) if isinstance(one, ray.ObjectRef) else one for one in worker.job.text]
     return Feed(
         worker.job.sampler,
-        texts,
+        worker.job.text,
         rank=worker.rank,
         workers=worker.workers,
         steps=range(worker.step, worker.plan.steps),

@@ -12,7 +12,7 @@ from evo.errors import UserError
 from evo.files import atomic_file
 from training import log
 from training.plan import DivergenceKind, Tail
-from training.run_directory import CHECKPOINTS, RESULT, SUMMARY, claim, settings_hash
+from training.run_directory import CHECKPOINTS, RESULT, SUMMARY, claim
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,6 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     fit(
         run,
         plan,
-        name=settings_hash(settings),
         student=inputs.student.path.absolute(),
         teacher=None if inputs.teacher is None else inputs.teacher.path.absolute(),
         teacher_logits=None

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ray.train
-import ray.train.torch
 import torch
 import torch.distributed
 from litgpt.model import GPT
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from evo import checkpoint
 from training.attention import use_float32_attention
@@ -38,8 +37,9 @@ class Job:
         teacher: the one of what it is distilled from.
         teacher_logits: of `evo cache-logits`, instead of the teacher.
         sampler: says which blocks each step has.
-        text: of each source, an object reference to its blocks, or what reads them as a stream.
-        validation: one to those of the validation text.
+        text: of each source, its blocks, or what reads them as a stream; on its way to the workers
+            an object reference.
+        validation: blocks of the validation text, shape [N, T]; on its way a reference, too.
         origin: for `subnet.json` of the result.
         checkpoint_every: steps from one checkpoint to the next.
         threads: of a worker on the CPU.
@@ -60,15 +60,28 @@ class Job:
     log_blocks: bool
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a worker stands; torch's process group is made already.
+
+    Attributes:
+        rank: its number, from 0; the first one writes.
+        workers: how many there are.
+        device: where it computes.
+    """
+
+    rank: int
+    workers: int
+    device: torch.device
+
+
 @dataclass
 class Worker:
     """One worker's part of a run.
 
     Attributes:
         job: what it was given.
-        rank: its number, from 0; the first one writes.
-        workers: how many there are.
-        device: where it computes.
+        place: where it stands among the others.
         model: what is trained.
         student: the same, wrapped for data parallelism.
         teacher: running, or its logits on disk; None without distillation.
@@ -78,9 +91,7 @@ class Worker:
     """
 
     job: Job
-    rank: int
-    workers: int
-    device: torch.device
+    place: Place
     model: GPT
     student: nn.Module
     teacher: GPT | TeacherLogits | None
@@ -93,6 +104,21 @@ class Worker:
     def plan(self) -> Plan:
         """The settings."""
         return self.job.plan
+
+    @property
+    def rank(self) -> int:
+        """Its number, from 0."""
+        return self.place.rank
+
+    @property
+    def workers(self) -> int:
+        """How many there are."""
+        return self.place.workers
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.place.device
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The plan's precision."""
@@ -111,14 +137,14 @@ class Worker:
         return values.cpu()
 
 
-def start_worker(job: Job) -> Worker:
+def start_worker(job: Job, place: Place) -> Worker:
     """Load the networks where they train, at the first step.
 
     Args:
         job: what this worker is given.
+        place: where it stands.
     """
-    context, device = ray.train.get_context(), ray.train.torch.get_device()
-    plan = job.plan
+    plan, device = job.plan, place.device
     if device.type == "cpu":
         torch.set_num_threads(job.threads)
     stored = checkpoint.load(job.model)
@@ -133,12 +159,12 @@ def start_worker(job: Job) -> Worker:
         teacher = load_teacher(job.teacher, plan.precision, device)
     if device.type == "cpu" and plan.precision == "bfloat16":
         use_float32_attention(model)
-    student = ray.train.torch.prepare_model(Student(model, plan.loss))
+    student: nn.Module = Student(model, plan.loss).to(device)
+    if place.workers > 1:
+        student = DistributedDataParallel(student, gradient_as_bucket_view=True)
     return Worker(
         job=job,
-        rank=context.get_world_rank(),
-        workers=context.get_world_size(),
-        device=device,
+        place=place,
         model=model,
         student=student,
         teacher=teacher,
