@@ -42,7 +42,7 @@ CUDA_TILE = Tile(positions=4096, vocabulary=16384)
 """256 MiB in float32."""
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def summed_nll(
     model: GPT, blocks: NDArray[np.integer], *, micro_batch: int = 8
 ) -> NDArray[np.float64]:

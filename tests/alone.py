@@ -7,12 +7,15 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from evo.errors import UserError
 from training import log
+from training.data import Extent, Sampler
+from training.parallel import Execution, Place
 from training.plan import LossSettings, Plan
-from training.worker import Job, Place
+from training.worker import Job
 
 
 def plan_of(*, steps: int = 100, batch: int = 6, length: int = 17, **changes: object) -> Plan:
@@ -24,6 +27,20 @@ def plan_of(*, steps: int = 100, batch: int = 6, length: int = 17, **changes: ob
         "device": "cpu", "loss": LossSettings(), "flops_per_token": 1,
     }  # fmt: skip
     return Plan(**settings | changes)
+
+
+def job_of(run: Path, model: Path, text: np.ndarray, **changes: object) -> Job:
+    """A run that is not validated and not distilled."""
+    plan = changes.get("plan") or plan_of(validate_every=0)
+    assert isinstance(plan, Plan)
+    given = {
+        "plan": plan, "run": run, "model": model, "teacher": None, "teacher_logits": None,
+        "sampler": Sampler(plan.batch, (Extent(len(text)),), (1.0,), plan.seed),
+        "text": (text,), "log_blocks": False, "validation": None, "origin": {},
+        "checkpoint_every": 10, "threads": 1, "execution": Execution(), "on_nan": "stop",
+    }  # fmt: skip
+    run.mkdir(parents=True, exist_ok=True)
+    return Job(**given | changes)
 
 
 def train_alone(job: Job, workers: int, *, kill_at: int | None = None) -> None:

@@ -16,9 +16,8 @@ import torch
 from evo import checkpoint
 from evo.errors import UserError
 from tests import tiny_checkpoints
-from tests.alone import plan_of, train_alone
+from tests.alone import job_of, plan_of, train_alone
 from training import log
-from training.data import Extent, Sampler
 from training.worker import Job
 
 
@@ -26,23 +25,13 @@ from training.worker import Job
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A hundred steps with several micro-batches each, by one worker, undisturbed."""
     root = tmp_path_factory.mktemp("state")
-    text = np.load(tiny_checkpoints.text(root / "text.npy"))
-    plan = plan_of()
-    whole = Job(
-        plan=plan,
-        run=root / "whole",
-        model=tiny_checkpoints.llama(root / "model"),
-        teacher=None,
-        teacher_logits=None,
-        sampler=Sampler(plan.batch, (Extent(len(text)),), (1.0,), plan.seed),
-        text=(text,),
+    whole = job_of(
+        root / "whole",
+        tiny_checkpoints.llama(root / "model"),
+        np.load(tiny_checkpoints.text(root / "text.npy")),
+        plan=plan_of(),
         validation=np.load(tiny_checkpoints.text(root / "validation.npy", blocks=9, seed=1)),
-        origin={},
-        checkpoint_every=10,
-        threads=1,
-        log_blocks=False,
     )
-    whole.run.mkdir()
     train_alone(whole, 1)
     return whole
 

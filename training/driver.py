@@ -4,31 +4,76 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 import ray.train
 import ray.train.torch
+import torch
 from numpy.typing import NDArray
 from ray.train import RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.config import FailureConfig
 
 from evo.cluster import connect
 from evo.errors import UserError
 from training import log
 from training.data import Sampler
 from training.loop import train
+from training.memory import SHARE, Demand
+from training.parallel import Execution, Place
 from training.plan import Plan
 from training.progress import show_progress
 from training.run_directory import CHECKPOINTS
 from training.stream import StreamedBlocks, StreamedText
 from training.text import Source, TrainingText
-from training.worker import Job, Place
+from training.worker import Job
 
 MOST_FAILURES = 4
 """So many failures without a further step between them end a run."""
+
+NOTICE_SECONDS = 5.0
+"""In which a cluster notices that a node has left it."""
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The workers of a run.
+
+    Attributes:
+        count: how many there are.
+        cpus: cores that Ray reserves for each.
+        gpus: share of a GPU for each, 0 for the CPU.
+    """
+
+    count: int
+    cpus: float
+    gpus: float
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What Ray reserves for each."""
+        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+
+    def room(self) -> int:
+        """For how many such workers the nodes that are alive have room."""
+        found = 0
+        for node in ray.nodes():
+            if node["Alive"]:
+                has = node["Resources"]
+                fits = (has.get(kind, 0.0) / part + 1e-9 for kind, part in self.resources.items())
+                found += int(min(fits))
+        return found
+
+    def memory(self) -> int:
+        """Bytes on each worker's device: its share of a GPU, or of what Ray counts on all nodes."""
+        if self.gpus:
+            total = ray.get(ray.remote(num_gpus=self.gpus)(_gpu_memory).remote())
+            return int(self.gpus * total)
+        return int(ray.cluster_resources()["memory"] / self.count)
 
 
 def fit(
@@ -46,6 +91,8 @@ def fit(
     gpus_per_worker: float,
     threads: int | None,
     log_blocks: bool,
+    demand: Demand,
+    on_nan: Literal["stop", "skip"],
 ) -> None:
     """Train to the end of a plan, from the last checkpoint in the run directory if there is one.
 
@@ -63,6 +110,8 @@ def fit(
         gpus_per_worker: share of a GPU, 0 for the CPU.
         threads: of a worker on the CPU; by default the cores divided by the workers.
         log_blocks: whether each row of the log lists the step's blocks.
+        demand: what it asks of the workers' memory.
+        on_nan: of a step whose loss or gradient is not finite.
 
     Raises:
         UserError: the loss is not finite, the memory or the disk is full.
@@ -87,18 +136,15 @@ def fit(
         checkpoint_every=checkpoint_every,
         threads=threads or max(1, len(os.sched_getaffinity(0)) // workers),
         log_blocks=log_blocks,
+        execution=demand.executions[0],
+        on_nan=on_nan,
     )
-    resources = {"CPU": min(1.0, cores / workers), "GPU": gpus_per_worker}
-    scaling = ScalingConfig(
-        num_workers=workers,
-        use_gpu=gpus_per_worker > 0,
-        resources_per_worker={kind: amount for kind, amount in resources.items() if amount},
-    )
+    crew = Crew(workers, min(1.0, cores / workers), gpus_per_worker)
     finished = threading.Event()
     progress = threading.Thread(target=show_progress, args=(run, plan, finished), daemon=True)
     progress.start()
     try:
-        _fit_again_while_workers_die(job, scaling)
+        _fit_again_while_workers_die(job, crew, demand)
     finally:
         finished.set()
         progress.join()
@@ -111,16 +157,18 @@ def _handle(source: Source, number: int, run: Path) -> Any:
     return ray.put(source.blocks)
 
 
-def _fit_again_while_workers_die(job: Job, scaling: ScalingConfig) -> None:
+def _fit_again_while_workers_die(job: Job, wanted: Crew, demand: Demand) -> None:
     """Go on from the last checkpoint after a worker's death, unless it never gets any further.
 
-    Ray Train's own limit counts all failures of a run, however long it is, and would try again
-    what the user must put right.
+    On as many workers as the cluster then has room for: a node may have left it. Ray Train's own
+    limit counts all failures of a run, however long it is, and would try again what the user must
+    put right.
     """
-    furthest, failures = -1, 0
+    crew, furthest, failures = wanted, -1, 0
     while True:
+        execution = _choose(demand, crew)
         try:
-            _trainer(job, scaling).fit()
+            _trainer(replace(job, execution=execution), crew, is_first=failures == 0).fit()
             return
         except TrainingFailedError as error:
             if message := _user_error(error):
@@ -130,16 +178,54 @@ def _fit_again_while_workers_die(job: Job, scaling: ScalingConfig) -> None:
             furthest = max(furthest, step)
             if failures == MOST_FAILURES:
                 raise
+        time.sleep(NOTICE_SECONDS)
+        count = max(1, min(wanted.count, wanted.room()))
+        if count != crew.count:
+            print(f"{job.run.name}: going on with {count} of {wanted.count} workers", flush=True)
+        crew = replace(wanted, count=count)
 
 
-def _trainer(job: Job, scaling: ScalingConfig) -> TorchTrainer:
+def _choose(demand: Demand, crew: Crew) -> Execution:
+    """How the networks are spread over so many workers; said where it is not the cheapest way."""
+    workers, cheapest = crew.count, demand.executions[0]
+    if workers == 1 or len(demand.executions) == 1:
+        return cheapest
+    memory = crew.memory()
+    execution = demand.choose(workers, memory)
+    if execution != cheapest:
+        parts = ["the student"] * (execution.parallel == "fsdp")
+        parts += ["the teacher"] * execution.shard_teacher
+        print(
+            f"each of {workers} workers holds a part of {' and '.join(parts)}: otherwise it would "
+            f"need {demand.needed(cheapest, workers) / 2**30:.1f} GiB, more than {SHARE:.0%} of "
+            f"{memory / 2**30:.1f} GiB",
+            flush=True,
+        )
+    return execution
+
+
+def _gpu_memory() -> int:
+    return torch.cuda.get_device_properties(0).total_memory
+
+
+def _trainer(job: Job, crew: Crew, *, is_first: bool) -> TorchTrainer:
     return TorchTrainer(
         _work,
         train_loop_config={"job": job},
         # NCCL refuses two workers on one GPU.
-        torch_config=TorchConfig(backend="nccl" if scaling.num_gpus_per_worker == 1 else "gloo"),
-        scaling_config=scaling,
-        run_config=RunConfig(name=job.run.name, storage_path=str(job.run / CHECKPOINTS / "ray")),
+        torch_config=TorchConfig(backend="nccl" if crew.gpus == 1 else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=crew.count,
+            use_gpu=crew.gpus > 0,
+            resources_per_worker=crew.resources,
+        ),
+        run_config=RunConfig(
+            name=job.run.name,
+            storage_path=str(job.run / CHECKPOINTS / "ray"),
+            # At first, nodes may still have to come; later, workers that do not start are
+            # counted again.
+            failure_config=FailureConfig(controller_failure_limit=-1 if is_first else 0),
+        ),
     )
 
 

@@ -5,27 +5,29 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from evo.errors import UserError
-from evo.nll import summed_nll
 from training import log
 from training.accounts import Accounts, open_accounts
 from training.feed import Feed, Portion
 from training.losses import Teacher
+from training.parallel import Place, clip_gradients, synchronised, uncompiled
 from training.state import commit, resume, save_result
 from training.teacher import teacher_states
 from training.teacher_logits import TeacherLogits
-from training.worker import Job, Place, Worker, start_worker
+from training.worker import Job, Worker, start_worker
 
 Blocks = NDArray[np.int32]
+
+MOST_SKIPPED = 10
+"""So many steps in a row whose update is left out end a run."""
 
 
 def train(job: Job, place: Place) -> None:
@@ -76,11 +78,6 @@ def _steps(
         began = time.perf_counter()
         portion = next(portions)
         row = _train_step(worker, portion.rows)
-        if not math.isfinite(row["loss"]):
-            raise UserError(
-                f"the loss is {row['loss']} at step {worker.step}: give a lower --learning-rate, "
-                "or --precision float32"
-            )
         row |= accounts.of_step(time.perf_counter() - began)
         if plan.validates_after(worker.step):
             row["validation_perplexity"] = _validation_perplexity(worker, validation)
@@ -121,11 +118,13 @@ def _train_step(worker: Worker, blocks: NDArray[np.int64]) -> dict[str, Any]:
     targets = plan.batch * (blocks.shape[1] - 1)
     scale = worker.workers / targets
     sums = torch.zeros(3, dtype=torch.float64)
-    for rows, is_last in _micro_batches(blocks, plan.micro_batch):
+    # As many turns for every worker, because each of them may gather weights from all.
+    turns = math.ceil(math.ceil(plan.batch / worker.workers) / plan.micro_batch)
+    for rows, counts, is_last in _micro_batches(blocks, turns):
         tokens = torch.from_numpy(rows).to(worker.device)
-        with nullcontext() if is_last else _no_sync(worker.student):
+        with synchronised(worker.network, is_last or worker.job.execution.reduce_each):
             with worker.autocast():
-                losses = worker.student(tokens, _teacher_view(worker, rows, tokens))
+                losses = counts * worker.network(tokens, _teacher_view(worker, rows, tokens))
             (losses[0] * scale).backward()
         sums += losses.detach().double().cpu()
     learning_rate = plan.learning_rate_at(worker.step)
@@ -143,16 +142,43 @@ def _train_step(worker: Worker, blocks: NDArray[np.int64]) -> dict[str, Any]:
     if worker.teacher is not None:
         row |= {"ce": sums[1].item(), "divergence": sums[2].item()}
     row["learning_rate"] = learning_rate
-    nn.utils.clip_grad_norm_(worker.model.parameters(), plan.gradient_clip)
-    worker.optimizer.step()
+    norm = clip_gradients(worker.model, plan.gradient_clip)
+    if math.isfinite(row["loss"]) and math.isfinite(norm):
+        worker.optimizer.step()
+        worker.skipped_in_a_row = 0
+    else:
+        row = _leave_out(worker, row, norm)
     worker.optimizer.zero_grad()
+    if worker.skipped:
+        row["skipped"] = worker.skipped
     return row
 
 
-def _no_sync(student: nn.Module) -> AbstractContextManager[Any]:
-    if isinstance(student, DistributedDataParallel):
-        return student.no_sync()
-    return nullcontext()
+def _leave_out(worker: Worker, row: dict[str, Any], norm: float) -> dict[str, Any]:
+    """Count a step without an update; its row without what is not finite.
+
+    Loss and norm are those of all workers, so all of them come to the same.
+
+    Raises:
+        UserError: such a step is to end the run, or is one too many.
+    """
+    worker.skipped += 1
+    worker.skipped_in_a_row += 1
+    hint = "give a lower --learning-rate, or --precision float32"
+    if worker.job.on_nan == "stop":
+        name, value = "loss", row["loss"]
+        if math.isfinite(value):
+            name, value = "norm of the gradient", norm
+        raise UserError(
+            f"the {name} is {value} at step {worker.step}: {hint}, or leave such steps out with "
+            "--on-nan skip"
+        )
+    if worker.skipped_in_a_row == MOST_SKIPPED:
+        raise UserError(
+            f"the loss or the gradient is not finite in {MOST_SKIPPED} steps in a row, up to step "
+            f"{worker.step}: {hint}"
+        )
+    return {name: value for name, value in row.items() if math.isfinite(value)}
 
 
 def _teacher_view(worker: Worker, rows: NDArray[np.int64], tokens: Tensor) -> Teacher | None:
@@ -161,15 +187,25 @@ def _teacher_view(worker: Worker, rows: NDArray[np.int64], tokens: Tensor) -> Te
     return None if worker.teacher is None else teacher_states(worker.teacher, tokens)
 
 
-def _micro_batches(rows: NDArray[np.int64], size: int) -> Iterator[tuple[NDArray[np.int64], bool]]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size], start + size >= len(rows)
+def _micro_batches(
+    rows: NDArray[np.int64], turns: int
+) -> Iterator[tuple[NDArray[np.int64], bool, bool]]:
+    """Even parts of a worker's rows; a part without any is a row that does not count.
+
+    Yields:
+        The rows, whether they count, and whether they are the last ones.
+    """
+    for turn, part in enumerate(np.array_split(rows, turns), 1):
+        yield (part if len(part) else rows[:1]), len(part) > 0, turn == turns
 
 
 def _validation_perplexity(worker: Worker, blocks: Blocks) -> float:
-    share = blocks[worker.rank :: worker.workers]
-    with worker.autocast():
-        nll = summed_nll(worker.model, share, micro_batch=worker.plan.micro_batch).sum()
+    share = np.arange(len(blocks))[worker.rank :: worker.workers]
+    # As many rows for every worker, as in training; those at the end are not summed.
+    rows = blocks[np.resize(share, math.ceil(len(blocks) / worker.workers))]
+    with worker.autocast(), uncompiled() if worker.job.execution.compile else nullcontext():
+        sums = worker.student.summed_nll(rows, worker.plan.micro_batch)
+    nll = sums[: len(share)].sum()
     total = worker.sum_over_workers(torch.tensor([nll], dtype=torch.float64))
     mean = total.item() / (len(blocks) * (blocks.shape[1] - 1))
     return math.exp(mean) if mean < 700 else math.inf

@@ -9,6 +9,9 @@ from typing import Literal
 DECAY = 0.1
 """The learning rate ends at this part of its peak."""
 
+BLOCK_BYTES = 40
+"""What a block keeps for its backward pass, for each token and channel."""
+
 
 DivergenceKind = Literal["forward-kl", "reverse-kl", "symmetric-kl", "jensen-shannon"]
 Tail = Literal["bucket", "renormalise"]
@@ -120,8 +123,7 @@ def default_micro_batch(batch: int, sequence_length: int, width: int, budget: in
         width: channels times layers.
         budget: in bytes.
     """
-    per_token = 40 * width  # bytes that a block keeps for its backward pass, per channel
-    return max(1, min(batch, budget // (per_token * sequence_length)))
+    return max(1, min(batch, budget // (BLOCK_BYTES * width * sequence_length)))
 
 
 def steps_of(tokens: int, tokens_per_step: int) -> int:

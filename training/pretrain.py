@@ -65,6 +65,16 @@ class PretrainConfig:
         warmup: share of the steps in which the learning rate rises.
         weight_decay: AdamW's, on matrices only.
         gradient_clip: the largest norm of the gradient.
+        parallel: every worker holds the whole network in training (ddp), or its part of weights,
+            gradients and optimiser states (fsdp); auto: fsdp where the whole would fill more than
+            80% of a GPU's memory, or of a worker's part of the memory that Ray counts on CPUs.
+        shard_teacher: whether each worker holds only its part of the teacher; by default where
+            it does not fit beside the student.
+        activation_checkpointing: keep blocks' inputs alone and run blocks again in the backward
+            pass: a third more FLOPs than are counted, for a fraction of the activations' memory.
+        compile: run blocks through torch.compile.
+        on_nan: of a step whose loss or gradient is not finite: end the run, or leave the step's
+            update out and count it; ten such steps in a row end the run.
     """
 
     model: Path
@@ -99,6 +109,11 @@ class PretrainConfig:
     weight_decay: float = 0.1
     gradient_clip: float = 1.0
     log_blocks: bool = False
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    shard_teacher: bool | None = None
+    activation_checkpointing: bool = False
+    compile: bool = False
+    on_nan: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self) -> None:
         for name in (
@@ -158,7 +173,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
 
     Returns:
         The summary: `steps`, `tokens`, `flops`, `seconds`, `loss`, `validation_perplexity` where
-        there is validation, and `settings`.
+        there is validation, `skipped` where updates were left out, and `settings`.
 
     Raises:
         UserError: bad input, a run directory of other settings, or a loss that is not finite.
@@ -166,7 +181,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     # Only now: torch and Ray take seconds to import, which `--help` should not.
     from training.driver import fit
     from training.inputs import read_inputs
-    from training.resolve import make_plan, resources, settings_of
+    from training.resolve import demand_of, make_plan, resources, settings_of
 
     inputs = read_inputs(
         model=config.model,
@@ -209,6 +224,8 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         gpus_per_worker=gpus_per_worker,
         threads=config.threads,
         log_blocks=config.log_blocks,
+        demand=demand_of(config, inputs, plan),
+        on_nan=config.on_nan,
     )
     return _finish(run, settings)
 
@@ -229,7 +246,7 @@ def _finish(run: Path, settings: dict[str, Any]) -> dict[str, Any]:
             "that all nodes share"
         )
     last = rows[-1]
-    names = ("steps", "tokens", "flops", "seconds", "loss", "validation_perplexity")
+    names = ("steps", "tokens", "flops", "seconds", "loss", "validation_perplexity", "skipped")
     summary = {
         name: last["step" if name == "steps" else name]
         for name in names

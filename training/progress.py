@@ -69,6 +69,8 @@ def _state(rows: list[dict[str, Any]], plan: Plan) -> str:
         parts.append(f"validation perplexity {perplexities[-1]:.2f}")
     if "tokens_per_second" in last:
         parts.append(f"{last['tokens_per_second']:,.0f} tokens/s")
+    if "skipped" in last:
+        parts.append(f"{last['skipped']} steps without an update")
     return ", ".join(parts)
 
 

@@ -14,7 +14,10 @@ from evo.cost import parameters
 from evo.errors import UserError
 from training.flops import training_flops
 from training.inputs import Inputs
+from training.memory import Demand, Network
+from training.parallel import Execution
 from training.plan import (
+    BLOCK_BYTES,
     LossSettings,
     Plan,
     default_batch_tokens,
@@ -140,6 +143,40 @@ def _top_k(config: PretrainConfig, inputs: Inputs, common: int) -> int | None:
             f"{inputs.teacher_logits.directory} keeps"
         )
     return config.top_k or kept
+
+
+def demand_of(config: PretrainConfig, inputs: Inputs, plan: Plan) -> Demand:
+    """What the run asks of its workers' memory, and how the user lets it be shared.
+
+    Args:
+        config: as given by the user.
+        inputs: what is trained on what.
+        plan: of the run.
+    """
+    student = inputs.student
+    teacher = inputs.teacher if inputs.teacher_logits is None else None
+    channels, layers = student.widths.channels, student.widths.layers
+    kept = BLOCK_BYTES * channels * layers
+    if config.activation_checkpointing:  # the blocks' inputs in float32, and all of one block
+        kept = 4 * channels * layers + BLOCK_BYTES * channels
+    sharded = [False, True] if config.shard_teacher is None else [config.shard_teacher]
+    spreads: dict[str, list[tuple[Literal["ddp", "fsdp"], bool]]] = {
+        "ddp": [("ddp", False)],
+        "fsdp": [("fsdp", False), ("fsdp", True)],
+    }
+    wanted = ["ddp", "fsdp"] if config.parallel == "auto" else [config.parallel]
+    return Demand(
+        student=Network.of(student.architecture, student.widths),
+        teacher=None if teacher is None else Network.of(teacher.architecture, teacher.widths),
+        teacher_bytes=2 if plan.precision == "bfloat16" else 4,
+        activations=plan.micro_batch * plan.sequence_length * kept,
+        executions=tuple(
+            Execution(parallel, shard, each, config.activation_checkpointing, config.compile)
+            for shard in (sharded if teacher is not None else [False])
+            for name in wanted
+            for parallel, each in spreads[name]
+        ),
+    )
 
 
 def settings_of(config: PretrainConfig, inputs: Inputs, plan: Plan) -> dict[str, Any]:

@@ -33,6 +33,8 @@ from training.worker import Worker
 
 PREFIX = "step-"
 
+COUNTERS = ("seconds", "skipped", "skipped_in_a_row")
+
 
 def commit(worker: Worker) -> None:
     """Write a checkpoint, from which a run goes on exactly; called by every worker.
@@ -85,7 +87,9 @@ def resume(worker: Worker) -> None:
         model_state_dict=state["model"],
         optim_state_dict=state["optimizer"],
     )
-    worker.step, worker.seconds = step, state["seconds"]
+    worker.step = step
+    for name in COUNTERS:
+        setattr(worker, name, state[name])
 
 
 def save_result(worker: Worker) -> None:
@@ -111,7 +115,8 @@ def save_result(worker: Worker) -> None:
 def _state(worker: Worker) -> dict[str, Any]:
     """All that changes in training; what it holds are the worker's own tensors, no copies."""
     model, optimizer = get_state_dict(worker.model, worker.optimizer)
-    return {"model": model, "optimizer": optimizer, "seconds": worker.elapsed()}
+    counters = {name: getattr(worker, name) for name in COUNTERS} | {"seconds": worker.elapsed()}
+    return {"model": model, "optimizer": optimizer, **counters}
 
 
 def _committed(checkpoints: Path) -> list[Path]:

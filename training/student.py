@@ -1,18 +1,23 @@
-"""The network that is trained, with its loss."""
+"""The networks of a run as modules with one forward, in which data parallelism has its hooks."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from litgpt.model import GPT
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evo.model import hidden_states
+from evo.nll import summed_nll
 from training.losses import Teacher, head_of, summed_losses
 from training.plan import LossSettings
 
 
 class Student(nn.Module):
-    """Tokens to summed losses, so that `DistributedDataParallel` sees one forward.
+    """The network that is trained, with its loss: tokens to summed losses.
 
     Args:
         model: what is trained.
@@ -35,3 +40,7 @@ class Student(nn.Module):
         targets = tokens[:, 1:].flatten()
         losses = summed_losses(hidden, head_of(self.model), targets, self.settings, teacher)
         return torch.stack(losses)
+
+    def summed_nll(self, blocks: NDArray[Any], micro_batch: int) -> NDArray[np.float64]:
+        """The summed NLL of each block, see `evo.nll.summed_nll`."""
+        return summed_nll(self.model, blocks, micro_batch=micro_batch)

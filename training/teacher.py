@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 from litgpt.model import GPT
-from torch import Tensor
+from torch import Tensor, nn
 
 from evo import checkpoint
 from evo.model import hidden_states
@@ -15,33 +15,52 @@ from training.divergences import TopK, top_k_of
 from training.losses import TeacherStates, cast, head_of, logits_of, product_dtype, rows_per_chunk
 
 
-def load_teacher(
-    directory: Path, precision: Literal["float32", "bfloat16"], device: torch.device
-) -> GPT:
-    """A checkpoint as a teacher: without gradients, stored as it computes.
+class TeacherNetwork(nn.Module):
+    """A network that is distilled: tokens to what its head sees.
+
+    A module of its own, so that a sharded teacher's weights are gathered by its forward.
+
+    Args:
+        model: without gradients.
+    """
+
+    def __init__(self, model: GPT) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Hidden states, shape [B, T, channels].
+
+        Args:
+            tokens: shape [B, T].
+        """
+        return hidden_states(self.model, tokens)
+
+
+def load_teacher(directory: Path, precision: Literal["float32", "bfloat16"]) -> TeacherNetwork:
+    """A checkpoint as a teacher: without gradients, stored as it computes, on the CPU.
 
     Args:
         directory: of the checkpoint.
         precision: of matrix products.
-        device: where it runs.
     """
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    return checkpoint.load(directory).model(dtype).requires_grad_(False).to(device)
+    return TeacherNetwork(checkpoint.load(directory).model(dtype).requires_grad_(False))
 
 
 @torch.no_grad()
-def teacher_states(teacher: GPT, tokens: Tensor) -> TeacherStates:
+def teacher_states(teacher: TeacherNetwork, tokens: Tensor) -> TeacherStates:
     """What a loss sees of a teacher beside the student.
 
     Args:
         teacher: of which the head runs later, some positions at a time.
         tokens: shape [B, T]; the last of each sequence is only a target.
     """
-    return TeacherStates(hidden_states(teacher, tokens[:, :-1]).flatten(0, 1), head_of(teacher))
+    return TeacherStates(teacher(tokens[:, :-1]).flatten(0, 1), head_of(teacher.model))
 
 
 @torch.no_grad()
-def teacher_top_k(teacher: GPT, tokens: Tensor, *, vocabulary: int, k: int) -> TopK:
+def teacher_top_k(teacher: TeacherNetwork, tokens: Tensor, *, vocabulary: int, k: int) -> TopK:
     """What is kept of a teacher; no more than a chunk of its logits is ever held.
 
     Args:

@@ -6,21 +6,21 @@ import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed
 from litgpt.model import GPT
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from evo import checkpoint
 from training.attention import use_float32_attention
 from training.data import Sampler
 from training.initialise import initialise
+from training.parallel import Execution, Place, shard, spread_student
 from training.plan import Plan
 from training.student import Student
-from training.teacher import load_teacher
+from training.teacher import TeacherNetwork, load_teacher
 from training.teacher_logits import TeacherLogits, open_teacher_logits
 
 BETAS = (0.9, 0.95)
@@ -44,6 +44,9 @@ class Job:
         checkpoint_every: steps from one checkpoint to the next.
         threads: of a worker on the CPU.
         log_blocks: whether each row of the log lists the step's blocks.
+        execution: how the networks are spread and computed.
+        on_nan: of a step whose loss or gradient is not finite: end the run, or leave its update
+            out.
     """
 
     plan: Plan
@@ -58,21 +61,8 @@ class Job:
     checkpoint_every: int
     threads: int
     log_blocks: bool
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a worker stands; torch's process group is made already.
-
-    Attributes:
-        rank: its number, from 0; the first one writes.
-        workers: how many there are.
-        device: where it computes.
-    """
-
-    rank: int
-    workers: int
-    device: torch.device
+    execution: Execution
+    on_nan: Literal["stop", "skip"]
 
 
 @dataclass
@@ -82,28 +72,37 @@ class Worker:
     Attributes:
         job: what it was given.
         place: where it stands among the others.
-        model: what is trained.
-        student: the same, wrapped for data parallelism.
+        student: what is trained, with its loss.
+        network: the same, as it is called in training.
         teacher: running, or its logits on disk; None without distillation.
         optimizer: AdamW.
-        step: optimiser steps done.
+        step: optimiser steps done, those whose update was left out included.
         seconds: spent up to the last checkpoint, restarts left out.
+        skipped: steps whose update was left out.
+        skipped_in_a_row: those of them since the last one that had an update.
     """
 
     job: Job
     place: Place
-    model: GPT
-    student: nn.Module
-    teacher: GPT | TeacherLogits | None
+    student: Student
+    network: nn.Module
+    teacher: TeacherNetwork | TeacherLogits | None
     optimizer: torch.optim.Optimizer
     step: int = 0
     seconds: float = 0.0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
     started: float = field(default_factory=time.perf_counter)
 
     @property
     def plan(self) -> Plan:
         """The settings."""
         return self.job.plan
+
+    @property
+    def model(self) -> GPT:
+        """What is trained."""
+        return self.student.model
 
     @property
     def rank(self) -> int:
@@ -152,24 +151,29 @@ def start_worker(job: Job, place: Place) -> Worker:
     if plan.init == "random":
         initialise(model, torch.Generator().manual_seed(plan.seed))
     model.train()
-    teacher: GPT | TeacherLogits | None = None
-    if job.teacher_logits is not None:
-        teacher = open_teacher_logits(job.teacher_logits)
-    elif job.teacher is not None:
-        teacher = load_teacher(job.teacher, plan.precision, device)
     if device.type == "cpu" and plan.precision == "bfloat16":
         use_float32_attention(model)
-    student: nn.Module = Student(model, plan.loss).to(device)
-    if place.workers > 1:
-        student = DistributedDataParallel(student, gradient_as_bucket_view=True)
+    student = Student(model, plan.loss)
     return Worker(
         job=job,
         place=place,
-        model=model,
         student=student,
-        teacher=teacher,
+        network=spread_student(student, place, job.execution, plan.precision),
+        teacher=_teacher(job, place),
         optimizer=_optimizer(model, plan),
     )
+
+
+def _teacher(job: Job, place: Place) -> TeacherNetwork | TeacherLogits | None:
+    if job.teacher_logits is not None:
+        return open_teacher_logits(job.teacher_logits)
+    if job.teacher is None:
+        return None
+    teacher = load_teacher(job.teacher, job.plan.precision)
+    if not job.execution.shard_teacher:
+        return teacher.to(place.device)
+    shard(teacher, place, job.plan.precision)
+    return teacher
 
 
 def _optimizer(model: GPT, plan: Plan) -> torch.optim.Optimizer:
