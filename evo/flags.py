@@ -95,7 +95,8 @@ def _wanted(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, choices))}"
     if get_origin(kind) is list:
-        return "values, one after the other"
+        known = get_args(choices[0])
+        return f"some of {', '.join(map(str, known))}" if known else "values, one after the other"
     if choices:  # one type, or none
         return _wanted(choices[0])
     return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a value")

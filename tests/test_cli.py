@@ -276,6 +276,7 @@ def test_search_lists_what_is_missing(capsys):
         (["compare", "nowhere", "else"], "nowhere"),
         (["pretrain", "--model", "no", "--text", "x", "--tokens", "0", "--out", "o"], "tokens"),
         (["pretrain", "--model", "no", "--text", "x", "--tokens", "9", "--out", "o"], "no is no "),
+        (["pretrain", "--loggers", "csv", "tb"], "--loggers: give some of tensorboard, wandb, csv"),
     ],
 )  # fmt: skip
 def test_other_commands_refuse(arguments, message, capsys, tmp_path, monkeypatch):

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from evo import checkpoint
 from evo.cluster import connect
@@ -60,6 +62,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
         workers=1,
         threads=1,
         gpus_per_worker=0,
+        loggers=["tensorboard", "csv"],
     )
 
 
@@ -88,6 +91,17 @@ def cut_of(teacher: Path, directory: Path) -> Path:
     model = extract(stored.config, stored.weights, subnet, tied=stored.tied)
     checkpoint.save(directory, model, origin={"teacher_hash": stored.hash})
     return directory
+
+
+def assert_loggers_show_the_log(run: Path) -> None:
+    found = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    table = pd.read_csv(run / "log.csv")
+    assert list(table["step"]) == [row["step"] for row in log.rows(run)]
+    for name in ("loss", "validation_perplexity", "learning_rate", "flops"):
+        wanted = {row["step"]: row[name] for row in log.rows(run) if name in row}
+        shown = {event.step: event.value for event in found.Scalars(name)}
+        assert shown == pytest.approx(wanted, rel=1e-6)
+        assert table[name].count() == len(found.Scalars(name)) == len(wanted)
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -132,6 +146,7 @@ def test_the_log_and_the_result(config: PretrainConfig, whole: dict[str, Any]) -
     assert found["perplexity"] == pytest.approx(whole["validation_perplexity"], rel=1e-5)
     assert json.loads((config.out / "model" / "subnet.json").read_text())["pretraining"]
     assert not (config.out / "checkpoints").exists()
+    assert_loggers_show_the_log(config.out)
 
 
 def test_the_first_loss_and_step_equal_plain_pytorch(
@@ -199,6 +214,7 @@ def test_a_killed_driver_goes_on_at_the_next_step(
     assert not (other.out / "summary.json").exists()
     pretrain(other)
     assert_same_run(config.out, other.out)
+    assert_loggers_show_the_log(other.out)
 
 
 def test_a_mixture_of_a_prepared_corpus_and_a_stream(
@@ -332,6 +348,7 @@ def test_a_loss_that_is_not_finite(config: PretrainConfig) -> None:
         ({"workers": 7}, "cannot be shared by 7 workers"),
         ({"gpus_per_worker": 2.0}, "--gpus-per-worker 2"),
         ({"warmup": 1.0}, "--warmup 1.0"),
+        ({"loggers": ["csv", "csv"]}, "name each once"),
         ({"text": "stdlib:train"}, "no tokenizer"),
         ({"text_weights": [1.0, 2.0]}, "one for each of the 1"),
         ({"shuffle_tokens": 0}, "--shuffle-tokens 0"),

@@ -1,10 +1,11 @@
-"""Run the loop on Ray Train, and show how far it is."""
+"""Run the loop on Ray Train, and tell what it logs."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,11 +23,11 @@ from evo.cluster import connect
 from evo.errors import UserError
 from training import log
 from training.data import Sampler
+from training.follow import Watcher, follow
 from training.loop import train
 from training.memory import SHARE, Demand
 from training.parallel import Execution, Place
 from training.plan import Plan
-from training.progress import show_progress
 from training.run_directory import CHECKPOINTS
 from training.stream import StreamedBlocks, StreamedText
 from training.text import Source, TrainingText
@@ -93,6 +94,7 @@ def fit(
     log_blocks: bool,
     demand: Demand,
     on_nan: Literal["stop", "skip"],
+    watchers: Sequence[Watcher],
 ) -> None:
     """Train to the end of a plan, from the last checkpoint in the run directory if there is one.
 
@@ -112,6 +114,7 @@ def fit(
         log_blocks: whether each row of the log lists the step's blocks.
         demand: what it asks of the workers' memory.
         on_nan: of a step whose loss or gradient is not finite.
+        watchers: are told what is logged, and closed at the end.
 
     Raises:
         UserError: the loss is not finite, the memory or the disk is full.
@@ -141,13 +144,13 @@ def fit(
     )
     crew = Crew(workers, min(1.0, cores / workers), gpus_per_worker)
     finished = threading.Event()
-    progress = threading.Thread(target=show_progress, args=(run, plan, finished), daemon=True)
-    progress.start()
+    following = threading.Thread(target=follow, args=(run, watchers, finished), daemon=True)
+    following.start()
     try:
         _fit_again_while_workers_die(job, crew, demand)
     finally:
         finished.set()
-        progress.join()
+        following.join()
 
 
 def _handle(source: Source, number: int, run: Path) -> Any:

@@ -48,9 +48,18 @@ def rows(run: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
         if not line.endswith("\n"):
             break
-        try:
-            row = json.loads(line)
-            found.append({"step": int(row["step"])} | row)
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}, line {number}: no JSON object with a `step`") from error
+        found.append(parse(line, path, number))
     return found
+
+
+def parse(line: str | bytes, path: Path, number: int) -> dict[str, Any]:
+    """A line of a log, given where it stands.
+
+    Raises:
+        UserError: it is no JSON object with a step.
+    """
+    try:
+        row = json.loads(line)
+        return {"step": int(row["step"])} | row
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}, line {number}: no JSON object with a `step`") from error

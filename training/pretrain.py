@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from evo.errors import UserError
 from evo.files import atomic_file
 from training import log
+from training.follow import Watcher
+from training.loggers import LoggerName, check_loggers, open_loggers
 from training.plan import DivergenceKind, Tail
+from training.progress import progress_display
 from training.run_directory import CHECKPOINTS, RESULT, SUMMARY, claim
 
 
@@ -75,6 +78,7 @@ class PretrainConfig:
         compile: run blocks through torch.compile.
         on_nan: of a step whose loss or gradient is not finite: end the run, or leave the step's
             update out and count it; ten such steps in a row end the run.
+        loggers: copies of log.jsonl that are kept beside it: tensorboard, wandb, csv; any number.
     """
 
     model: Path
@@ -114,6 +118,7 @@ class PretrainConfig:
     activation_checkpointing: bool = False
     compile: bool = False
     on_nan: Literal["stop", "skip"] = "stop"
+    loggers: list[LoggerName] = field(default_factory=lambda: ["tensorboard"])
 
     def __post_init__(self) -> None:
         for name in (
@@ -154,6 +159,7 @@ class PretrainConfig:
             raise UserError(
                 f"--gpus-per-worker {self.gpus_per_worker}: a worker uses one GPU or a share of one"
             )
+        check_loggers(self.loggers)
 
     @property
     def sources(self) -> list[str]:
@@ -165,11 +171,15 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def pretrain(config: PretrainConfig) -> dict[str, Any]:
+def pretrain(config: PretrainConfig, *, watcher: Watcher | None = None) -> dict[str, Any]:
     """Train, or go on with a run that was cut off; a finished one is left alone.
 
     Leaves `model/` (the checkpoint), `log.jsonl` (a line per step), `settings.yaml` and
     `summary.json` in the run directory, which all workers must be able to reach.
+
+    Args:
+        config: what to do.
+        watcher: is told what is logged; by default the display of progress on stderr.
 
     Returns:
         The summary: `steps`, `tokens`, `flops`, `seconds`, `loss`, `validation_perplexity` where
@@ -208,6 +218,8 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     if (run / SUMMARY).is_file():
         print(f"{run} is finished: nothing is left to do")
         return json.loads((run / SUMMARY).read_text())
+    loggers = open_loggers(config.loggers, run, settings)
+    flops = plan.steps * plan.tokens_per_step * plan.flops_per_token
     fit(
         run,
         plan,
@@ -226,6 +238,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         log_blocks=config.log_blocks,
         demand=demand_of(config, inputs, plan),
         on_nan=config.on_nan,
+        watchers=[watcher or progress_display(run.name, plan.steps, flops), *loggers],
     )
     return _finish(run, settings)
 
