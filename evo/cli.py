@@ -73,6 +73,11 @@ COMMANDS = {
         "training.pretrain:PretrainConfig",
         "evo.cli:run_pretrain",
     ),
+    "sweep": Command(
+        "pretraining runs over settings, side by side, and which of them is best",
+        "training.sweep:SweepConfig",
+        "evo.cli:run_sweep",
+    ),
     "compare": Command(
         "at what fraction of its FLOPs each run reaches the baseline's final perplexity",
         "evo.cli:CompareConfig",
@@ -227,6 +232,13 @@ def run_pretrain(config: Any) -> None:
     summary = pretrain(config)
     shown = {key: value for key, value in summary.items() if key != "settings"}
     print(json.dumps(shown))
+
+
+def run_sweep(config: Any) -> None:
+    """`evo sweep`."""
+    from training.sweep import sweep
+
+    sweep(config)
 
 
 def run_compare(config: CompareConfig) -> None:

@@ -49,6 +49,8 @@ def parse_config(
     )
     parser.add_argument("--config", action="config", help="a YAML file with values of these flags")
     kinds = get_type_hints(config_class)
+    # The names in an inherited field's type are those of the module that defines it.
+    config_class.__init__.__annotations__.update(kinds)
     lists = {field for field, kind in kinds.items() if _takes_several(kind)}
     switches = {_flag(field) for field, kind in kinds.items() if kind is bool}
     for param in described.params:
@@ -57,6 +59,7 @@ def parse_config(
             kind, number = (get_args(kind)[0], "+") if param.arg_name in lists else (kind, None)
             parser.add_argument(param.arg_name, type=kind, nargs=number, help=param.description)
     parser.add_class_arguments(config_class, None, skip=set(positional))
+    _show_inherited_help(parser, config_class)
     _show_dashes(parser)
     try:
         given = _join_lists(_with_values(arguments, switches), lists)
@@ -66,6 +69,26 @@ def parse_config(
         problem = _problem(str(error), kinds, names)
         raise UserError(f"{problem}; `{program} --help` lists the flags") from error
     return config_class(**{one.name: parsed[one.name] for one in fields(config_class)})  # type: ignore[arg-type]
+
+
+def parse_value(config_class: type, name: str, text: str) -> Any:
+    """A field's value, from what would be given to its flag.
+
+    Args:
+        config_class: a dataclass.
+        name: one of its fields.
+        text: the value; `null` is None where the field may be None.
+
+    Raises:
+        UserError: it is not of the field's type.
+    """
+    kind = get_type_hints(config_class)[name]
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument(_flag(name), type=kind)
+    try:
+        return parser.parse_args([f"{_flag(name)}={text}"])[name]
+    except ArgumentError as error:
+        raise UserError(f"{_flag(name)} {text}: give {_wanted(kind)}") from error
 
 
 def _takes_several(kind: Any) -> bool:
@@ -100,6 +123,15 @@ def _wanted(kind: Any) -> str:
     if choices:  # one type, or none
         return _wanted(choices[0])
     return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a value")
+
+
+def _show_inherited_help(parser: Any, config_class: type) -> None:
+    """What base classes' docstrings say of fields that the class's own does not describe."""
+    for base in config_class.__mro__[1:]:
+        for param in docstring_parser.parse(base.__doc__ or "").params:
+            for action in parser._actions:
+                if action.dest == param.arg_name and not action.help:
+                    action.help = param.description
 
 
 def _show_dashes(parser: Any) -> None:
