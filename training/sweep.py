@@ -31,7 +31,8 @@ TUNE = "tune"
 """Where Tune writes while it runs; nothing of it is needed afterwards."""
 
 FREE = (
-    "samples", "concurrent", "workers", "gpus_per_worker", "threads", "checkpoint_every", "loggers"
+    "samples", "concurrent", "workers", "gpus_per_worker", "threads", "checkpoint_every", "loggers",
+    "parallel", "shard_teacher", "activation_checkpointing", "compile", "on_nan", "log_blocks",
 )  # fmt: skip
 """May differ from one start of a sweep to the next."""
 
@@ -125,7 +126,7 @@ def _sweep(
     best = results.iloc[0]
     if best["status"] == "finished":
         model = config.out / TRIALS / best["trial"] / RESULT
-        console.print(f"best: {flags(best, settings)}: {model}", soft_wrap=True)
+        console.print(f"best: {flags(best.to_dict(), settings)}: {model}", soft_wrap=True)
     if len(failed):
         one = failed.iloc[0]
         raise UserError(
@@ -142,7 +143,7 @@ def _run_of(config: SweepConfig, trial: Trial, directory: Path) -> PretrainConfi
     return replace(
         run,
         workers=run.workers or 1,
-        **{name: _absolute(getattr(run, name)) for name in ("model", "teacher")},
+        **{name: _absolute(getattr(run, name)) for name in ("model", "teacher", "teacher_logits")},
         **{name: _absolute(getattr(run, name)) for name in ("text", "validation_text")},
     )
 

@@ -72,8 +72,11 @@ def _most_telling(ends: pd.DataFrame, settings: Sequence[str]) -> str | None:
 
 def _by_value(ends: pd.DataFrame, name: str) -> list[tuple[str, pd.Series]]:
     """The last perplexities for each value of a setting, in the values' order."""
-    found = ends["final_perplexity"].groupby([shown(value) for value in ends[name]])
-    return sorted(found, key=lambda pair: _order(pair[0]))
+    labels = [shown(value) for value in ends[name]]
+    return [
+        (label, ends["final_perplexity"][[one == label for one in labels]])
+        for label in sorted(set(labels), key=_order)
+    ]
 
 
 def _order(label: str) -> tuple[int, float, str]:

@@ -123,7 +123,7 @@ def _number(value: float, form: str) -> str:
     return "" if math.isnan(value) else f"{value:{form}}"
 
 
-def flags(row: Mapping[str, Any], settings: Sequence[str]) -> str:
+def flags(row: Mapping[Any, Any], settings: Sequence[str]) -> str:
     """A trial's settings as they are given to `evo pretrain`."""
     return " ".join(
         f"--{name.replace('_', '-')} {json.dumps(value) if isinstance(value, list) else value}"

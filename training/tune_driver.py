@@ -29,7 +29,7 @@ RUNGS = 2
 MOST_FAILURES = 3
 """So often a trial is started again whose process has died, as with its node."""
 
-RESERVED = {"memory": 1}
+RESERVED: dict[str, float] = {"memory": 1}
 """Of a trial's own process. No CPU, which its workers need: with two trials on two CPUs, a process
 that holds one would wait for its worker for ever, and one that holds a thousandth would keep the
 other's from starting. Tune wants something to be reserved; a byte is."""
@@ -67,6 +67,8 @@ def run_trials(
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         # The last report of a trial is of its end, not of a validation.
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+        # The new output prints a box even where it is to be silent.
+        "RAY_AIR_NEW_OUTPUT": "0",
         # Ctrl-C ends the command.
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
     }.items():
@@ -113,8 +115,10 @@ def run_trials(
     )
     logger.info("%d runs, %d at a time", len(runs), concurrent)
     failures = {}
-    for name, result in zip(runs, tuner.fit(), strict=True):
-        if reason := _reason(result.error) if result.error else result.metrics.get(FAILED):
+    results = tuner.fit()
+    for number, name in enumerate(runs):
+        result = results[number]
+        if reason := _reason(result.error) if result.error else (result.metrics or {}).get(FAILED):
             failures[name] = reason
     return failures
 
