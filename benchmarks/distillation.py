@@ -31,7 +31,7 @@ from benchmarks.machine import measured_on, sentence
 from training.losses import Head, TeacherStates, cast, logits_of, rows_per_chunk, summed_losses
 from training.plan import DivergenceKind, LossSettings
 from training.student import Student
-from training.teacher import teacher_states, teacher_top_k
+from training.teacher import TeacherNetwork, teacher_states, teacher_top_k
 
 HERE = Path(__file__).parent
 VOCABULARY = 50304
@@ -123,9 +123,9 @@ def measure_time() -> dict[str, Any]:
         GPT(Config.from_name(name, block_size=LENGTH, padded_vocab_size=VOCABULARY))
         for name in (STUDENT, TEACHER)
     )
-    teacher.requires_grad_(False).eval()
+    teaching = TeacherNetwork(teacher.requires_grad_(False).eval())
     tokens = torch.randint(REAL, (SEQUENCES, LENGTH))
-    kept = teacher_top_k(teacher, tokens, vocabulary=REAL, k=TOP_K)
+    kept = teacher_top_k(teaching, tokens, vocabulary=REAL, k=TOP_K)
 
     def step(of: LossSettings, view: Callable[[], Any]) -> Callable[[], None]:
         def run() -> None:
@@ -136,13 +136,13 @@ def measure_time() -> dict[str, Any]:
 
     @torch.no_grad()
     def bare_forward() -> None:
-        hidden, head = teacher_states(teacher, tokens)
+        hidden, head = teacher_states(teaching, tokens)
         head = cast(head, hidden.dtype)
         for rows in hidden.split(rows_per_chunk(head, len(hidden))):
             logits_of(rows, head)
 
     def states() -> TeacherStates:
-        return teacher_states(teacher, tokens)
+        return teacher_states(teaching, tokens)
 
     ways = {
         "plain": step(LossSettings(), lambda: None),

@@ -11,7 +11,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 PAGES = (
     "rungs", "scaling", "proposals", "vs_whittle", "orders_and_spaces", "scoring", "memory",
-    "interruptions", "prepare", "distillation", "training_interruptions", "learning_rates",
+    "interruptions", "prepare", "train_throughput", "distillation", "training_interruptions",
+    "learning_rates",
 )  # fmt: skip
 HEAD = """# Benchmarks
 
