@@ -118,7 +118,8 @@ def test_one_is_stopped_early_and_one_fails_and_the_rest_goes_on(
     grid = ["learning_rate=1e-2,1e-6,1e30"]
     other = replace(config, out=config.out.with_name("asha"), grid=grid, asha=True, concurrent=1)
     good, stopped, failed = run_names(grid)
-    with pytest.raises(UserError, match=f"1 of 3 runs failed, {re.escape(failed)} because: the loss is nan"):
+    told = f"1 of 3 runs failed, {failed} because: the loss is nan"
+    with pytest.raises(UserError, match=re.escape(told)):
         sweep(other)
     assert "best: --learning-rate 0.01" in capfd.readouterr().out
     results = pd.read_parquet(other.out / "results.parquet").set_index("trial")
