@@ -90,6 +90,12 @@ COMMANDS = {
         "evo.cli:run_eval",
         ("model",),
     ),
+    "export": Command(
+        "write a checkpoint as a Hugging Face directory",
+        "training.export:ExportConfig",
+        "evo.cli:run_export",
+        ("model",),
+    ),
     "report": Command(
         "one HTML page of a search's curves and shapes, and its pictures",
         "evo.cli:ReportConfig",
@@ -260,6 +266,13 @@ def run_eval(config: EvalConfig) -> None:
         micro_batch=config.micro_batch,
     )
     print(json.dumps(result))
+
+
+def run_export(config: Any) -> None:
+    """`evo export`."""
+    from training.export import export
+
+    print(json.dumps(export(config), indent=2))
 
 
 def run_report(config: ReportConfig) -> None:

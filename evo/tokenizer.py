@@ -31,6 +31,7 @@ class Tokenizer:
         vocabulary: the largest token id + 1. (litgpt's `vocab_size` can be smaller: Pythia's
             runs of spaces lie beyond it.)
         end_of_text: the id that separates documents.
+        beginning_of_text: the id with which a text is to begin; None where there is none.
         hash: of `tokenizer.json`, to key caches.
 
     Raises:
@@ -49,28 +50,35 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self.vocabulary = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         self.end_of_text = self._find_end_of_text(directory)
+        self.beginning_of_text = self._named(directory, "bos_token")
         self.hash = hashlib.blake2b(content, digest_size=8).hexdigest()
 
     def _find_end_of_text(self, directory: Path) -> int:
-        for name in ("tokenizer_config.json", "special_tokens_map.json"):
-            if (directory / name).is_file():
-                try:
-                    token = json.loads((directory / name).read_text()).get("eos_token")
-                    token = token["content"] if isinstance(token, dict) else token
-                except (ValueError, KeyError, AttributeError) as error:
-                    raise UserError(
-                        f"{directory / name} is no JSON object with an `eos_token`"
-                    ) from error
-                identifier = self._tokenizer.token_to_id(token) if token else None
-                if identifier is not None:
-                    return identifier
-        identifier = self._tokenizer.token_to_id("<|endoftext|>")
+        identifier = self._named(directory, "eos_token")
+        if identifier is None:
+            identifier = self._tokenizer.token_to_id("<|endoftext|>")
         if identifier is None:
             raise UserError(
                 f"{directory} does not say which token ends a text: give "
                 "`eos_token` in tokenizer_config.json"
             )
         return identifier
+
+    def _named(self, directory: Path, role: str) -> int | None:
+        """The id of the token in a role (`eos_token`); None where none is named."""
+        for name in ("tokenizer_config.json", "special_tokens_map.json"):
+            if (directory / name).is_file():
+                try:
+                    token = json.loads((directory / name).read_text()).get(role)
+                    token = token["content"] if isinstance(token, dict) else token
+                except (ValueError, KeyError, AttributeError) as error:
+                    raise UserError(
+                        f"{directory / name} is no JSON object with a token `{role}`"
+                    ) from error
+                identifier = self._tokenizer.token_to_id(token) if token else None
+                if identifier is not None:
+                    return identifier
+        return None
 
     def encode(self, documents: Iterable[str]) -> list[NDArray[np.int32]]:
         """Token ids of each document, without special tokens."""
