@@ -133,6 +133,8 @@ class EvalConfig:
         text: source of the text, as in `evo search`.
         sequence_length: tokens of a sequence; by default the model's block size, at most 2048.
         max_tokens: use so many tokens of the text at most, evenly spaced; by default all.
+        stride: sequences overlap and score so many targets each, so that every target has a
+            context of at least the sequence length less this; by default they lie side by side.
         micro_batch: sequences that run at once.
     """
 
@@ -140,6 +142,7 @@ class EvalConfig:
     text: str
     sequence_length: int | None = None
     max_tokens: int | None = None
+    stride: int | None = None
     micro_batch: int = 8
 
 
@@ -263,6 +266,7 @@ def run_eval(config: EvalConfig) -> None:
         config.text,
         sequence_length=config.sequence_length,
         max_tokens=config.max_tokens,
+        stride=config.stride,
         micro_batch=config.micro_batch,
     )
     print(json.dumps(result))

@@ -17,9 +17,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from evo.errors import UserError
 from evo.files import atomic_file, cache_directory
-from evo.shards import Blocks, Shard, checksum
+from evo.shards import Blocks, Shard, checksum, map_tokens
 from evo.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -109,6 +112,45 @@ def open_blocks(
         UserError: it is not finished, of another tokenizer or of other blocks than can be used, or
             a shard is missing or damaged.
     """
+    directory, manifest = _open(source, tokenizer, vocabulary)
+    length = manifest.sequence_length or sequence_length
+    if length > sequence_length:
+        raise UserError(
+            f"{source} has blocks of {length} tokens, more than the sequence length of "
+            f"{sequence_length}"
+        )
+    if manifest.tokens < length:
+        raise UserError(
+            f"{source} is too short: {manifest.tokens} tokens, less than one block of {length}"
+        )
+    check(directory, manifest.shards)
+    return Blocks(directory.absolute(), manifest.shards, length)
+
+
+def read_stream(
+    source: str, *, tokenizer: Tokenizer | None, vocabulary: int, max_tokens: int | None
+) -> NDArray[np.int32]:
+    """The first tokens of a prepared corpus, shape [N].
+
+    Args:
+        source: the directory.
+        tokenizer: of the model that will read it.
+        vocabulary: token ids must be below it.
+        max_tokens: read no more than so many.
+
+    Raises:
+        UserError: as of `open_blocks`.
+    """
+    directory, manifest = _open(source, tokenizer, vocabulary)
+    most = manifest.tokens if max_tokens is None else min(max_tokens, manifest.tokens)
+    ends = np.cumsum([shard.tokens for shard in manifest.shards])
+    needed = manifest.shards[: int(np.searchsorted(ends, most)) + 1]
+    check(directory, needed)
+    tokens = [map_tokens(directory / shard.file) for shard in needed]
+    return np.concatenate([np.empty(0, np.int32), *tokens])[:most].astype(np.int32)
+
+
+def _open(source: str, tokenizer: Tokenizer | None, vocabulary: int) -> tuple[Path, Manifest]:
     directory = Path(source)
     if not (directory / MANIFEST).is_file():
         raise UserError(f"{source} is not finished: run the same `evo prepare` again")
@@ -124,18 +166,7 @@ def open_blocks(
         raise UserError(
             f"{source} has token id {largest}, but the model's vocabulary ends at {vocabulary - 1}"
         )
-    length = manifest.sequence_length or sequence_length
-    if length > sequence_length:
-        raise UserError(
-            f"{source} has blocks of {length} tokens, more than the sequence length of "
-            f"{sequence_length}"
-        )
-    if manifest.tokens < length:
-        raise UserError(
-            f"{source} is too short: {manifest.tokens} tokens, less than one block of {length}"
-        )
-    check(directory, manifest.shards)
-    return Blocks(directory.absolute(), manifest.shards, length)
+    return directory, manifest
 
 
 def check(directory: Path, shards: Sequence[Shard]) -> None:
@@ -189,7 +220,7 @@ def damaged(directory: Path, shards: Sequence[Shard]) -> dict[str, str]:
         for shard, content in zip(unknown, found, strict=True):
             if content != shard.checksum:
                 wrong[shard.file] = "damaged"
-    right = {name: stamp for name, stamp in stamps.items() if name not in wrong}
+    right = {name: stamp for name, stamp in (known | stamps).items() if name not in wrong}
     with atomic_file(known_file) as temporary:
         temporary.write_text(json.dumps(right))
     return wrong

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from evo.errors import UserError, first_line
 from evo.files import atomic_file, cache_directory
-from evo.prepared import is_prepared, open_blocks
+from evo.prepared import is_prepared, open_blocks, read_stream
 from evo.shards import Blocks
 from evo.sources import Part, parts, paths_of
 from evo.tokenizer import Tokenizer
@@ -118,17 +118,46 @@ def load_text(
         if count < len(blocks):
             blocks = blocks[np.arange(count) * len(blocks) // count]
     blocks = blocks[:]  # of a prepared corpus, read only now
-    low, high = int(blocks.min()), int(blocks.max())
-    if low < 0 or high >= vocabulary:
-        raise UserError(
-            f"{source} has token id {low if low < 0 else high}, but the model's "
-            f"vocabulary ends at {vocabulary - 1}"
-        )
+    _check_ids(source, blocks, vocabulary)
     blocks = np.ascontiguousarray(blocks, np.int32)
     digest = hashlib.blake2b(np.array(blocks.shape, "<i8").tobytes(), digest_size=8)
     digest.update(blocks.data)
     note = f"Python {platform.python_version()}" if source.startswith("stdlib:") else ""
     return Text(source, blocks, digest.hexdigest(), note)
+
+
+def load_stream(
+    source: str, *, tokenizer: Tokenizer | None, vocabulary: int, max_tokens: int | None = None
+) -> Tokens:
+    """The token ids of a source one after the other, shape [N].
+
+    Args:
+        source: see `evo.sources`.
+        tokenizer: not needed for `.npy`.
+        vocabulary: token ids must be below it.
+        max_tokens: read no more than so many, or than the first 33M if those are more.
+
+    Raises:
+        UserError: an unknown source, one that cannot be read, or a 2-D `.npy`, whose rows do not
+            follow each other.
+    """
+    if _npy_rows(source) is not None:
+        raise UserError(f"{source} holds rows, each for itself: there is no text to slide over")
+    most = _tokens_to_read(source, max_tokens)
+    if is_prepared(source):
+        return read_stream(source, tokenizer=tokenizer, vocabulary=vocabulary, max_tokens=most)
+    stream = _stream(source, tokenizer, most)
+    _check_ids(source, stream, vocabulary)
+    return stream
+
+
+def _check_ids(source: str, tokens: Tokens, vocabulary: int) -> None:
+    low, high = int(tokens.min()), int(tokens.max())
+    if low < 0 or high >= vocabulary:
+        raise UserError(
+            f"{source} has token id {low if low < 0 else high}, but the model's "
+            f"vocabulary ends at {vocabulary - 1}"
+        )
 
 
 def _tokens_to_read(source: str, max_tokens: int | None) -> int | None:

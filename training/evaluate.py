@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
 from evo import checkpoint
+from evo.checkpoint import Checkpoint
 from evo.errors import UserError
 from evo.nll import summed_nll
-from evo.text import load_text, sequence_length_of
+from evo.text import load_stream, load_text, sequence_length_of
+from training.sliding import summed_tail_nll, windows
 
 BLOCKS_PER_UPDATE = 64
 
@@ -23,6 +29,7 @@ def evaluate(
     *,
     sequence_length: int | None = None,
     max_tokens: int | None = None,
+    stride: int | None = None,
     micro_batch: int = 8,
     device: str | None = None,
 ) -> dict[str, float]:
@@ -33,6 +40,8 @@ def evaluate(
         text: a source, see `evo.text`.
         sequence_length: tokens of a block; by default the model's block size, 2048 at most.
         max_tokens: use no more of the text; by default all.
+        stride: blocks overlap, and score no more than so many targets each, see
+            `training.sliding`; by default they lie side by side, and score all that they have.
         micro_batch: blocks that run through the model at once.
         device: torch's name of it; by default a GPU where there is one.
 
@@ -46,25 +55,46 @@ def evaluate(
     if micro_batch < 1:
         raise UserError(f"--micro-batch {micro_batch}: it must be at least 1")
     stored = checkpoint.load(model)
-    blocks = load_text(
-        text,
-        tokenizer=stored.tokenizer,
-        vocabulary=stored.vocabulary,
-        sequence_length=sequence_length_of(sequence_length, stored.config.block_size),
-        max_tokens=max_tokens,
-    ).blocks
+    length = sequence_length_of(sequence_length, stored.config.block_size)
+    blocks, rows, targets = _blocks(stored, text, length, max_tokens, stride)
     network = stored.model().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     console = Console(stderr=True)
     sums = [
-        summed_nll(network, blocks[start : start + BLOCKS_PER_UPDATE], micro_batch=micro_batch)
-        for start in track(
-            range(0, len(blocks), BLOCKS_PER_UPDATE),
+        summed_tail_nll(network, blocks[rows[part]], targets[part], micro_batch=micro_batch)
+        if stride
+        else summed_nll(network, blocks[rows[part]], micro_batch=micro_batch)
+        for part in track(
+            [
+                slice(start, start + BLOCKS_PER_UPDATE)
+                for start in range(0, len(rows), BLOCKS_PER_UPDATE)
+            ],
             description=f"{model}",
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
     ]
-    tokens = len(blocks) * (blocks.shape[1] - 1)
+    tokens = int(targets.sum())
     nll = math.fsum(value for part in sums for value in part) / tokens
     return {"nll": nll, "perplexity": math.exp(nll) if nll < 700 else math.inf, "tokens": tokens}
+
+
+def _blocks(
+    stored: Checkpoint, text: str, length: int, max_tokens: int | None, stride: int | None
+) -> tuple[NDArray[np.integer], NDArray[np.int64], NDArray[np.int64]]:
+    """Token blocks, shape [N, T]; which of them are scored, shape [M]; and of how many of its last
+    targets each, shape [M]."""
+    vocabulary: Any = {"tokenizer": stored.tokenizer, "vocabulary": stored.vocabulary}
+    if stride is None:
+        blocks = load_text(text, **vocabulary, sequence_length=length, max_tokens=max_tokens).blocks
+        return blocks, np.arange(len(blocks)), np.full(len(blocks), blocks.shape[1] - 1)
+    stream = load_stream(text, **vocabulary, max_tokens=max_tokens)
+    starts, targets = windows(len(stream), length, stride)
+    if max_tokens is not None:
+        size = min(length, len(stream))
+        if max_tokens < size:
+            raise UserError(f"--max-tokens {max_tokens} is less than one window of {size} tokens")
+        count = min(len(starts), 1 + (max_tokens - size) // stride)
+        spaced = np.arange(count) * len(starts) // count
+        starts, targets = starts[spaced], targets[spaced]
+    return sliding_window_view(stream, min(length, len(stream))), starts, targets
