@@ -48,14 +48,13 @@ def _widths(
     """The groups and neurons of each kept layer with which the cost lies in the bin."""
     grid = space.limits.grid(space.architecture)
     price = space.bin.cost.prices(space.architecture, channels)
+    beside = [group for group in grid.groups if group <= grid.groups_beside(channels)]
     if space.uniform:
-        for group, neuron in product(grid.groups, grid.neurons):
+        for group, neuron in product(beside, grid.neurons):
             if price.total(layers, layers * group, layers * neuron) in space.bin:
                 yield (group,) * layers, (neuron,) * layers
         return
-    least, most = (
-        price.group * grid.groups[end] + price.neuron * grid.neurons[end] for end in (0, -1)
-    )
+    least, most = (price.group * beside[end] + price.neuron * grid.neurons[end] for end in (0, -1))
 
     def extend(chosen: tuple[tuple[int, int], ...], spent: int) -> Iterator[tuple]:
         left = layers - len(chosen)
@@ -64,7 +63,7 @@ def _widths(
         if not left:
             yield tuple(g for g, _ in chosen), tuple(f for _, f in chosen)
             return
-        for group, neuron in product(grid.groups, grid.neurons):
+        for group, neuron in product(beside, grid.neurons):
             cost = price.group * group + price.neuron * neuron
             yield from extend((*chosen, (group, neuron)), spent + cost)
 

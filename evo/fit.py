@@ -66,11 +66,13 @@ def on_grid(plan: Plan, grid: Grid, rng: Generator, *, uniform: bool) -> Plan:
         steps = np.floor(steps + chance).astype(np.int64)
         return allowed.start + allowed.step * np.clip(steps, 0, len(allowed) - 1)
 
+    layers = int(near(plan.layers, grid.layers))
+    channels = int(near(plan.channels, grid.channels))
     return replace(
         plan,
-        layers=int(near(plan.layers, grid.layers)),
-        channels=int(near(plan.channels, grid.channels)),
-        groups=near(plan.groups, grid.groups),
+        layers=layers,
+        channels=channels,
+        groups=np.minimum(near(plan.groups, grid.groups), grid.groups_beside(channels)),
         neurons=near(plan.neurons, grid.neurons),
     )
 
@@ -133,20 +135,22 @@ class _Move:
     Attributes:
         name: of the dimension.
         value: where it is.
-        last: the most there can be; the least is 0.
+        first: the least there can be.
+        last: the most.
         counts: whether a step changes the cost.
         target: the value nearest to the present one whose cost is in the bin, if there is one.
     """
 
     name: str
     value: int
+    first: int
     last: int
     counts: bool
     target: int | None
 
     def room(self, up: bool) -> int:
         """How many steps are left in a direction."""
-        return self.last - self.value if up else self.value
+        return self.last - self.value if up else self.value - self.first
 
 
 def _moves(
@@ -156,17 +160,25 @@ def _moves(
     wider = replace(plan, channels=plan.channels + grid.channels.step)
     per_channel = cost_of(architecture, bin.cost, wider) - now
     at = grid.channels.index(plan.channels)
+    least = grid.channels.index(grid.channels_beside(int(plan.groups.max())))
     moves = [
         _layers_move(bin, grid, plan, price),
-        _affine_move(bin, now, "channels", at, len(grid.channels) - 1, per_channel),
+        _affine_move(bin, now, "channels", at, least, len(grid.channels) - 1, per_channel),
     ]
     for name, of_one in (("groups", price.group), ("neurons", price.neuron)):
-        allowed: range = getattr(grid, name)
+        allowed = _widths(grid, name, plan)
         steps = (getattr(plan, name)[kept] - allowed.start) // allowed.step
         value, ways = (int(steps[0]), 1) if uniform else (int(steps.sum()), plan.layers)
         each = of_one * allowed.step * (plan.layers if uniform else 1)
-        moves.append(_affine_move(bin, now, name, value, ways * (len(allowed) - 1), each))
+        moves.append(_affine_move(bin, now, name, value, 0, ways * (len(allowed) - 1), each))
     return moves
+
+
+def _widths(grid: Grid, name: str, plan: Plan) -> range:
+    """The groups or neurons that a layer may have beside the channels there are."""
+    if name == "neurons":
+        return grid.neurons
+    return range(grid.groups.start, grid.groups_beside(plan.channels) + 1, grid.groups.step)
 
 
 def _layers_move(bin: Bin, grid: Grid, plan: Plan, price: Any) -> _Move:
@@ -177,25 +189,30 @@ def _layers_move(bin: Bin, grid: Grid, plan: Plan, price: Any) -> _Move:
     value = grid.layers.index(plan.layers)
     inside = np.flatnonzero((costs >= bin.low) & (costs <= bin.high))
     target = int(inside[np.abs(inside - value).argmin()]) if inside.size else None
-    return _Move("layers", value, len(grid.layers) - 1, True, target)
+    return _Move("layers", value, 0, len(grid.layers) - 1, True, target)
 
 
-def _affine_move(bin: Bin, now: int, name: str, value: int, last: int, step: int) -> _Move:
+def _affine_move(
+    bin: Bin, now: int, name: str, value: int, first: int, last: int, step: int
+) -> _Move:
     target = None
     if step:
         rest = now - step * value
-        least, most = max(0, -(-(bin.low - rest) // step)), min(last, (bin.high - rest) // step)
+        least, most = max(first, -(-(bin.low - rest) // step)), min(last, (bin.high - rest) // step)
         target = min(max(value, least), most) if least <= most else None
-    return _Move(name, value, last, step > 0, target)
+    return _Move(name, value, first, last, step > 0, target)
 
 
 def _moved(plan: Plan, grid: Grid, move: _Move, value: int, rng: Generator, uniform: bool) -> Plan:
     """The plan with the dimension of a move at another value."""
     allowed: range = getattr(grid, move.name)
+    if move.name == "layers":
+        return replace(plan, layers=allowed[value])
+    if move.name == "channels":
+        return replace(plan, channels=allowed[value])
+    allowed = _widths(grid, move.name, plan)
     width: Any
-    if move.name in ("layers", "channels"):
-        width = allowed[value]
-    elif uniform:
+    if uniform:
         width = np.full_like(plan.depth, allowed[value])
     else:
         width = getattr(plan, move.name).copy()

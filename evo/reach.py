@@ -49,8 +49,8 @@ def reach(
     for table in _tables(architecture, bin, limits, uniform):
         inside += int(table.inside.sum())
         most = len(table.neurons) - 1
-        under = (table.rest + table.step * (table.first - 1))[table.first > 0]
-        over = (table.rest + table.step * (table.last + 1))[table.last < most]
+        under = (table.rest + table.step * (table.first - 1))[table.allowed & (table.first > 0)]
+        over = (table.rest + table.step * (table.last + 1))[table.allowed & (table.last < most)]
         below += [int(under.max())] if under.size else []
         above += [int(over.min())] if over.size else []
     return Reach(inside, max(below, default=None), min(above, default=None))
@@ -74,6 +74,7 @@ def check_reachable(
     if found.below is not None and found.above is not None:
         near = f", the nearest {shown(found.below)} and {shown(found.above)}"
     within = "" if limits == NO_LIMITS else " within --multiple-of and --floors"
+    within += " that is --expressible-in hf" if limits.whole_heads else ""
     raise UserError(
         f"no subnet of this teacher{within} is in the bin {bin}: they have from {shown(least)} to "
         f"{shown(most)} {bin.cost.unit}{near}"
@@ -151,6 +152,7 @@ class _Table:
             there are where there is none.
         last: the most neurons whose cost is not above the bin, shape [G, C]; -1 where there is
             none.
+        allowed: whether there may be so many groups beside so many channels, shape [G, C].
     """
 
     layers: int
@@ -159,18 +161,20 @@ class _Table:
     step: Counts
     first: Counts
     last: Counts
+    allowed: NDArray[np.bool_]
 
     @property
     def inside(self) -> Counts:
         """How many numbers of neurons land in the bin, shape [G, C]."""
-        return np.maximum(self.last - self.first + 1, 0)
+        return np.maximum(self.last - self.first + 1, 0) * self.allowed
 
 
 def _tables(
     architecture: Architecture, bin: Bin, limits: Limits, uniform: bool
 ) -> Iterator[_Table]:
     grid = limits.grid(architecture)
-    price = bin.cost.prices(architecture, np.array(grid.channels))
+    channels = np.array(grid.channels)
+    price = bin.cost.prices(architecture, channels)
     for n in grid.layers:
         alike, ways = (n, 1) if uniform else (1, n)  # layers that a step changes; steps that add up
         groups = np.arange(ways * (len(grid.groups) - 1) + 1)[:, None]
@@ -183,4 +187,6 @@ def _tables(
         first, last = -(-(bin.low - rest) // divisor), (bin.high - rest) // divisor
         first = np.where(step > 0, first.clip(0, most + 1), (most + 1) * (rest < bin.low))
         last = np.where(step > 0, last.clip(-1, most), np.where(rest > bin.high, -1, most))
-        yield _Table(n, neurons, rest, step, first, last)
+        widest = n * grid.groups_beside(channels) // alike  # where layers may differ, of their sums
+        allowed = ways * grid.groups.start + grid.groups.step * groups <= widest
+        yield _Table(n, neurons, rest, step, first, last, allowed)

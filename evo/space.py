@@ -153,6 +153,7 @@ class Space:
             for allowed in (grid.layers, grid.channels)
         )
         groups = self._random_widths(grid.groups, draws, rng)
+        groups = np.minimum(groups, grid.groups_beside(channels)[:, None])
         neurons = self._random_widths(grid.neurons, draws, rng)
         kept = depth < layers[:, None]
         price = self.bin.cost.prices(self.architecture, channels)

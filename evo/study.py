@@ -16,8 +16,10 @@ from evo.cost import Cost
 from evo.divergence import Divergence
 from evo.errors import UserError
 from evo.head_size_space import HeadSizeSpace
+from evo.hf_native import family_of, has_free_head_size
 from evo.latency import FILE as LATENCIES
 from evo.latency import Latencies
+from evo.limits import Limits
 from evo.mixture import Mixture, load_mixture
 from evo.model import named_cost, with_head_size
 from evo.order import Order
@@ -54,6 +56,7 @@ class Study:
         if not self.teacher.widths.is_uniform:
             raise UserError(f"{config.teacher} is layer-wise: a teacher's blocks must be alike")
         architecture = self.teacher.architecture
+        self.limits = self._limits()
         self.length = sequence_length_of(config.sequence_length, self.teacher.config.block_size)
         self.scoring = self._scoring()
         self.latencies = self._latencies() if config.cost == "latency" else None
@@ -80,6 +83,17 @@ class Study:
             warm_start.save(self.taken, config.out / warm_start.FILE)
         if self.latencies and not (config.out / LATENCIES).is_file():
             self.latencies.save(config.out / LATENCIES)
+
+    def _limits(self) -> Limits:
+        """Of the widths, by the user and by what is to express them."""
+        limits = self.config.limits
+        if self.config.expressible_in is None:
+            return limits
+        try:
+            family = family_of(self.teacher.config)
+        except UserError as error:
+            raise UserError(f"--expressible-in {self.config.expressible_in}: {error}") from error
+        return replace(limits, whole_heads=not has_free_head_size(family))
 
     def _latencies(self) -> Latencies:
         """What is known of this teacher's latencies: measured once, and kept with the run."""
@@ -162,8 +176,8 @@ class Study:
         self.scoring = replace(self.scoring, micro_batch=found)
 
     def space(self, name: str, bin: Bin, order: Order) -> Space:
-        architecture, limits = self.teacher.architecture, self.config.limits
-        inputs = name, architecture, order, bin, self.config.in_bin, limits
+        architecture = self.teacher.architecture
+        inputs = name, architecture, order, bin, self.config.in_bin, self.limits
         if self.config.head_sizes is None:
             return Space(*inputs)
         return HeadSizeSpace(*inputs, head_sizes=self.config.head_sizes)

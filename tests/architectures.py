@@ -110,6 +110,12 @@ def is_member(space: Space, subnet: Subnet) -> bool:
         )
         if any(value % multiple or value < floor for value in values):
             return False
+    size = architecture.head_size
+    if space.limits.whole_heads and (
+        widths.channels % size
+        or max(widths.groups) * architecture.queries_per_group * size > widths.channels
+    ):
+        return False
     if "uniform" in space.name and (len(set(groups)) > 1 or len(set(neurons)) > 1):
         return False
     chosen = [
