@@ -3,7 +3,7 @@ PYTHON ?=
 TORCH ?= torch
 ARGS ?=
 
-EXTRAS := hf,tensorboard,wandb,dev
+EXTRAS := hf,tensorboard,wandb,tasks,dev
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python)

@@ -85,9 +85,14 @@ class Tokenizer:
         encodings = self._tokenizer.encode_batch_fast(list(documents), add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
-    def decode(self, tokens: Iterable[int]) -> str:
-        """The text of token ids."""
-        return self._tokenizer.decode(list(tokens), skip_special_tokens=False)
+    def encode_whole(self, text: str, *, special: bool) -> list[int]:
+        """Token ids of one text, with the special tokens that the tokenizer puts around it, such as
+        Llama's beginning of text, or without."""
+        return self._tokenizer.encode(text, add_special_tokens=special).ids
+
+    def decode(self, tokens: Iterable[int], *, special: bool = True) -> str:
+        """The text of token ids, with that of special tokens or without."""
+        return self._tokenizer.decode(list(tokens), skip_special_tokens=not special)
 
 
 def load_tokenizer(directory: Path) -> Tokenizer | None:

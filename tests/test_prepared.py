@@ -10,9 +10,9 @@ import pytest
 
 from evo import prepared
 from evo.errors import UserError
-from evo.prepared import Manifest, open_blocks
+from evo.prepared import Manifest, open_blocks, read_stream
 from evo.shards import Blocks, Shard, write_shard
-from evo.text import load_text
+from evo.text import load_stream, load_text
 from evo.tokenizer import Tokenizer
 from tests.bpe import write_tokenizer
 
@@ -74,6 +74,14 @@ def test_it_is_read_as_text_is(corpus: Path, tokenizer: Tokenizer, tmp_path: Pat
         plain = load_text(str(tmp_path / "stream.npy"), tokenizer=None, **settings)
         assert np.array_equal(found.blocks, plain.blocks)
         assert found.hash == plain.hash
+
+
+@pytest.mark.parametrize("most", [None, 1, 100, 101, 640, 1000, 2000])
+def test_it_is_a_stream_too(corpus: Path, most: int | None) -> None:
+    stream = read_stream(str(corpus), tokenizer=None, vocabulary=300, max_tokens=most)
+    assert np.array_equal(stream, STREAM[:most])
+    assert stream.dtype == np.int32
+    assert np.array_equal(load_stream(str(corpus), tokenizer=None, vocabulary=300), STREAM)
 
 
 def test_a_corpus_in_blocks_keeps_their_length(corpus: Path) -> None:

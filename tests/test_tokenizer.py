@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import transformers
 from tokenizers import Tokenizer as FastTokenizer
+from tokenizers import processors
 
 from evo.errors import UserError
 from evo.tokenizer import Tokenizer, load_tokenizer
@@ -51,6 +52,27 @@ def test_which_token_ends_a_text(name, token, tmp_path):
     (tmp_path / name).write_text(json.dumps({"eos_token": token}))
     tokenizer = Tokenizer(tmp_path)
     assert tokenizer.decode([tokenizer.end_of_text]) == "!"
+
+
+def test_special_tokens(tmp_path):
+    """Around a whole text and in it, by the one name that the directory gives them."""
+    write_tokenizer(tmp_path)
+    assert Tokenizer(tmp_path).beginning_of_text is None
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<|endoftext|>"}))
+    library = FastTokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    library.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+    )
+    library.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer(tmp_path)
+    assert tokenizer.beginning_of_text == 0
+    bare = tokenizer.encode([TEXT])[0].tolist()
+    assert 0 not in bare
+    assert tokenizer.encode_whole(TEXT, special=False) == bare
+    whole = tokenizer.encode_whole(TEXT, special=True)
+    assert whole == [0, *bare]
+    assert tokenizer.decode(whole) == f"<|endoftext|>{TEXT}"
+    assert tokenizer.decode(whole, special=False) == TEXT
 
 
 def test_what_is_missing_or_damaged(tmp_path):

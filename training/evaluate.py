@@ -1,8 +1,9 @@
-"""Perplexity of a checkpoint on a text."""
+"""How good a checkpoint is: its perplexity on a text, or its score on tasks."""
 
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,10 @@ def evaluate(
     max_tokens: int | None = None,
     stride: int | None = None,
     micro_batch: int = 8,
+    dtype: str = "float32",
     device: str | None = None,
 ) -> dict[str, float]:
-    """Mean negative log-likelihood per target token, in float32; progress is shown on stderr.
+    """Mean negative log-likelihood per target token; progress is shown on stderr.
 
     Args:
         model: checkpoint directory.
@@ -43,6 +45,7 @@ def evaluate(
         stride: blocks overlap, and score no more than so many targets each, see
             `training.sliding`; by default they lie side by side, and score all that they have.
         micro_batch: blocks that run through the model at once.
+        dtype: of the weights: float32 or bfloat16.
         device: torch's name of it; by default a GPU where there is one.
 
     Returns:
@@ -52,12 +55,11 @@ def evaluate(
     Raises:
         UserError: bad input.
     """
-    if micro_batch < 1:
-        raise UserError(f"--micro-batch {micro_batch}: it must be at least 1")
+    _check_micro_batch(micro_batch)
     stored = checkpoint.load(model)
     length = sequence_length_of(sequence_length, stored.config.block_size)
     blocks, rows, targets = _blocks(stored, text, length, max_tokens, stride)
-    network = stored.model().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    network = stored.model(getattr(torch, dtype)).to(device or _device())
     console = Console(stderr=True)
     sums = [
         summed_tail_nll(network, blocks[rows[part]], targets[part], micro_batch=micro_batch)
@@ -77,6 +79,58 @@ def evaluate(
     tokens = int(targets.sum())
     nll = math.fsum(value for part in sums for value in part) / tokens
     return {"nll": nll, "perplexity": math.exp(nll) if nll < 700 else math.inf, "tokens": tokens}
+
+
+def evaluate_tasks(
+    model: Path,
+    tasks: list[str],
+    *,
+    include_path: Path | None = None,
+    few_shot: int | None = None,
+    limit: int | None = None,
+    micro_batch: int = 8,
+    dtype: str = "float32",
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Tasks of lm-evaluation-harness on a checkpoint; progress is shown on stderr.
+
+    Args:
+        model: checkpoint directory.
+        tasks, include_path, few_shot, limit: see `training.harness.run_tasks`.
+        micro_batch: sequences that run through the model at once.
+        dtype: of the weights: float32 or bfloat16.
+        device: torch's name of it; by default a GPU where there is one.
+
+    Returns:
+        The harness's results, see `training.harness.run_tasks`.
+
+    Raises:
+        UserError: bad input, or the harness is not installed.
+    """
+    _check_micro_batch(micro_batch)
+    if find_spec("lm_eval") is None:
+        raise UserError("--tasks needs lm-evaluation-harness: pip install 'evo-subnets[tasks]'")
+    from training.harness import run_tasks
+
+    return run_tasks(
+        checkpoint.load(model),
+        tasks,
+        include_path=include_path,
+        few_shot=few_shot,
+        limit=limit,
+        dtype=getattr(torch, dtype),
+        batch_size=micro_batch,
+        device=device or _device(),
+    )
+
+
+def _check_micro_batch(micro_batch: int) -> None:
+    if micro_batch < 1:
+        raise UserError(f"--micro-batch {micro_batch}: it must be at least 1")
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _blocks(
