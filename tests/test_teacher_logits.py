@@ -29,7 +29,7 @@ from training import log, logits_maker
 from training.cache_logits import CacheLogitsConfig, cache_logits
 from training.flops import training_flops
 from training.inputs import Inputs, read_inputs
-from training.logits_maker import LogitsMaker
+from training.logits_maker import LogitsMaker, rows_of
 from training.losses import head_of, summed_losses
 from training.plan import LossSettings
 from training.pretrain import PretrainConfig, pretrain
@@ -280,6 +280,14 @@ def test_what_does_not_fit_is_refused(
     ):
         with pytest.raises(UserError, match=message):
             cache_logits(replace(config, **changes))
+
+
+def test_rows_are_counted_through_all_sources() -> None:
+    sources = [np.arange(10).reshape(5, 2), np.arange(10, 14).reshape(2, 2)]
+    whole = np.concatenate(sources)
+    for numbers in (range(3), range(4, 6), range(5, 7), range(2, 99)):
+        found = rows_of(sources, numbers)
+        assert np.array_equal(found, whole[numbers.start : numbers.stop])
 
 
 def test_another_tokenizer_is_refused(tmp_path: Path) -> None:

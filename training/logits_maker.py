@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +26,7 @@ from evo.cost import forward_flops
 from evo.errors import UserError
 from evo.files import atomic_file, exclusive
 from evo.settings import claim_run
+from evo.shards import Blocks
 from evo.text import sequence_length_of
 from training.cache_logits import CacheLogitsConfig
 from training.resolve import workers_and_gpus
@@ -73,14 +74,16 @@ def make_logits(config: CacheLogitsConfig) -> dict[str, Any]:
     size = sum((out / name).stat().st_size for name in settings.shards)
     return {
         "sequences": settings.blocks,
-        "tokens": blocks.size,
+        "tokens": settings.blocks * settings.sequence_length,
         "bytes": size,
         "flops": settings.flops,
     }
 
 
-def settings_of(config: CacheLogitsConfig, device: str) -> tuple[LogitsSettings, Tokens]:
-    """Everything that the result depends on, and the text's blocks, shape [N, T].
+def settings_of(
+    config: CacheLogitsConfig, device: str
+) -> tuple[LogitsSettings, list[Tokens | Blocks]]:
+    """Everything that the result depends on, and each source's blocks, shape [N, T].
 
     Args:
         config: as the user gave it.
@@ -106,8 +109,8 @@ def settings_of(config: CacheLogitsConfig, device: str) -> tuple[LogitsSettings,
         tokens=config.tokens,
         shuffle_tokens=1,
     )
-    blocks = np.concatenate([one.known_blocks("evo cache-logits")[:] for one in text.sources])
-    count, length = blocks.shape
+    blocks = [source.known_blocks("evo cache-logits") for source in text.sources]
+    count, length = sum(map(len, blocks)), text.sequence_length
     per_token = forward_flops(teacher.architecture, teacher.widths, length)
     settings = LogitsSettings(
         teacher=str(config.teacher),
@@ -124,7 +127,7 @@ def settings_of(config: CacheLogitsConfig, device: str) -> tuple[LogitsSettings,
         blocks_per_shard=max(
             1, SHARD_BYTES // bytes_per_block(length, vocabulary, config.top_k, config.dtype)
         ),
-        flops=blocks.size * per_token,
+        flops=count * length * per_token,
     )
     return settings, blocks
 
@@ -141,7 +144,7 @@ def _check_room(out: Path, needed: int) -> None:
 def _make(
     out: Path,
     settings: LogitsSettings,
-    blocks: Tokens,
+    blocks: Sequence[Tokens | Blocks],
     done: dict[str, str],
     missing: list[str],
     config: CacheLogitsConfig,
@@ -190,7 +193,7 @@ class LogitsMaker:
         self,
         teacher: Path,
         settings: LogitsSettings,
-        blocks: Tokens,
+        blocks: Sequence[Tokens | Blocks],
         on_gpu: bool,
         micro_batch: int,
         threads: int,
@@ -200,7 +203,7 @@ class LogitsMaker:
         Args:
             teacher: checkpoint directory.
             settings: of what is made.
-            blocks: the whole text, shape [N, T].
+            blocks: of each source, shape [N, T].
             on_gpu: where the teacher runs.
             micro_batch: sequences that run at once.
             threads: on the CPU.
@@ -222,7 +225,7 @@ class LogitsMaker:
             UserError: it cannot be written.
         """
         size = self._settings.blocks_per_shard
-        tensors = self._tensors(self._blocks[number * size : (number + 1) * size])
+        tensors = self._tensors(rows_of(self._blocks, range(number * size, (number + 1) * size)))
         with atomic_file(path) as temporary:
             save_file(tensors, temporary)
             digest = file_hash(temporary)
@@ -251,6 +254,21 @@ class LogitsMaker:
             "ids": ids,
             "log_rest": rest,
         }
+
+
+def rows_of(sources: Sequence[Tokens | Blocks], numbers: range) -> Tokens:
+    """Blocks by their numbers, counted through all sources; shape [n, T].
+
+    Args:
+        sources: of each, shape [N, T].
+        numbers: what is beyond the last block is left out.
+    """
+    parts, start = [], 0
+    for blocks in sources:
+        first, last = (min(max(n - start, 0), len(blocks)) for n in (numbers.start, numbers.stop))
+        parts.append(blocks[first:last])
+        start += len(blocks)
+    return np.concatenate(parts)
 
 
 @contextmanager
