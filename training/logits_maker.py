@@ -109,7 +109,9 @@ def settings_of(
         tokens=config.tokens,
         shuffle_tokens=1,
     )
-    blocks = [source.known_blocks("evo cache-logits") for source in text.sources]
+    blocks: list[Tokens | Blocks] = [
+        source.known_blocks("evo cache-logits") for source in text.sources
+    ]
     count, length = sum(map(len, blocks)), text.sequence_length
     per_token = forward_flops(teacher.architecture, teacher.widths, length)
     settings = LogitsSettings(
