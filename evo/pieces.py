@@ -21,6 +21,9 @@ PIECE_BYTES = 2**26
 MOST_PIECES = 2**14
 """Of a corpus of more than a terabyte, the pieces are larger instead of more."""
 
+LARGEST_DOCUMENT = 2**30
+"""Bytes; the tokenizer's own record of a text takes some thirty times as much memory."""
+
 TEXT_BYTES_PER_TOKEN = 4
 """About; so that a piece of token ids takes as long as one of text, or less."""
 
@@ -74,6 +77,11 @@ def _divide(part: Part, most: int) -> Iterator[Piece]:
     elif part.kind == ".jsonl":
         yield from _ranges(part, file_bytes(part), most, 1)
     else:
+        if part.kind == ".txt" and file_bytes(part) > LARGEST_DOCUMENT:
+            raise UserError(
+                f"{part.name} is one document of {file_bytes(part) / 1e9:.1f} GB, too large to be "
+                "tokenised at once: give its documents as lines of a .jsonl"
+            )
         yield Piece((part,), file_bytes(part))
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from evo.errors import UserError
 from evo.files import atomic_file, cache_directory
+from evo.settings import FILE as SETTINGS
 from evo.shards import Blocks, Shard, checksum, map_tokens
 from evo.tokenizer import Tokenizer
 
@@ -93,7 +94,9 @@ def is_prepared(source: str) -> bool:
     """Whether a source is a directory of `evo prepare`, finished or not."""
     if source.startswith(("stdlib:", "hf:")):
         return False
-    return (Path(source) / MANIFEST).is_file() or (Path(source) / RECORDS).is_dir()
+    directory = Path(source)
+    is_begun = (directory / RECORDS).is_dir() and (directory / SETTINGS).is_file()
+    return is_begun or (directory / MANIFEST).is_file()
 
 
 def open_blocks(

@@ -87,7 +87,7 @@ def load_text(
         raise UserError(
             f"a sequence length of {sequence_length} leaves nothing to predict: give at least 2"
         )
-    rows = _npy_rows(source)
+    rows = npy_rows(source)
     blocks: Tokens | Blocks
     if is_prepared(source):
         blocks = open_blocks(
@@ -118,7 +118,7 @@ def load_text(
         if count < len(blocks):
             blocks = blocks[np.arange(count) * len(blocks) // count]
     blocks = blocks[:]  # of a prepared corpus, read only now
-    _check_ids(source, blocks, vocabulary)
+    check_ids(source, blocks, vocabulary)
     blocks = np.ascontiguousarray(blocks, np.int32)
     digest = hashlib.blake2b(np.array(blocks.shape, "<i8").tobytes(), digest_size=8)
     digest.update(blocks.data)
@@ -141,17 +141,22 @@ def load_stream(
         UserError: an unknown source, one that cannot be read, or a 2-D `.npy`, whose rows do not
             follow each other.
     """
-    if _npy_rows(source) is not None:
+    if npy_rows(source) is not None:
         raise UserError(f"{source} holds rows, each for itself: there is no text to slide over")
     most = _tokens_to_read(source, max_tokens)
     if is_prepared(source):
         return read_stream(source, tokenizer=tokenizer, vocabulary=vocabulary, max_tokens=most)
     stream = _stream(source, tokenizer, most)
-    _check_ids(source, stream, vocabulary)
+    check_ids(source, stream, vocabulary)
     return stream
 
 
-def _check_ids(source: str, tokens: Tokens, vocabulary: int) -> None:
+def check_ids(source: str, tokens: Tokens, vocabulary: int) -> None:
+    """Make sure that token ids are a model's.
+
+    Raises:
+        UserError: one is below 0, or beyond the vocabulary.
+    """
     low, high = int(tokens.min()), int(tokens.max())
     if low < 0 or high >= vocabulary:
         raise UserError(
@@ -295,7 +300,7 @@ def load_npy(path: Path) -> Tokens:
     return tokens
 
 
-def _npy_rows(source: str) -> Tokens | None:
+def npy_rows(source: str) -> Tokens | None:
     """The rows of a 2-D `.npy` source, or None where the source is something else."""
     if (
         source.startswith(("stdlib:", "hf:"))

@@ -54,6 +54,19 @@ def test_a_meter_adds_its_counters() -> None:
     assert meter.joules() == 2.0 + 4.0
 
 
+def test_a_counter_that_cannot_be_read_just_now_keeps_its_value() -> None:
+    values = iter([1.0, 3.0, None, 7.0])
+
+    def read() -> float:
+        value = next(values)
+        if value is None:
+            raise OSError("busy")
+        return value
+
+    meter = EnergyMeter([Counter("a", read)])
+    assert [meter.joules() for _ in range(3)] == [2.0, 2.0, 6.0]
+
+
 @pytest.mark.cuda
 def test_a_gpu_that_works_uses_energy() -> None:
     pytest.importorskip("pynvml")

@@ -26,6 +26,7 @@ from evo import checkpoint
 from evo.cluster import connect
 from evo.errors import UserError
 from evo.extract import extract
+from evo.files import exclusive
 from evo.prepared import Manifest
 from evo.shards import write_shard
 from evo.subnet import Subnet
@@ -362,6 +363,11 @@ def test_bad_input_leaves_nothing_behind(
     with pytest.raises(UserError, match=message):
         pretrain(replace(config, out=tmp_path / "out" / "run", **changes))
     assert not (tmp_path / "out").exists()
+
+
+def test_another_process_at_work_is_refused(config: PretrainConfig, whole: dict[str, Any]) -> None:
+    with exclusive(config.out), pytest.raises(UserError, match="another process is at work in"):
+        pretrain(config)
 
 
 def test_a_directory_of_something_else_is_refused(config: PretrainConfig, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 
 from evo import pieces
 from evo.cluster import connect
@@ -74,28 +75,53 @@ def test_text_without_any_ends(tmp_path: Path, model: Path) -> None:
         BlockStream(parts_of(str(tmp_path / "a.jsonl")), Tokenizer(model), LENGTH)
 
 
+def read(reader: WindowReader, number: int) -> np.ndarray:
+    return ray.get(reader.window(number)[0])
+
+
 def test_windows_can_be_read_in_any_order_by_any_reader(
     corpus: str, model: Path, expected: np.ndarray, tmp_path: Path
 ) -> None:
+    connect()
     text, places = streamed(corpus, model), tmp_path / "places.jsonl"
     reader = WindowReader(text, places)
     for number in (0, 1, 0, 6, 2, 9):
         window = expected[10 * number : 10 * number + 10]
-        assert np.array_equal(reader.window(number), window)
+        assert np.array_equal(read(reader, number), window)
+    assert reader.window(9) == reader.window(9)  # one object for all workers
     known = places.read_text().splitlines()
-    assert len(known) == 10
+    assert len(known) == 11
     with places.open("a") as file:
         file.write("[11, 3, 2")  # cut off
     again = WindowReader(text, places)
-    assert np.array_equal(again.window(8), expected[80:90])
+    assert np.array_equal(read(again, 8), expected[80:90])
     assert again._next == 9  # it read nothing before that
-    assert np.array_equal(again.window(11), expected[110:120])
+    assert np.array_equal(read(again, 11), expected[110:120])
+    third = WindowReader(text, places)
+    assert np.array_equal(read(third, 12), expected[120:130])
+    assert third._next == 13
 
 
 def test_token_ids_beyond_the_vocabulary(corpus: str, model: Path, tmp_path: Path) -> None:
     reader = WindowReader(streamed(corpus, model, vocabulary=200), tmp_path / "places.jsonl")
     with pytest.raises(UserError, match="but the model's vocabulary ends at 199"):
         reader.window(0)
+
+
+def test_token_ids_below_zero(model: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "ids.npy", np.arange(-1, 400))
+    text = streamed(str(tmp_path / "ids.npy"), model, vocabulary=500)
+    with pytest.raises(UserError, match="has token id -1"):
+        WindowReader(text, tmp_path / "places.jsonl").window(0)
+
+
+def test_a_document_that_is_too_large_is_refused(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text("word " * 100)
+    monkeypatch.setattr(pieces, "LARGEST_DOCUMENT", 400)
+    with pytest.raises(UserError, match=r"one document of .*lines of a \.jsonl"):
+        parts_of(str(tmp_path / "a.txt"))
 
 
 def test_blocks_are_read_by_another_process(

@@ -134,6 +134,13 @@ def test_one_is_stopped_early_and_one_fails_and_the_rest_goes_on(
     assert (other.out / "trials" / stopped / "log.jsonl").stat().st_mtime_ns == before
 
 
+def test_all_runs_are_validated_on_the_same_text(config: SweepConfig) -> None:
+    trials = make_trials(["tokens=4000,400000"], [], 1, np.random.default_rng(0))
+    runs = [_run_of(config, trial, config.out) for trial in trials]
+    assert [run.tokens for run in runs] == [4000, 400000]
+    assert runs[0].validation_tokens == runs[1].validation_tokens == 2**12
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -141,6 +148,7 @@ def test_one_is_stopped_early_and_one_fails_and_the_rest_goes_on(
         ({"samples": 0}, "--samples 0"),
         ({"concurrent": 0}, "--concurrent 0"),
         ({"grid": []}, "nothing to try"),
+        ({"grid": ["model=a,b"]}, "give --sequence-length"),
         ({"grid": ["alpha=-1"]}, "--alpha -1"),
     ],
 )
@@ -154,6 +162,7 @@ def test_bad_input_leaves_nothing_behind(
 
 def test_other_settings_are_refused(config: SweepConfig, tmp_path: Path) -> None:
     one = replace(config, grid=["model=nowhere"], out=tmp_path / "out", concurrent=1)
+    one = replace(one, sequence_length=LENGTH)
     connect()
     with pytest.raises(UserError, match="no directory"):
         sweep(one)

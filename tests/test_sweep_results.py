@@ -52,11 +52,24 @@ def test_results_are_ranked_and_say_what_became_of_each(tmp_path: Path) -> None:
     assert results.iloc[5]["reason"] == "no memory"
     assert math.isnan(results.iloc[6]["final_perplexity"])
     assert [ended(tmp_path / trial.name) for trial in trials] == [True] * 5 + [False] * 2
-    assert flags(best, SETTINGS) == "--alpha 0.2 --init weights"
+    assert flags(trials[2]) == "--alpha 0.2 --init weights"
     write_results(results, tmp_path)
     again = pd.read_parquet(tmp_path / "results.parquet")
     assert list(again["final_perplexity"].iloc[:6]) == [18.0, 20.0, 36.0, 40.0, 90.0, 300.0]
     assert list(again["curve_flops"].iloc[0]) == [0, 1e9, 2e9]
+
+
+def test_settings_of_any_kind_are_kept(tmp_path: Path) -> None:
+    trials = [
+        Trial("000_x", {"text": ["a.npy", "b.npy"], "batch_tokens": None}),
+        Trial("001_x", {"text": "a.npy", "batch_tokens": 4096}),
+    ]
+    results = read_results(tmp_path, trials)
+    write_results(results, tmp_path)
+    again = pd.read_parquet(tmp_path / "results.parquet")
+    assert list(again["text"]) == ['["a.npy", "b.npy"]', "a.npy"]
+    assert list(results["batch_tokens"]) == [None, 4096]
+    assert flags(trials[0]) == '--text ["a.npy", "b.npy"] --batch-tokens null'
 
 
 def test_the_table_says_why_one_failed(tmp_path: Path) -> None:

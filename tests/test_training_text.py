@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,13 @@ import pytest
 from evo import checkpoint
 from evo.checkpoint import Checkpoint
 from evo.errors import UserError
-from evo.prepared import Manifest
+from evo.prepared import Manifest, is_prepared
 from evo.shards import write_shard
 from tests import tiny_checkpoints
 from tests.corpora import random_documents, write_jsonl
 from training import text as training_text
 from training.data import Extent
+from training.inputs import read_inputs
 from training.stream import StreamedText
 from training.text import TrainingText, open_training_text
 
@@ -70,6 +72,32 @@ def test_a_prepared_corpus_has_the_blocks_of_the_text(
     assert (text.hash, text.shares, text.sequence_length) == (prepared.hash, (1.0,), LENGTH)
 
 
+def test_a_directory_with_records_is_not_prepared(tmp_path: Path) -> None:
+    (tmp_path / "records").mkdir()
+    assert not is_prepared(str(tmp_path))
+    (tmp_path / "settings.yaml").write_text("text: a\n")
+    assert is_prepared(str(tmp_path))  # begun
+
+
+def test_validation_is_of_the_length_that_is_trained(corpora: dict[str, str]) -> None:
+    directory = Path(corpora["prepared"])
+    replace(Manifest.load(directory), sequence_length=8).save(directory)
+    inputs = read_inputs(
+        model=tiny_checkpoints.neox(directory.parent / "model"),
+        teacher=None,
+        teacher_logits=None,
+        text=[corpora["prepared"]],
+        text_weights=None,
+        shuffle_tokens=100,
+        tokens=100,
+        validation_text=corpora["whole"],
+        validation_tokens=100,
+        sequence_length=LENGTH,
+    )
+    assert inputs.validation is not None
+    assert inputs.text.sequence_length == inputs.validation.blocks.shape[1] == 8
+
+
 def test_sources_count_by_their_tokens_or_their_weights(
     student: Checkpoint, corpora: dict[str, str]
 ) -> None:
@@ -94,6 +122,8 @@ def test_what_is_large_is_a_stream(
     before = large.hash
     Path(corpora["whole"]).touch()
     assert opened(student, [corpora["whole"]]).hash != before
+    monkeypatch.setattr(training_text, "STREAMED_BYTES", 1000)
+    assert opened(student, [corpora["other"]]).tokens == 20 * LENGTH  # rows, each a block
     with pytest.raises(UserError, match=r"how many tokens .*whole\.npy has is not known"):
         opened(student, [corpora["whole"], corpora["other"]])
 

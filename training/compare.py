@@ -54,6 +54,11 @@ class Group:
         return math.exp(math.fsum(logs) / len(logs))
 
     @property
+    def has_cached_teacher(self) -> bool:
+        """Whether the FLOPs are without those of the teacher, see `Curve`."""
+        return any(curve.cached_teacher for curve in self.curves)
+
+    @property
     def is_bound(self) -> bool:
         """Whether a run is there from its start, so that the ratios are lower bounds."""
         return any(one.match.is_bound for row in self.against for one in row)
@@ -183,9 +188,10 @@ def table(baseline: Group, groups: Sequence[Group]) -> Table:
             group.ratio_text,
             group.interval_text,
         )
+    said = []
     kinds = {group.interval.kind for group in groups} - {None}
     if kinds:
-        shown.caption = (
+        said.append(
             "n: seeds. Ratio: geometric mean over all pairs of seeds. Over seeds: "
             + ", or ".join(
                 {
@@ -196,6 +202,11 @@ def table(baseline: Group, groups: Sequence[Group]) -> Table:
             )
             + "."
         )
+    if cached := [group.name for group in groups if group.has_cached_teacher]:
+        said.append(
+            f"FLOPs of {', '.join(cached)}: without those of the teacher, whose logits were cached."
+        )
+    shown.caption = " ".join(said) or None
     return shown
 
 
@@ -215,6 +226,7 @@ def _described(baseline: Group, groups: Sequence[Group]) -> dict[str, Any]:
                 "flops_to_match": None if group.ratio is None else baseline.flops / group.ratio,
                 "ratio": group.ratio,
                 "ratio_is_lower_bound": group.is_bound,
+                "cached_teacher_left_out": group.has_cached_teacher,
                 "ratio_interval": None
                 if group.interval.kind is None
                 else [group.interval.low or None, group.interval.high or None],

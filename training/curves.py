@@ -9,6 +9,7 @@ from pathlib import Path
 
 from evo.errors import UserError
 from evo.settings import FILE as SETTINGS
+from evo.settings import read_settings
 from training import log
 
 
@@ -20,11 +21,14 @@ class Curve:
         name: of the run.
         flops: spent up to each validation, from 0, rising.
         perplexity: at each of them.
+        cached_teacher: whether it was distilled from logits that were cached before, whose FLOPs
+            are not among these.
     """
 
     name: str
     flops: tuple[float, ...]
     perplexity: tuple[float, ...]
+    cached_teacher: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,8 @@ def read_curve(run: Path, name: str | None = None) -> Curve:
             "and compare when it has come to the second"
         )
     flops, perplexity = zip(*points, strict=True)
-    return Curve(name or run.name, flops, perplexity)
+    is_cached = read_settings(run).get("teacher_logits") is not None
+    return Curve(name or run.name, flops, perplexity, is_cached)
 
 
 def flops_to_match(curve: Curve, target: float) -> Match:

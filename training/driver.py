@@ -30,7 +30,7 @@ from training.parallel import Execution, Place
 from training.plan import Plan
 from training.run_directory import CHECKPOINTS
 from training.stream import StreamedBlocks, StreamedText
-from training.text import Source, TrainingText
+from training.text import TrainingText
 from training.worker import Job
 
 MOST_FAILURES = 4
@@ -133,7 +133,10 @@ def fit(
             text.shares,
             plan.seed,
         ),
-        text=tuple(_handle(source, number, run) for number, source in enumerate(text.sources)),
+        text=tuple(
+            source.blocks if isinstance(source.blocks, StreamedText) else ray.put(source.blocks)
+            for source in text.sources
+        ),
         validation=None if validation is None else ray.put(validation),
         origin=origin,
         checkpoint_every=checkpoint_every,
@@ -153,13 +156,6 @@ def fit(
         following.join()
 
 
-def _handle(source: Source, number: int, run: Path) -> Any:
-    """What a worker gets a source's blocks from."""
-    if isinstance(source.blocks, StreamedText):
-        return StreamedBlocks(source.blocks, run / f"stream-{number}.jsonl")
-    return ray.put(source.blocks)
-
-
 def _fit_again_while_workers_die(job: Job, wanted: Crew, demand: Demand) -> None:
     """Go on from the last checkpoint after a worker's death, unless it never gets any further.
 
@@ -171,7 +167,8 @@ def _fit_again_while_workers_die(job: Job, wanted: Crew, demand: Demand) -> None
     while True:
         execution = _choose(demand, crew)
         try:
-            _trainer(replace(job, execution=execution), crew, is_first=failures == 0).fit()
+            started = replace(job, execution=execution, text=_with_readers(job))
+            _trainer(started, crew, is_first=failures == 0).fit()
             return
         except TrainingFailedError as error:
             if message := _user_error(error):
@@ -186,6 +183,16 @@ def _fit_again_while_workers_die(job: Job, wanted: Crew, demand: Demand) -> None
         if count != crew.count:
             print(f"{job.run.name}: going on with {count} of {wanted.count} workers", flush=True)
         crew = replace(wanted, count=count)
+
+
+def _with_readers(job: Job) -> tuple[Any, ...]:
+    """The job's text, each stream of it with a new reader."""
+    return tuple(
+        StreamedBlocks(one, job.run / f"stream-{number}.jsonl")
+        if isinstance(one, StreamedText)
+        else one
+        for number, one in enumerate(job.text)
+    )
 
 
 def _choose(demand: Demand, crew: Crew) -> Execution:

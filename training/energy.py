@@ -46,12 +46,22 @@ class EnergyMeter:
 
     def joules(self) -> float:
         """Since it was made."""
-        now = [counter.read() for counter in self._counters]
+        now = [
+            self._read(counter, before)
+            for counter, before in zip(self._counters, self._last, strict=True)
+        ]
         for counter, before, after in zip(self._counters, self._last, now, strict=True):
             wrapped = counter.wraps_at if after < before else 0.0
             self._sum += after - before + (wrapped or 0.0)
         self._last = now
         return self._sum
+
+    def _read(self, counter: Counter, before: float) -> float:
+        """What it shows; if it cannot be read just now, what it showed before."""
+        try:
+            return counter.read()
+        except OSError:
+            return before
 
 
 def counters(device: torch.device) -> list[Counter]:
@@ -95,4 +105,11 @@ def gpu_counters(device: torch.device) -> list[Counter]:
         pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
     except pynvml.NVMLError:
         return []
-    return [Counter(key, lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3)]
+
+    def read() -> float:
+        try:
+            return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3
+        except pynvml.NVMLError as error:
+            raise OSError(str(error)) from error
+
+    return [Counter(key, read)]

@@ -85,15 +85,6 @@ def read_inputs(
         _check_logits(student, taught_by, kept)
         vocabulary = min(vocabulary, kept.settings.vocabulary)
 
-    validation = None
-    if validation_text is not None:
-        validation = load_text(
-            validation_text,
-            tokenizer=student.tokenizer,
-            vocabulary=vocabulary,
-            sequence_length=length,
-            max_tokens=max(length, validation_tokens),
-        )
     training = open_training_text(
         text,
         text_weights,
@@ -103,6 +94,15 @@ def read_inputs(
         tokens=tokens,
         shuffle_tokens=shuffle_tokens,
     )
+    validation = None
+    if validation_text is not None:
+        validation = load_text(
+            validation_text,
+            tokenizer=student.tokenizer,
+            vocabulary=vocabulary,
+            sequence_length=training.sequence_length,
+            max_tokens=max(training.sequence_length, validation_tokens),
+        )
     if kept is not None:
         for source in training.sources:
             kept.check_text(source.known_blocks("--teacher-logits"), source.name)

@@ -159,6 +159,13 @@ class CsvFile:
                 writer.writerows(lines)
 
 
+def _run_id(run: Path) -> str:
+    """The same at every start of a run, and another for one that is made anew in its place."""
+    settings = run / SETTINGS
+    told = f"{run} {settings.stat().st_mtime_ns} ".encode() + settings.read_bytes()
+    return hashlib.blake2b(told, digest_size=8).hexdigest()
+
+
 class WeightsAndBiases:
     """A run at Weights & Biases, or in the run directory's `wandb/` with `WANDB_MODE=offline`.
 
@@ -182,7 +189,7 @@ class WeightsAndBiases:
                 dir=str(run),
                 project=os.environ.get("WANDB_PROJECT", WANDB_PROJECT),
                 name=run.name,
-                id=hashlib.blake2b(str(run).encode(), digest_size=8).hexdigest(),
+                id=_run_id(run),
                 resume="allow",
                 config=settings,
                 settings=wandb.Settings(console="off"),

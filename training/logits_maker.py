@@ -71,6 +71,11 @@ def make_logits(config: CacheLogitsConfig) -> dict[str, Any]:
         _check_room(out, len(missing) * settings.blocks_per_shard * settings.bytes_per_block)
         if missing:
             _make(out, settings, blocks, done, missing, config, workers, gpus)
+    if lost := [name for name in settings.shards if not (out / name).is_file()]:
+        raise UserError(
+            f"{out / lost[0]} is not there, though it was written: --out must be on a file system "
+            "that all nodes share"
+        )
     size = sum((out / name).stat().st_size for name in settings.shards)
     return {
         "sequences": settings.blocks,

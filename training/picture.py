@@ -30,7 +30,7 @@ def draw_curves(curves: Sequence[Curve], path: Path, *, target: Curve | None = N
         _draw(axes, curve, COLOURS[index % len(COLOURS)], _label(curve.name, [curve]))
     if target is not None:
         _draw_target(axes, target.name, target.perplexity[-1])
-    _finish(figure, axes, path)
+    _finish(figure, axes, path, curves)
 
 
 def draw_groups(groups: Sequence[Group], baseline: Group, path: Path) -> None:
@@ -61,7 +61,7 @@ def draw_groups(groups: Sequence[Group], baseline: Group, path: Path) -> None:
         if interval.ratio:
             axes.plot(baseline.flops / interval.ratio, height[0], color=colour, marker="D")
     _draw_target(axes, baseline.name, baseline.perplexity)
-    _finish(figure, axes, path)
+    _finish(figure, axes, path, [curve for group in groups for curve in group.curves])
 
 
 def _axes() -> tuple[Figure, Axes]:
@@ -105,8 +105,10 @@ def _draw_target(axes: Axes, name: str, perplexity: float) -> None:
     )
 
 
-def _finish(figure: Figure, axes: Axes, path: Path) -> None:
-    axes.set_xlabel("training FLOPs, the teacher's forward passes included")
+def _finish(figure: Figure, axes: Axes, path: Path, curves: Sequence[Curve]) -> None:
+    is_cached = any(curve.cached_teacher for curve in curves)
+    besides = ", but for cached ones" if is_cached else ""
+    axes.set_xlabel(f"training FLOPs, the teacher's forward passes included{besides}")
     axes.set_ylabel("validation perplexity")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

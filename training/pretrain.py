@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evo.errors import UserError
-from evo.files import atomic_file
+from evo.files import atomic_file, exclusive
 from training import log
 from training.follow import Watcher
 from training.loggers import LoggerName, check_loggers, open_loggers
@@ -171,6 +171,11 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def default_validation_tokens(tokens: int) -> int:
+    """Of a run of so many tokens, where no number is given."""
+    return max(2**12, tokens // 50)
+
+
 def pretrain(config: PretrainConfig, *, watcher: Watcher | None = None) -> dict[str, Any]:
     """Train, or go on with a run that was cut off; a finished one is left alone.
 
@@ -202,7 +207,7 @@ def pretrain(config: PretrainConfig, *, watcher: Watcher | None = None) -> dict[
         shuffle_tokens=config.shuffle_tokens,
         tokens=config.tokens,
         validation_text=config.validation_text,
-        validation_tokens=config.validation_tokens or max(2**12, config.tokens // 50),
+        validation_tokens=config.validation_tokens or default_validation_tokens(config.tokens),
         sequence_length=config.sequence_length,
     )
     workers, gpus_per_worker = resources(config)
@@ -215,32 +220,33 @@ def pretrain(config: PretrainConfig, *, watcher: Watcher | None = None) -> dict[
     run = Path(config.out).absolute()
     settings = settings_of(config, inputs, plan)
     claim(run, settings)
-    if (run / SUMMARY).is_file():
-        print(f"{run} is finished: nothing is left to do")
-        return json.loads((run / SUMMARY).read_text())
-    loggers = open_loggers(config.loggers, run, settings)
-    flops = plan.steps * plan.tokens_per_step * plan.flops_per_token
-    fit(
-        run,
-        plan,
-        student=inputs.student.path.absolute(),
-        teacher=None if inputs.teacher is None else inputs.teacher.path.absolute(),
-        teacher_logits=None
-        if config.teacher_logits is None
-        else Path(config.teacher_logits).absolute(),
-        text=inputs.text,
-        validation=None if inputs.validation is None else inputs.validation.blocks,
-        origin=_origin(inputs.student.path, settings),
-        checkpoint_every=config.checkpoint_every or min(1000, max(1, plan.steps // 10)),
-        workers=workers,
-        gpus_per_worker=gpus_per_worker,
-        threads=config.threads,
-        log_blocks=config.log_blocks,
-        demand=demand_of(config, inputs, plan),
-        on_nan=config.on_nan,
-        watchers=[watcher or progress_display(run.name, plan.steps, flops), *loggers],
-    )
-    return _finish(run, settings)
+    with exclusive(run):
+        if (run / SUMMARY).is_file():
+            print(f"{run} is finished: nothing is left to do")
+            return json.loads((run / SUMMARY).read_text())
+        loggers = open_loggers(config.loggers, run, settings)
+        flops = plan.steps * plan.tokens_per_step * plan.flops_per_token
+        fit(
+            run,
+            plan,
+            student=inputs.student.path.absolute(),
+            teacher=None if inputs.teacher is None else inputs.teacher.path.absolute(),
+            teacher_logits=None
+            if config.teacher_logits is None
+            else Path(config.teacher_logits).absolute(),
+            text=inputs.text,
+            validation=None if inputs.validation is None else inputs.validation.blocks,
+            origin=_origin(inputs.student.path, settings),
+            checkpoint_every=config.checkpoint_every or min(1000, max(1, plan.steps // 10)),
+            workers=workers,
+            gpus_per_worker=gpus_per_worker,
+            threads=config.threads,
+            log_blocks=config.log_blocks,
+            demand=demand_of(config, inputs, plan),
+            on_nan=config.on_nan,
+            watchers=[watcher or progress_display(run.name, plan.steps, flops), *loggers],
+        )
+        return _finish(run, settings)
 
 
 def _origin(directory: Path, settings: dict[str, Any]) -> dict[str, Any]:

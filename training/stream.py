@@ -4,7 +4,7 @@ For what is not worth preparing, or fits on no disk. A window, some thousands of
 shuffled; so all that training needs to know of a stream is the number of a window. One actor reads
 for all workers, the next window while they train on one. Where each window begins in the text is
 written down: after a crash, reading goes on there, at the cost of reading some 64 MiB of text, or
-one file of the hub, up to that place again, without tokenising it.
+one file that is compressed or of the hub, up to that place again, without tokenising it.
 """
 
 from __future__ import annotations
@@ -19,15 +19,20 @@ from typing import Any
 import numpy as np
 import ray
 from numpy.typing import NDArray
+from ray.exceptions import ObjectLostError
 
 from evo.errors import UserError
+from evo.files import atomic_file, output_errors
 from evo.pieces import pieces_of
 from evo.sources import Part
-from evo.text import Tokens, batches_of, npy_tokens
+from evo.text import Tokens, batches_of, check_ids, npy_tokens
 from evo.tokenizer import Tokenizer, load_tokenizer
 
 KEPT_WINDOWS = 3
 """Workers ask for the same windows, but not at the same moment."""
+
+RESTARTS = 4
+"""Of a reader that dies; then the workers fail, and are started again with another one."""
 
 
 @dataclass(frozen=True)
@@ -156,12 +161,16 @@ class WindowReader:
         self._text, self._file = text, places
         self._tokenizer = load_tokenizer(text.model)
         self._places = {0: Place(), **_read_places(places)}
-        self._kept: dict[int, Tokens] = {}
+        with atomic_file(places) as temporary:  # without what was cut off
+            temporary.write_text("".join(map(_line, *zip(*self._places.items(), strict=True))))
+        self._kept: dict[int, Any] = {}
         self._next = 0
         self._stream: BlockStream | None = None
 
-    def window(self, number: int) -> Tokens:
-        """The blocks of a window, shape [W, T].
+    def window(self, number: int) -> list[Any]:
+        """A reference to the blocks of a window, shape [W, T], alone in a list.
+
+        One object for all who ask: as the call's own result, each of them would get a copy.
 
         Raises:
             UserError: the text cannot be read, or has token ids beyond the vocabulary.
@@ -170,7 +179,7 @@ class WindowReader:
             if self._stream is None or self._next > number:
                 self._seek(max(known for known in self._places if known <= number))
             self._read_next()
-        return self._kept[number]
+        return [self._kept[number]]
 
     def _seek(self, number: int) -> None:
         text = self._text
@@ -180,28 +189,32 @@ class WindowReader:
     def _read_next(self) -> None:
         assert self._stream is not None
         blocks = self._stream.read(self._text.window)
-        if (largest := int(blocks.max())) >= self._text.vocabulary:
-            raise UserError(
-                f"{self._text.source} has token id {largest}, but the model's vocabulary ends at "
-                f"{self._text.vocabulary - 1}"
-            )
-        self._kept[self._next] = blocks
+        check_ids(self._text.source, blocks, self._text.vocabulary)
+        self._kept[self._next] = ray.put(blocks)
         if len(self._kept) > KEPT_WINDOWS:
             del self._kept[next(iter(self._kept))]  # the one that was read first
         self._next += 1
         if self._next not in self._places:
             self._places[self._next] = self._stream.place
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([self._next, *astuple(self._stream.place)]) + "\n")
+            with output_errors(self._file), self._file.open("a", encoding="utf-8") as file:
+                file.write(_line(self._next, self._stream.place))
 
 
 def _read_places(path: Path) -> dict[int, Place]:
-    """Where windows begin, by their numbers; a half-written line is left out."""
-    if not path.is_file():
-        return {}
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = [json.loads(line) for line in lines if line.endswith("]\n")]
-    return {number: Place(*place) for number, *place in whole}
+    """Where windows begin, by their numbers; up to a line that was cut off."""
+    found: dict[int, Place] = {}
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for line in lines:
+        try:
+            number, *place = json.loads(line)
+            found[number] = Place(*place)
+        except (ValueError, TypeError):
+            break
+    return found
+
+
+def _line(number: int, place: Place) -> str:
+    return json.dumps([number, *astuple(place)]) + "\n"
 
 
 class StreamedBlocks:
@@ -217,7 +230,9 @@ class StreamedBlocks:
     def __init__(self, text: StreamedText, places: Path) -> None:
         self.shape = (text.window, text.length)
         # It waits for text or for workers, so it must not wait for a core that workers hold.
-        remote = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(WindowReader)
+        remote = ray.remote(num_cpus=0, max_restarts=RESTARTS, max_task_retries=RESTARTS)(
+            WindowReader
+        )
         self._reader: Any = remote.remote(text, places)
         self._asked: dict[int, Any] = {}
 
@@ -227,11 +242,18 @@ class StreamedBlocks:
         needed = np.unique(numbers // window)
         for number in map(int, needed):
             inside = numbers // window == number
-            blocks[inside] = ray.get(self._ask(number))[numbers[inside] % window]
+            blocks[inside] = self._window(number)[numbers[inside] % window]
         if len(needed):
             self._asked = {n: ref for n, ref in self._asked.items() if n >= needed[0]}
             self._ask(int(needed[-1]) + 1)
         return blocks
+
+    def _window(self, number: int) -> Tokens:
+        while True:
+            try:
+                return ray.get(ray.get(self._ask(number))[0])
+            except ObjectLostError:  # the reader has died since, and runs again
+                del self._asked[number]
 
     def _ask(self, number: int) -> Any:
         if number not in self._asked:

@@ -19,7 +19,7 @@ import numpy as np
 from evo.errors import UserError
 from evo.files import exclusive
 from evo.settings import claim_run
-from training.pretrain import PretrainConfig
+from training.pretrain import PretrainConfig, default_validation_tokens
 from training.run_directory import RESULT
 from training.trials import Trial, make_trials
 
@@ -126,7 +126,8 @@ def _sweep(
     best = results.iloc[0]
     if best["status"] == "finished":
         model = config.out / TRIALS / best["trial"] / RESULT
-        console.print(f"best: {flags(best.to_dict(), settings)}: {model}", soft_wrap=True)
+        tried = next(trial for trial in trials if trial.name == best["trial"])
+        console.print(f"best: {flags(tried)}: {model}", soft_wrap=True)
     if len(failed):
         one = failed.iloc[0]
         raise UserError(
@@ -140,9 +141,14 @@ def _run_of(config: SweepConfig, trial: Trial, directory: Path) -> PretrainConfi
     common = {one.name: getattr(config, one.name) for one in fields(PretrainConfig)}
     out = directory / TRIALS / trial.name
     run = PretrainConfig(**common | trial.settings | {"out": out})
+    if config.sequence_length is None and {"model", "teacher_logits"} & set(trial.settings):
+        raise UserError(
+            "models of a sweep are validated on sequences of one length: give --sequence-length"
+        )
     return replace(
         run,
         workers=run.workers or 1,
+        validation_tokens=config.validation_tokens or default_validation_tokens(config.tokens),
         **{name: _absolute(getattr(run, name)) for name in ("model", "teacher", "teacher_logits")},
         **{name: _absolute(getattr(run, name)) for name in ("text", "validation_text")},
     )

@@ -43,6 +43,8 @@ def read_results(
     failures = failures or {}
     rows = [_row(directory / one.name, one, failures.get(one.name)) for one in trials]
     frame = pd.DataFrame(rows)
+    for name in trials[0].settings:  # else one None would make floats of whole numbers
+        frame[name] = pd.Series([row[name] for row in rows], dtype=object)
     order = {"finished": 0, "stopped": 1, "failed": 2, "unfinished": 2}
     frame["order"] = frame["status"].map(order)
     frame = frame.sort_values(["order", "final_perplexity", "trial"], kind="stable")
@@ -59,10 +61,7 @@ def _row(run: Path, trial: Trial, reason: str | None) -> dict[str, Any]:
         status = "stopped"
     else:
         status = "unfinished" if reason is None else "failed"
-    settings = {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in trial.settings.items()
-    }
+    settings = {name: _plain(value) for name, value in trial.settings.items()}
     return {
         "trial": trial.name,
         **settings,
@@ -78,6 +77,13 @@ def _row(run: Path, trial: Trial, reason: str | None) -> dict[str, Any]:
         "curve_flops": [float(row["flops"]) for row in curve],
         "curve_perplexity": [row[METRIC] for row in curve],
     }
+
+
+def _plain(value: Any) -> Any:
+    """A setting's value as a column can hold it."""
+    if isinstance(value, list):
+        return json.dumps(value)
+    return str(value) if isinstance(value, Path) else value
 
 
 def write_results(results: pd.DataFrame, directory: Path) -> None:
@@ -123,9 +129,10 @@ def _number(value: float, form: str) -> str:
     return "" if math.isnan(value) else f"{value:{form}}"
 
 
-def flags(row: Mapping[Any, Any], settings: Sequence[str]) -> str:
+def flags(trial: Trial) -> str:
     """A trial's settings as they are given to `evo pretrain`."""
     return " ".join(
-        f"--{name.replace('_', '-')} {json.dumps(value) if isinstance(value, list) else value}"
-        for name, value in ((name, row[name]) for name in settings)
+        f"--{name.replace('_', '-')} "
+        f"{value if isinstance(value, Path | str) else json.dumps(value)}"
+        for name, value in trial.settings.items()
     )

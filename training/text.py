@@ -19,7 +19,7 @@ from evo.pieces import file_bytes
 from evo.prepared import is_prepared, open_blocks
 from evo.shards import Blocks
 from evo.sources import parts
-from evo.text import SAMPLED_TOKENS, Tokens, load_text
+from evo.text import SAMPLED_TOKENS, Tokens, load_text, npy_rows
 from training.data import Extent
 from training.stream import StreamedText, parts_of
 
@@ -154,7 +154,8 @@ def open_training_text(
                 sequence_length=sequence_length,
             )
             return Source(name, blocks, blocks.hash)
-        if name.startswith("hf:") or sum(map(file_bytes, parts(name))) > STREAMED_BYTES:
+        is_large = name.startswith("hf:") or sum(map(file_bytes, parts(name))) > STREAMED_BYTES
+        if is_large and npy_rows(name) is None:
             window = max(1, shuffle_tokens // sequence_length)
             return _stream(name, student, vocabulary, sequence_length, window)
         text = load_text(
@@ -189,6 +190,9 @@ def _stream(name: str, student: Checkpoint, vocabulary: int, length: int, window
             "import the checkpoint with its tokenizer"
         )
     digest = hashlib.blake2b(repr((length, window)).encode(), digest_size=8)
+    if text_parts and student.tokenizer is not None:
+        told = (student.tokenizer.hash, student.tokenizer.end_of_text)
+        digest.update(repr(told).encode())
     for part in pieces:
         status = None if part.path is None else part.path.stat()
         file = None if status is None else (status.st_size, status.st_mtime_ns)
