@@ -19,7 +19,7 @@ from training.flops import training_flops
 from training.losses import Teacher
 from training.plan import LossSettings
 from training.student import Student
-from training.teacher import teacher_states, teacher_top_k
+from training.teacher import TeacherNetwork, teacher_states, teacher_top_k
 
 LENGTH = 16
 BLOCK = 80
@@ -72,7 +72,7 @@ def test_within_a_percent_of_the_loops_own_step(
     model = extract(stored.config, stored.weights, subnet, tied=stored.tied, sequence_length=BLOCK)
     own = (architecture_of(model.config, tied=stored.tied), widths_of(model))
     assert own[1].is_uniform == uniform
-    network = stored.model()
+    network = TeacherNetwork(stored.model())
     theirs = (stored.architecture, stored.widths)
     kept = teacher_top_k(network, torch.zeros(2, BLOCK + 1, dtype=torch.int64), vocabulary=99, k=9)
     cases: list[tuple[LossSettings, Callable[[torch.Tensor], Teacher | None], int]] = [

@@ -27,7 +27,7 @@ from training.trials import make_trials
 
 ROOT = Path(__file__).parents[1]
 STEPS, BATCH, LENGTH = 60, 4, 17
-GRID = ["learning_rate=1e-2,1e-3", "init=weights,random"]
+GRID = ["learning_rate=1e-2,1e-3,1e-4"]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_killed_and_run_again_it_repeats_no_finished_run_and_goes_on_in_half_of_
 ) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
     trials = config.out / "trials"
-    first, second, *_ = (trials / name for name in run_names(GRID))
+    first, second, _ = (trials / name for name in run_names(GRID))
     process = subprocess.Popen(
         command(config, "--concurrent=1", "--grid", *GRID),
         env=environment, stdout=subprocess.DEVNULL, stderr=(tmp_path / "one").open("w"),
@@ -89,16 +89,16 @@ def test_killed_and_run_again_it_repeats_no_finished_run_and_goes_on_in_half_of_
         env=environment, capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "3 runs, 2 at a time" in done.stderr
+    assert "2 runs, 2 at a time" in done.stderr
     assert first.name not in done.stderr
     assert (first / "log.jsonl").stat().st_mtime_ns == before
     results = pd.read_parquet(config.out / "results.parquet")
-    assert list(results["status"]) == ["finished"] * 4
-    assert list(results["steps"]) == [STEPS] * 4
+    assert list(results["status"]) == ["finished"] * 3
+    assert list(results["steps"]) == [STEPS] * 3
     assert results["final_perplexity"].is_monotonic_increasing
     best = results.iloc[0]
     assert (best["learning_rate"], best["curve_tokens"][-1]) == (0.01, config.tokens)
-    assert f"best: --learning-rate 0.01 --init {best['init']}: " in done.stdout
+    assert "best: --learning-rate 0.01: " in done.stdout
     assert (config.out / "sweep.png").stat().st_size > 10_000
     assert not (config.out / "tune").exists()
 
