@@ -42,7 +42,7 @@ POSITIONS, CHANNELS, TEACHER_CHANNELS = 2048, 512, 768
 """Of the measurement of memory."""
 
 STUDENT, TEACHER = "pythia-160m", "pythia-410m"
-SEQUENCES, LENGTH = 2, 512
+SEQUENCES, LENGTH = 1, 512
 ROUNDS = 5
 TOP_K = 64
 MIB = 2**20
@@ -116,8 +116,8 @@ def measure_memory() -> dict[str, Any]:
     return found | {"gradients_mib": gradients, "ratio": ratio}
 
 
-def measure_time() -> dict[str, Any]:
-    """Seconds of each way, the median of the rounds."""
+def measure_time() -> list[dict[str, float]]:
+    """Seconds of each way in each round."""
     torch.manual_seed(0)
     student, teacher = (
         GPT(Config.from_name(name, block_size=LENGTH, padded_vocab_size=VOCABULARY))
@@ -154,14 +154,15 @@ def measure_time() -> dict[str, Any]:
         f"forward-kl, top {TOP_K}": step(settings(top_k=TOP_K), states),
         f"forward-kl, top {TOP_K}, cached": step(settings(top_k=TOP_K), lambda: kept),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    rounds = []
     for number in range(ROUNDS + 1):
-        for name, run in ways.items():
+        seconds = {}
+        for name in list(ways)[:: -1 if number % 2 else 1]:  # no way is always after the same one
             began = time.perf_counter()
-            run()
-            if number:  # the first round only warms up
-                seconds[name].append(time.perf_counter() - began)
-    return {name: statistics.median(times) for name, times in seconds.items()}
+            ways[name]()
+            seconds[name] = time.perf_counter() - began
+        rounds.append(seconds)
+    return rounds[1:]  # the first one only warms up
 
 
 def beyond_the_teacher(seconds: dict[str, float], name: str) -> float:
@@ -170,10 +171,23 @@ def beyond_the_teacher(seconds: dict[str, float], name: str) -> float:
     return (seconds[name] - seconds["plain"] - teacher) / seconds["plain"]
 
 
+def row(name: str, rounds: list[dict[str, float]]) -> str:
+    """A line of the table: medians, and the range of what is compared within each round."""
+    beyond = sorted(beyond_the_teacher(seconds, name) for seconds in rounds)
+    median = statistics.median(seconds[name] for seconds in rounds)
+    return (
+        f"| {name} | {median:.2f} | {statistics.median(beyond):+.1%} | "
+        f"{beyond[0]:+.0%} to {beyond[-1]:+.0%} |"
+    )
+
+
 def markdown(result: dict[str, Any]) -> str:
     """The tables, and how they were made."""
-    memory, seconds = result["memory"], result["seconds"]
-    ways = [name for name in seconds if name not in ("plain", "teacher")]
+    memory, rounds = result["memory"], result["seconds"]
+    plain, teacher = (
+        statistics.median(seconds[name] for seconds in rounds) for name in ("plain", "teacher")
+    )
+    ways = [name for name in rounds[0] if name not in ("plain", "teacher")]
     return "\n".join(
         [
             "# Distillation",
@@ -196,16 +210,14 @@ def markdown(result: dict[str, Any]) -> str:
             "## Time",
             "",
             f"A plain step of {STUDENT}'s shape (forward and backward, no optimiser) on "
-            f"{SEQUENCES} x {LENGTH} tokens in float32 takes {seconds['plain']:.2f} s, the bare "
+            f"{SEQUENCES} x {LENGTH} tokens in float32 takes {plain:.2f} s, the bare "
             f"forward pass of a teacher of {TEACHER}'s shape, logits included, "
-            f"{seconds['teacher']:.2f} s; median of {ROUNDS}, all ways in turn.",
+            f"{teacher:.2f} s; medians of {ROUNDS} rounds of all ways, every other one backwards.",
             "",
-            "| step | seconds | beyond plain step and teacher, of a plain step |",
-            "| --- | ---: | ---: |",
-            *(
-                f"| {name} | {seconds[name]:.2f} | {beyond_the_teacher(seconds, name):+.1%} |"
-                for name in ways
-            ),
+            "| step | seconds | beyond plain step and teacher of its round, of a plain step | in "
+            "each round |",
+            "| --- | ---: | ---: | ---: |",
+            *(row(name, rounds) for name in ways),
             "",
             sentence(result["machine"]),
             "",

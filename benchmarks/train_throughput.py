@@ -36,8 +36,10 @@ LENGTH, BATCH = 257, 8
 """Tokens of a sequence, of which each but the last is fed and each but the first is a target; and
 sequences of a step."""
 
-MICRO_BATCHES = (1, 2, 4, 8)
-WARM_UP, TRIED_STEPS, STEPS, ROUNDS = 2, 3, 8, 5
+MICRO_BATCHES = (4, 8)
+WARM_UP, TRIED_STEPS, STEPS, ROUNDS = 4, 3, 8, 5
+"""The first steps are slow: both compile in them, and a Ray that has just been started is busy."""
+
 LEARNING_RATE = 1e-3
 TOKENS_PER_STEP = BATCH * (LENGTH - 1)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from training.divergences import TopK, divergence, top_k_of
 from training.plan import LossSettings
 
-CHUNK_BYTES = 16 * 2**20
+CHUNK_BYTES = 64 * 2**20
 """Size of a chunk of float32 logits on CPU."""
 
 CHUNK_BYTES_CUDA = 512 * 2**20
@@ -142,7 +142,8 @@ def _chunk_loss(
         gradient, value = _top_k_loss(log_probability, settings, teacher)
     else:
         gradient = log_probability.exp_()
-        gradient *= settings.alpha
+        if settings.alpha != 1:
+            gradient *= settings.alpha
         value = cross_entropy.new_zeros(())
         if teacher is not None:
             size, temperature = settings.vocabulary, settings.temperature
