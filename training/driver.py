@@ -15,9 +15,10 @@ import ray.train
 import ray.train.torch
 import torch
 from numpy.typing import NDArray
-from ray.train import ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2.api.config import FailureConfig, RunConfig
+from ray.train import TrainingFailedError
+from ray.train.torch import TorchConfig
+from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from evo.cluster import connect
 from evo.errors import UserError
@@ -41,9 +42,9 @@ KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(2**34),
     "MALLOC_TRIM_THRESHOLD_": str(2**34),
 }
-"""For glibc's allocator on the CPU: large tensors come from memory that the process keeps. Else it is
-given back to the kernel in each step, and cleared page by page when it is asked for again, which
-takes a fifth of the time."""
+"""For glibc's allocator on the CPU: large tensors come from memory that the process keeps. Else they
+are given back to the kernel in each step, and cleared page by page when they are asked for again,
+which takes a fifth of the time."""
 
 NOTICE_SECONDS = 5.0
 """In which a cluster notices that a node has left it."""
