@@ -43,7 +43,7 @@ KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**34),
 }
 """For glibc's allocator on the CPU: large tensors come from memory that the process keeps. Else
-each step gives it back, and the kernel clears it page by page for the next: a fifth of the time."""
+each step gives it back, and the kernel clears it page by page for the next."""
 
 NOTICE_SECONDS = 5.0
 """In which a cluster notices that a node has left it."""
