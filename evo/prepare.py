@@ -19,11 +19,12 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from evo.checksums import damaged
 from evo.errors import UserError
 from evo.files import exclusive
 from evo.pieces import Piece, pieces_of
 from evo.prepare_progress import PrepareProgress
-from evo.prepared import MANIFEST, RECORDS, Manifest, damaged, is_prepared
+from evo.prepared import MANIFEST, RECORDS, Manifest, is_prepared
 from evo.settings import claim_run
 from evo.sources import Part
 from evo.tokenise_piece import Record, read_record, record_path, token_type, tokenise_piece

@@ -7,12 +7,7 @@ larger than the memory by any factor.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
-import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,21 +15,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evo.checksums import check
 from evo.errors import UserError
-from evo.files import atomic_file, cache_directory
+from evo.files import atomic_file
 from evo.settings import FILE as SETTINGS
-from evo.shards import Blocks, Shard, checksum, map_tokens
+from evo.shards import Blocks, Shard, map_tokens
 from evo.tokenizer import Tokenizer
-
-logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 
+MADE_BY = "evo prepare"
+
 RECORDS = "records"
 """A directory of what is finished, while there is no manifest yet."""
-
-NOTICED_BYTES = 2**30
-"""So much takes seconds to check, which the user is told."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +119,7 @@ def open_blocks(
         raise UserError(
             f"{source} is too short: {manifest.tokens} tokens, less than one block of {length}"
         )
-    check(directory, manifest.shards)
+    check(directory, manifest.shards, MADE_BY)
     return Blocks(directory.absolute(), manifest.shards, length)
 
 
@@ -148,7 +141,7 @@ def read_stream(
     most = manifest.tokens if max_tokens is None else min(max_tokens, manifest.tokens)
     ends = np.cumsum([shard.tokens for shard in manifest.shards])
     needed = manifest.shards[: int(np.searchsorted(ends, most)) + 1]
-    check(directory, needed)
+    check(directory, needed, MADE_BY)
     tokens = [map_tokens(directory / shard.file) for shard in needed]
     return np.concatenate([np.empty(0, np.int32), *tokens])[:most].astype(np.int32)
 
@@ -170,74 +163,3 @@ def _open(source: str, tokenizer: Tokenizer | None, vocabulary: int) -> tuple[Pa
             f"{source} has token id {largest}, but the model's vocabulary ends at {vocabulary - 1}"
         )
     return directory, manifest
-
-
-def check(directory: Path, shards: Sequence[Shard]) -> None:
-    """Compare shards with their checksums.
-
-    Raises:
-        UserError: one is missing or damaged.
-    """
-    wrong = damaged(directory, shards)
-    if not wrong:
-        return
-    file, what = next(iter(wrong.items()))
-    others = f", and so are {len(wrong) - 1} others" if len(wrong) > 1 else ""
-    raise UserError(
-        f"{directory / file} is {what}{others}: run the same `evo prepare` again, which makes "
-        "just those anew"
-    )
-
-
-def damaged(directory: Path, shards: Sequence[Shard]) -> dict[str, str]:
-    """The shards that are `missing` or `damaged`, by the names of their files.
-
-    A file of the same size and time of change as when it was last found right is not read again;
-    that is kept in the cache directory. Else several are read at once.
-    """
-    known_file = _known_file(directory)
-    known: dict[str, Any] = _read(known_file)
-    stamps: dict[str, list[Any]] = {}
-    wrong: dict[str, str] = {}
-    for shard in shards:
-        try:
-            status = (directory / shard.file).stat()
-        except FileNotFoundError:
-            wrong[shard.file] = "missing"
-            continue
-        stamps[shard.file] = [shard.checksum, status.st_size, status.st_mtime_ns]
-        if status.st_size != shard.bytes:
-            wrong[shard.file] = "damaged"
-    unknown = [
-        shard
-        for shard in shards
-        if shard.file not in wrong and known.get(shard.file) != stamps[shard.file]
-    ]
-    if not unknown:
-        return wrong
-    total = sum(shard.bytes for shard in unknown)
-    if total > NOTICED_BYTES:
-        logger.info("checking %d shards of %s, %.1f GB", len(unknown), directory, total / 1e9)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda shard: checksum(directory / shard.file), unknown)
-        for shard, content in zip(unknown, found, strict=True):
-            if content != shard.checksum:
-                wrong[shard.file] = "damaged"
-    right = {name: stamp for name, stamp in (known | stamps).items() if name not in wrong}
-    with atomic_file(known_file) as temporary:
-        temporary.write_text(json.dumps(right))
-    return wrong
-
-
-def _known_file(directory: Path) -> Path:
-    name = hashlib.blake2b(str(directory.resolve()).encode(), digest_size=8).hexdigest()
-    return cache_directory() / "checked" / f"{name}.json"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """What was found right before; nothing where that is lost or damaged."""
-    try:
-        known = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}

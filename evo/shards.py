@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from evo.checksums import Summed, checksum
 from evo.errors import UserError, first_line
 from evo.files import atomic_file
 
@@ -19,22 +20,16 @@ COLUMN = "tokens"
 
 
 @dataclass(frozen=True)
-class Shard:
+class Shard(Summed):
     """A file of token ids.
 
     Attributes:
-        file: its name.
         tokens: how many there are in it.
         largest: the largest of them.
-        bytes: the file's size.
-        checksum: of the file's content, see `checksum`.
     """
 
-    file: str
     tokens: int
     largest: int
-    bytes: int
-    checksum: str
 
 
 def write_shard(path: Path, tokens: NDArray[Any]) -> Shard:
@@ -54,7 +49,8 @@ def write_shard(path: Path, tokens: NDArray[Any]) -> Shard:
         pa.ipc.new_file(file, batch.schema) as writer,
     ):
         writer.write_batch(batch)
-    return Shard(path.name, len(tokens), int(tokens.max()), path.stat().st_size, checksum(path))
+    size, digest = path.stat().st_size, checksum(path)
+    return Shard(path.name, size, digest, tokens=len(tokens), largest=int(tokens.max()))
 
 
 def map_tokens(path: Path) -> NDArray[Any]:
@@ -67,15 +63,6 @@ def map_tokens(path: Path) -> NDArray[Any]:
         return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0).column(COLUMN).to_numpy()
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} is no shard that can be read: {first_line(error)}") from error
-
-
-def checksum(path: Path) -> str:
-    """BLAKE2b of a file's content, 32 hexadecimal digits."""
-    digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while chunk := file.read(2**22):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 class Blocks:

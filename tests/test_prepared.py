@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evo import prepared
 from evo.errors import UserError
 from evo.prepared import Manifest, open_blocks, read_stream
-from evo.shards import Blocks, Shard, write_shard
+from evo.shards import Blocks, write_shard
 from evo.text import load_stream, load_text
 from evo.tokenizer import Tokenizer
 from tests.bpe import write_tokenizer
@@ -124,28 +123,3 @@ def test_a_damaged_or_missing_shard_is_named(corpus: Path) -> None:
     (corpus / "0.arrow").unlink()
     with pytest.raises(UserError, match=r"0\.arrow is missing, and so are 1 others"):
         blocks_of(corpus, 8)
-    path.write_bytes(whole)
-    assert not prepared.damaged(corpus, [one for one in shards(corpus) if one.file == path.name])
-
-
-def shards(corpus: Path) -> list[Shard]:
-    return Manifest.load(corpus).shards
-
-
-def test_only_what_has_changed_is_read_again(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[str] = []
-
-    def counted(path: Path) -> str:
-        read.append(path.name)
-        return original(path)
-
-    original = prepared.checksum
-    monkeypatch.setattr(prepared, "checksum", counted)
-    blocks_of(corpus, 8)
-    assert sorted(read) == sorted(shard.file for shard in shards(corpus))
-    read.clear()
-    blocks_of(corpus, 8)
-    assert read == []
-    (corpus / "0.arrow").touch()
-    blocks_of(corpus, 8)
-    assert read == ["0.arrow"]

@@ -81,7 +81,7 @@ def make_here(config: CacheLogitsConfig) -> None:
     claim_run(config.out, asdict(settings))
     maker = LogitsMaker(config.teacher, settings, blocks, False, config.micro_batch, 1)
     names = enumerate(settings.shards)
-    write_manifest(config.out, dict(maker.make(config.out / name, n) for n, name in names))
+    write_manifest(config.out, [maker.make(config.out / name, n) for n, name in names])
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -200,10 +200,10 @@ def test_a_killed_process_goes_on_and_a_damaged_shard_is_made_anew(
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    finished = json.loads(manifest.read_text())
+    finished = [one["file"] for one in json.loads(manifest.read_text())]
     with pytest.raises(UserError, match=rf"has {len(finished)} of 8 shards"):
         open_teacher_logits(other.out)
-    damaged, kept = list(finished)[:2]
+    damaged, kept = finished[:2]
     (other.out / damaged).write_bytes((other.out / damaged).read_bytes()[:-1] + b"\xff")
     untouched = (other.out / kept).stat().st_mtime_ns
     cache_logits(other)
@@ -345,7 +345,7 @@ def test_a_damaged_or_missing_shard_is_named(
         with pytest.raises(UserError, match=r"shard-000002.safetensors is damaged"):
             pretrain(replace(run, out=tmp_path / "out"))
         path.unlink()
-        with pytest.raises(UserError, match=r"shard-000002.safetensors"):
+        with pytest.raises(UserError, match=r"shard-000002.safetensors is missing"):
             pretrain(replace(run, out=tmp_path / "out"))
     finally:
         path.write_bytes(content)

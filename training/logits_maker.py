@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from safetensors.numpy import save_file
 
 from evo import checkpoint
+from evo.checksums import Summed, checksum, damaged
 from evo.cluster import connect
 from evo.cost import forward_flops
 from evo.errors import UserError
@@ -36,7 +37,6 @@ from training.teacher_logits import (
     Tokens,
     block_hashes,
     bytes_per_block,
-    file_hash,
     id_dtype,
     read_manifest,
     write_manifest,
@@ -62,11 +62,9 @@ def make_logits(config: CacheLogitsConfig) -> dict[str, Any]:
     with exclusive(out):
         for leftover in out.glob(".shard-*.tmp"):  # of a process that was killed
             leftover.unlink()
-        done = {
-            name: digest
-            for name, digest in read_manifest(out).items()
-            if file_hash(out / name) == digest
-        }
+        known = read_manifest(out)
+        wrong = damaged(out, list(known.values()))
+        done = {name: shard for name, shard in known.items() if name not in wrong}
         missing = [name for name in settings.shards if name not in done]
         _check_room(out, len(missing) * settings.blocks_per_shard * settings.bytes_per_block)
         if missing:
@@ -152,7 +150,7 @@ def _make(
     out: Path,
     settings: LogitsSettings,
     blocks: Sequence[Tokens | Blocks],
-    done: dict[str, str],
+    done: dict[str, Summed],
     missing: list[str],
     config: CacheLogitsConfig,
     workers: int,
@@ -180,9 +178,9 @@ def _make(
             made = pool.map_unordered(
                 lambda actor, name: actor.make.remote(out / name, number[name]), missing
             )
-            for name, digest in made:
-                done[name] = digest
-                write_manifest(out, done)
+            for shard in made:
+                done[shard.file] = shard
+                write_manifest(out, done.values())
                 advance()
     except RayTaskError as error:
         if isinstance(error.cause, UserError):
@@ -222,11 +220,8 @@ class LogitsMaker:
         self._settings, self._micro_batch = settings, micro_batch
         self._blocks = blocks
 
-    def make(self, path: Path, number: int) -> tuple[str, str]:
+    def make(self, path: Path, number: int) -> Summed:
         """Write a shard.
-
-        Returns:
-            Its name and its SHA-256.
 
         Raises:
             UserError: it cannot be written.
@@ -235,9 +230,7 @@ class LogitsMaker:
         tensors = self._tensors(rows_of(self._blocks, range(number * size, (number + 1) * size)))
         with atomic_file(path) as temporary:
             save_file(tensors, temporary)
-            digest = file_hash(temporary)
-        assert digest is not None
-        return path.name, digest
+            return Summed(path.name, temporary.stat().st_size, checksum(temporary))
 
     def _tensors(self, blocks: Tokens) -> dict[str, Any]:
         of = self._settings

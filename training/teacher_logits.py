@@ -1,7 +1,7 @@
 """A teacher's logits on disk: its top k at every position of a text, for any number of students.
 
 A directory of `settings.yaml` (whose logits, of what), `manifest.json` (the finished shards, each
-with its SHA-256), and the shards, safetensors with, for each of n sequences of T tokens,
+with its checksum), and the shards, safetensors with, for each of n sequences of T tokens,
 
 - `block`: a hash of its token ids, uint64, shape [n]. By it a sequence is found, so that nothing
   depends on the order in which a run reads, and no other text's logits can be taken for its own;
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -26,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from evo.checksums import Summed, check
 from evo.errors import UserError, first_line
 from evo.files import atomic_file
 from evo.settings import read_settings
@@ -106,17 +108,8 @@ def block_hashes(blocks: Tokens) -> NDArray[np.uint64]:
     return np.frombuffer(digests, "<u8")
 
 
-def file_hash(path: Path) -> str | None:
-    """SHA-256 in hexadecimal digits, as `sha256sum` prints it; None where there is no file."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        return None
-
-
-def read_manifest(directory: Path) -> dict[str, str]:
-    """The finished shards and their SHA-256.
+def read_manifest(directory: Path) -> dict[str, Summed]:
+    """The finished shards by their names.
 
     Raises:
         UserError: it is damaged.
@@ -125,17 +118,19 @@ def read_manifest(directory: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        return {str(name): str(digest) for name, digest in json.loads(path.read_text()).items()}
-    except (ValueError, AttributeError) as error:
+        found = [Summed(**one) for one in json.loads(path.read_text())]
+    except (ValueError, TypeError) as error:
         raise UserError(
             f"{path} is damaged: remove it, and run `evo cache-logits` again"
         ) from error
+    return {one.file: one for one in found}
 
 
-def write_manifest(directory: Path, shards: dict[str, str]) -> None:
+def write_manifest(directory: Path, shards: Iterable[Summed]) -> None:
     """Whole or not at all."""
+    listed = [asdict(one) for one in shards]
     with atomic_file(directory / MANIFEST) as temporary:
-        temporary.write_text(json.dumps(shards, indent=2) + "\n")
+        temporary.write_text(json.dumps(listed, indent=1) + "\n")
 
 
 @dataclass(frozen=True)
@@ -145,33 +140,26 @@ class TeacherLogits:
     Attributes:
         directory: where they are.
         settings: of what they are.
-        shards: SHA-256 of each file.
+        shards: its files, in the order of the text.
     """
 
     directory: Path
     settings: LogitsSettings
-    shards: dict[str, str]
+    shards: tuple[Summed, ...]
 
     @property
     def hash(self) -> str:
         """Of all that they hold, 16 hexadecimal digits."""
-        told = json.dumps([asdict(self.settings), sorted(self.shards.items())])
+        told = json.dumps([asdict(self.settings), [one.checksum for one in self.shards]])
         return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
 
     def check_files(self) -> None:
-        """Read all shards, and compare them with their checksums.
+        """Compare all shards with their checksums.
 
         Raises:
             UserError: one is missing or damaged.
         """
-        for name, digest in self.shards.items():
-            found = file_hash(self.directory / name)
-            if found != digest:
-                what = "is missing" if found is None else "is damaged: its checksum is another"
-                raise UserError(
-                    f"{self.directory / name} {what}; run `evo cache-logits` again, it makes "
-                    "what is not there"
-                )
+        check(self.directory, self.shards, "evo cache-logits")
 
     def check_text(self, blocks: Tokens | Blocks, source: str) -> None:
         """Make sure that all sequences of a text are here.
@@ -261,7 +249,7 @@ def open_teacher_logits(directory: Path) -> TeacherLogits:
             f"{directory} is not finished: it has {len(shards)} of {len(wanted)} shards; run the "
             "same `evo cache-logits` again, it goes on"
         )
-    return TeacherLogits(directory, settings, {name: shards[name] for name in wanted})
+    return TeacherLogits(directory, settings, tuple(shards[name] for name in wanted))
 
 
 @lru_cache(maxsize=OPEN_SHARDS)
