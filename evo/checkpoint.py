@@ -72,10 +72,25 @@ class Checkpoint:
 
     def model(self, dtype: torch.dtype = torch.float32) -> GPT:
         """The network, with weights of its own, in evaluation mode."""
-        with torch.device("meta"):
-            model = build(self.config, self.widths)
-        model = model.to_empty(device="cpu").to(dtype)
+        model = self._empty().to(dtype).to_empty(device="cpu")
         model.load_state_dict(self.weights)
+        return self._ready(model)
+
+    def mapped_model(self) -> GPT:
+        """The network, its weights where they lie in the file, in their stored dtype.
+
+        A worker's memory holds none of them until they are read. Writing to one copies what is
+        written to; the file stays as it is.
+        """
+        model = self._empty()
+        model.load_state_dict(self.weights, assign=True)
+        return self._ready(model)
+
+    def _empty(self) -> GPT:
+        with torch.device("meta"):
+            return build(self.config, self.widths)
+
+    def _ready(self, model: GPT) -> GPT:
         if self.tied:
             tie(model)
         reset_rope(model)

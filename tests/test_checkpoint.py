@@ -121,6 +121,17 @@ def test_tied_weights_are_one_tensor(teacher, tmp_path):
     assert max(sizes) < 4 * sum(p.numel() for p in model.parameters()) * 1.05
 
 
+def test_mapped_weights_are_those_of_the_file_and_leave_it_as_it_is(teacher):
+    stored = checkpoints.load(teacher("llama"))
+    model, mapped = stored.model(), stored.mapped_model()
+    assert mapped.lm_head.weight.data_ptr() == stored.weights["lm_head.weight"].data_ptr()
+    tokens = torch.arange(6)[None]
+    assert torch.equal(mapped(tokens), model(tokens))
+    with torch.no_grad():
+        mapped.lm_head.weight += 1
+    assert checkpoints.load(stored.path).hash == checkpoints.weights_hash(model.state_dict())
+
+
 def test_the_hash_is_of_content(directory):
     first = checkpoints.load(directory).hash
     shutil.copytree(directory, directory.with_name("copy"))

@@ -179,7 +179,7 @@ def test_a_job_without_the_token_is_refused(head: Head) -> None:
     stranger["HOME"] = "/nonexistent"
     done = subprocess.run(
         [RAY, "job", "list", f"--address={head.dashboard}"],
-        env=stranger, capture_output=True, text=True, timeout=60, check=False,
+        env=stranger, capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert done.returncode != 0
     assert "auth" in (done.stdout + done.stderr).lower()

@@ -312,7 +312,6 @@ def test_what_an_earlier_run_scored_comes_from_the_cache(
     )
     for before, after in zip(first, second, strict=True):
         assert after["cached_units"] >= after["evaluations"] > before["cached_units"]
-        assert after["seconds"] < 0.1 * before["seconds"]
         assert after["tokens_scored"] == before["tokens_scored"]
 
 

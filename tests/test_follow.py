@@ -40,6 +40,11 @@ class Full(Told):
         raise OSError("no space left")
 
 
+class Broken(Told):
+    def rows(self, rows: list[Row]) -> None:
+        raise LookupError("of a library")
+
+
 def test_new_whole_lines_are_read_once(tmp_path: Path) -> None:
     reader = LogReader(tmp_path)
     assert reader.read() == (False, [])
@@ -82,7 +87,7 @@ def test_all_is_told_although_one_watcher_fails_and_the_end_comes_early(
     monkeypatch.setattr(module, "REFRESH_SECONDS", 0.01)
     finished = threading.Event()
     told = Told(5, finished)
-    following = threading.Thread(target=follow, args=(tmp_path, [Full(), told], finished))
+    following = threading.Thread(target=follow, args=(tmp_path, [Full(), Broken(), told], finished))
     with caplog.at_level(logging.WARNING, "evo.training"):
         following.start()
         for step in range(5):
@@ -91,7 +96,8 @@ def test_all_is_told_although_one_watcher_fails_and_the_end_comes_early(
     assert not following.is_alive()
     assert (told.restarts, told.steps, told.closed) == (1, list(range(5)), True)
     assert [record.getMessage() for record in caplog.records] == [
-        "Full: no space left; the run goes on without it"
+        "Full: no space left; the run goes on without it",
+        "Broken: of a library; the run goes on without it",
     ]
     finished.set()
     late = Told()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,16 @@ from evo.sources import documents
 from evo.tokenizer import Tokenizer
 from tests.bpe import write_tokenizer
 from tests.corpora import stream, write_jsonl, write_mixed
+from training.data import Extent, Sampler
 from training.stream import (
+    APART,
     BlockStream,
     Place,
     StreamedBlocks,
     StreamedText,
     WindowReader,
     parts_of,
+    windows_to_keep,
 )
 
 LENGTH = 16
@@ -84,7 +88,7 @@ def test_windows_can_be_read_in_any_order_by_any_reader(
 ) -> None:
     connect()
     text, places = streamed(corpus, model), tmp_path / "places.jsonl"
-    reader = WindowReader(text, places)
+    reader = WindowReader(text, places, 3)
     for number in (0, 1, 0, 6, 2, 9):
         window = expected[10 * number : 10 * number + 10]
         assert np.array_equal(read(reader, number), window)
@@ -93,17 +97,40 @@ def test_windows_can_be_read_in_any_order_by_any_reader(
     assert len(known) == 11
     with places.open("a") as file:
         file.write("[11, 3, 2")  # cut off
-    again = WindowReader(text, places)
+    again = WindowReader(text, places, 3)
     assert np.array_equal(read(again, 8), expected[80:90])
     assert again._next == 9  # it read nothing before that
     assert np.array_equal(read(again, 11), expected[110:120])
-    third = WindowReader(text, places)
+    third = WindowReader(text, places, 3)
     assert np.array_equal(read(third, 12), expected[120:130])
     assert third._next == 13
 
 
+@pytest.mark.parametrize("window", [1, 3, 4, 8, 30])
+def test_no_window_is_read_twice_however_far_apart_workers_are(
+    corpus: str, model: Path, tmp_path: Path, window: int
+) -> None:
+    """Of two workers, one is always as many steps ahead of the other as it can be."""
+    connect()
+    batch, steps = 8, 12
+    sampler = Sampler(batch, (Extent(window, is_stream=True),), (1.0,), 0)
+    text = replace(streamed(corpus, model), window=window)
+    reader = WindowReader(text, tmp_path / "places.jsonl", windows_to_keep(batch, window))
+    asked: list[int] = []
+    for step in range(steps):
+        for number in (step, step - APART):
+            if number >= 0:
+                blocks = sampler.step(number).share(0, 2).blocks
+                asked += sorted(set((blocks // window).tolist()))
+    for number in asked:
+        before = reader._next
+        reader.window(number)
+        assert reader._next >= before  # never back
+    assert reader._next == max(asked) + 1
+
+
 def test_token_ids_beyond_the_vocabulary(corpus: str, model: Path, tmp_path: Path) -> None:
-    reader = WindowReader(streamed(corpus, model, vocabulary=200), tmp_path / "places.jsonl")
+    reader = WindowReader(streamed(corpus, model, vocabulary=200), tmp_path / "places.jsonl", 3)
     with pytest.raises(UserError, match="but the model's vocabulary ends at 199"):
         reader.window(0)
 
@@ -112,7 +139,7 @@ def test_token_ids_below_zero(model: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "ids.npy", np.arange(-1, 400))
     text = streamed(str(tmp_path / "ids.npy"), model, vocabulary=500)
     with pytest.raises(UserError, match="has token id -1"):
-        WindowReader(text, tmp_path / "places.jsonl").window(0)
+        WindowReader(text, tmp_path / "places.jsonl", 3).window(0)
 
 
 def test_a_document_that_is_too_large_is_refused(
@@ -128,7 +155,7 @@ def test_blocks_are_read_by_another_process(
     corpus: str, model: Path, expected: np.ndarray, tmp_path: Path
 ) -> None:
     connect()
-    blocks = StreamedBlocks(streamed(corpus, model), tmp_path / "places.jsonl")
+    blocks = StreamedBlocks(streamed(corpus, model), tmp_path / "places.jsonl", 4)
     for start in (0, 5, 12, 30, 31):
         numbers = np.random.default_rng(start).permutation(np.arange(start, start + 9))
         assert np.array_equal(blocks[numbers], expected[numbers])

@@ -61,7 +61,7 @@ def open_accounts(worker: Worker) -> Accounts:
         own = _not_read_by_others(own, worker)
     both = worker.sum_over_workers(torch.tensor([rate, len(own)], dtype=torch.float64))
     total, counted = both.tolist()
-    rows = log.rows(worker.job.run)
+    rows = log.rows(worker.job.run) if worker.rank == 0 else []  # only its row is logged
     before = rows[-1].get("joules", 0.0) if rows else 0.0
     return Accounts(worker, total, EnergyMeter(own) if counted else None, before)
 

@@ -44,6 +44,15 @@ class TopK(NamedTuple):
     ids: Tensor
     log_rest: Tensor
 
+    def part(self, positions: slice) -> TopK:
+        """At some of the positions."""
+        return TopK(*(one[positions] for one in self))
+
+    def to(self, device: torch.device) -> TopK:
+        """On a device, log-probabilities in float32."""
+        values, ids, rest = (one.to(device) for one in self)
+        return TopK(values.float(), ids, rest)
+
     def cut(self, k: int) -> TopK:
         """The first k of them, the others counted to the rest."""
         dropped = torch.cat([self.log_probability[:, k:], self.log_rest[:, None]], 1)

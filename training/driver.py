@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import os
+import socket
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import ray
 import ray.train
 import ray.train.torch
-import torch
 from numpy.typing import NDArray
+from ray.exceptions import RayActorError
 from ray.train import TrainingFailedError
 from ray.train.torch import TorchConfig
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from evo.cluster import connect
-from evo.errors import UserError
+from evo.errors import UserError, first_line
+from evo.settings import FILE as SETTINGS
 from training import log
+from training.crew import Crew, hire, living_nodes, say_waiting
 from training.data import Sampler
 from training.follow import Watcher, follow
 from training.loop import train
@@ -47,43 +51,6 @@ each step gives it back, and the kernel clears it page by page for the next."""
 
 NOTICE_SECONDS = 5.0
 """In which a cluster notices that a node has left it."""
-
-
-@dataclass(frozen=True)
-class Crew:
-    """The workers of a run.
-
-    Attributes:
-        count: how many there are.
-        cpus: cores that Ray reserves for each.
-        gpus: share of a GPU for each, 0 for the CPU.
-    """
-
-    count: int
-    cpus: float
-    gpus: float
-
-    @property
-    def resources(self) -> dict[str, float]:
-        """What Ray reserves for each."""
-        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
-
-    def room(self) -> int:
-        """For how many such workers the nodes that are alive have room."""
-        found = 0
-        for node in ray.nodes():
-            if node["Alive"]:
-                has = node["Resources"]
-                fits = (has.get(kind, 0.0) / part + 1e-9 for kind, part in self.resources.items())
-                found += int(min(fits))
-        return found
-
-    def memory(self) -> int:
-        """Bytes on each worker's device: its share of a GPU, or of what Ray counts on all nodes."""
-        if self.gpus:
-            total = ray.get(ray.remote(num_gpus=self.gpus)(_gpu_memory).remote())
-            return int(self.gpus * total)
-        return int(ray.cluster_resources()["memory"] / self.count)
 
 
 def fit(
@@ -119,7 +86,7 @@ def fit(
         checkpoint_every: steps from one checkpoint to the next.
         workers: how many train in parallel.
         gpus_per_worker: share of a GPU, 0 for the CPU.
-        threads: of a worker on the CPU; by default the cores divided by the workers.
+        threads: of a worker on the CPU; by default as many as there are cores for each.
         log_blocks: whether each row of the log lists the step's blocks.
         demand: what it asks of the workers' memory.
         on_nan: of a step whose loss or gradient is not finite.
@@ -129,7 +96,7 @@ def fit(
         UserError: the loss is not finite, the memory or the disk is full.
     """
     connect()
-    cores = ray.cluster_resources().get("CPU", 1.0)
+    crew = hire(workers, gpus_per_worker, threads, living_nodes())
     job = Job(
         plan=plan,
         run=run,
@@ -149,12 +116,11 @@ def fit(
         validation=None if validation is None else ray.put(validation),
         origin=origin,
         checkpoint_every=checkpoint_every,
-        threads=threads or max(1, len(os.sched_getaffinity(0)) // workers),
+        threads=threads or crew.threads,
         log_blocks=log_blocks,
         execution=demand.executions[0],
         on_nan=on_nan,
     )
-    crew = Crew(workers, min(1.0, cores / workers), gpus_per_worker)
     finished = threading.Event()
     following = threading.Thread(target=follow, args=(run, watchers, finished), daemon=True)
     following.start()
@@ -168,36 +134,64 @@ def fit(
 def _fit_again_while_workers_die(job: Job, wanted: Crew, demand: Demand) -> None:
     """Go on from the last checkpoint after a worker's death, unless it never gets any further.
 
-    On as many workers as the cluster then has room for: a node may have left it. Ray Train's own
-    limit counts all failures of a run, however long it is, and would try again what the user must
-    put right.
+    On as many workers as the cluster then has room for: a node may have left it. While there is
+    room for none, or others hold it, wait. Ray Train's own limit counts all failures of a run,
+    however long it is, and would try again what the user must put right.
+
+    Raises:
+        UserError: what a worker raised as one; or workers die again and again.
     """
-    crew, furthest, failures = wanted, -1, 0
+    crew, furthest, failures, waits = wanted, -1, 0, False
     while True:
         execution = _choose(demand, crew)
         try:
-            started = replace(job, execution=execution, text=_with_readers(job))
-            _trainer(started, crew, is_first=failures == 0).fit()
+            _trainer(replace(job, execution=execution, text=_with_readers(job)), crew).fit()
             return
         except TrainingFailedError as error:
             if message := _user_error(error):
                 raise UserError(message) from error
-            step = max((row["step"] for row in log.rows(job.run)), default=-1)
-            failures = 1 if step > furthest else failures + 1
-            furthest = max(furthest, step)
-            if failures == MOST_FAILURES:
-                raise
+            if not _had_no_room(error):
+                step = max((row["step"] for row in log.rows(job.run)), default=-1)
+                failures = 1 if step > furthest else failures + 1
+                furthest, waits = max(furthest, step), False
+                if failures == MOST_FAILURES:
+                    raise _given_up(error) from error
+            elif not waits:
+                waits = say_waiting(crew)
         time.sleep(NOTICE_SECONDS)
-        count = max(1, min(wanted.count, wanted.room()))
+        while (room := wanted.room()) == 0:
+            waits = waits or say_waiting(wanted)
+            time.sleep(NOTICE_SECONDS)
+        # At first, nodes may still have to come; later, the run goes on with what is left of them.
+        count = min(wanted.count, room) if failures else wanted.count
         if count != crew.count:
             print(f"{job.run.name}: going on with {count} of {wanted.count} workers", flush=True)
         crew = replace(wanted, count=count)
 
 
+def _had_no_room(error: TrainingFailedError) -> bool:
+    """Whether no worker was started, for want of room."""
+    return isinstance(error, ControllerError) and isinstance(
+        error.controller_failure, WorkerGroupStartupTimeoutError
+    )
+
+
+def _given_up(error: TrainingFailedError) -> Exception:
+    """What is told of workers that die again and again; an error of ours keeps its traceback."""
+    found = error.worker_failures if isinstance(error, WorkerGroupError) else {}
+    dead = [one for one in found.values() if isinstance(one, RayActorError)]
+    if not dead:
+        return error
+    return UserError(
+        f"a worker died {MOST_FAILURES} times without a further step, at last of: "
+        f"{first_line(dead[0])}"
+    )
+
+
 def _with_readers(job: Job) -> tuple[Any, ...]:
     """The job's text, each stream of it with a new reader."""
     return tuple(
-        StreamedBlocks(one, job.run / f"stream-{number}.jsonl")
+        StreamedBlocks(one, job.run / f"stream-{number}.jsonl", job.plan.batch)
         if isinstance(one, StreamedText)
         else one
         for number, one in enumerate(job.text)
@@ -223,11 +217,7 @@ def _choose(demand: Demand, crew: Crew) -> Execution:
     return execution
 
 
-def _gpu_memory() -> int:
-    return torch.cuda.get_device_properties(0).total_memory
-
-
-def _trainer(job: Job, crew: Crew, *, is_first: bool) -> TorchTrainer:
+def _trainer(job: Job, crew: Crew) -> TorchTrainer:
     return TorchTrainer(
         _work,
         train_loop_config={"job": job},
@@ -242,16 +232,23 @@ def _trainer(job: Job, crew: Crew, *, is_first: bool) -> TorchTrainer:
             name=job.run.name,
             storage_path=str(job.run / CHECKPOINTS / "ray"),
             worker_runtime_env={} if crew.gpus else {"env_vars": KEEP_MEMORY},
-            # At first, nodes may still have to come; later, workers that do not start are
-            # counted again.
-            failure_config=FailureConfig(controller_failure_limit=-1 if is_first else 0),
+            failure_config=FailureConfig(controller_failure_limit=0),
         ),
     )
 
 
 def _work(config: dict[str, Any]) -> None:
-    """What Ray Train runs on every worker."""
+    """What Ray Train runs on every worker.
+
+    Raises:
+        UserError: this node does not see the run directory; else as `train`.
+    """
     job: Job = config["job"]
+    if not (job.run / SETTINGS).is_file():
+        raise UserError(
+            f"{job.run} is not there on {socket.gethostname()}: --out must be on a file system "
+            "that all nodes share"
+        )
     text = tuple(ray.get(one) if isinstance(one, ray.ObjectRef) else one for one in job.text)
     validation = None if job.validation is None else ray.get(job.validation)
     context = ray.train.get_context()

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data import Batch, Sampler
+from training.divergences import TopK
+from training.teacher_logits import TeacherLogits
 
 AHEAD = 2
 """So many steps are read before they are asked for."""
@@ -33,12 +35,14 @@ class Portion:
     Attributes:
         batch: the whole step's blocks.
         rows: the worker's, shape [b, T].
+        teacher: what was kept of a teacher's logits at their b * (T-1) targets.
         digest: of the worker's rows, see `digest`.
         waited: seconds that the loop waited for it.
     """
 
     batch: Batch
     rows: NDArray[np.int64]
+    teacher: TopK | None
     digest: int
     waited: float
 
@@ -52,6 +56,7 @@ class Feed:
         rank: of the worker, from 0.
         workers: how many there are.
         steps: from where to where.
+        teacher_logits: of the same text; none: nothing is read of them.
     """
 
     def __init__(
@@ -62,8 +67,9 @@ class Feed:
         rank: int,
         workers: int,
         steps: range,
+        teacher_logits: TeacherLogits | None = None,
     ) -> None:
-        self._sampler, self._texts = sampler, texts
+        self._sampler, self._texts, self._teacher = sampler, texts, teacher_logits
         self._rank, self._workers, self._steps = rank, workers, steps
         self._read: queue.Queue[Portion | Exception] = queue.Queue(AHEAD)
         self._closed = threading.Event()
@@ -87,8 +93,7 @@ class Feed:
             portion = self._read.get()
             if isinstance(portion, Exception):
                 raise portion
-            waited = time.perf_counter() - began
-            yield Portion(portion.batch, portion.rows, portion.digest, waited)
+            yield replace(portion, waited=time.perf_counter() - began)
 
     def _read_ahead(self) -> None:
         try:
@@ -108,7 +113,8 @@ class Feed:
         batch = self._sampler.step(step)
         share = batch.share(self._rank, self._workers)
         rows = read_rows(self._texts, share)
-        return Portion(batch, rows, digest(rows), 0.0)
+        teacher = None if self._teacher is None else self._teacher.top_k(rows)
+        return Portion(batch, rows, teacher, digest(rows), 0.0)
 
 
 def read_rows(texts: Sequence[Readable], batch: Batch) -> NDArray[np.int64]:

@@ -89,8 +89,8 @@ class LogReader:
 def follow(run: Path, watchers: Sequence[Watcher], finished: threading.Event) -> None:
     """Tell watchers what a run logs; return once the event is set and all is told.
 
-    A watcher that cannot write is left out from then on, with a warning: a full disk at a copy of
-    the log is no reason to end the run.
+    A watcher that fails is left out from then on, with a warning: a full disk at a copy of the
+    log, or an error of a logger's library, is no reason to end the run, nor to stop the others.
 
     Args:
         run: the run directory.
@@ -107,6 +107,9 @@ def follow(run: Path, watchers: Sequence[Watcher], finished: threading.Event) ->
         except UserError as error:  # so will the workers, when they cut the log back
             logger.warning("%s", error)
             is_anew, rows, is_last = False, [], True
+        except OSError as error:  # of a file system that is away for a moment
+            logger.warning("%s cannot be read just now: %s", run / LOG, error)
+            is_anew, rows = False, []
         for watcher in list(watching):
             try:
                 if is_anew:
@@ -115,7 +118,7 @@ def follow(run: Path, watchers: Sequence[Watcher], finished: threading.Event) ->
                     watcher.rows(rows)
                 if is_last:
                     watcher.close()
-            except (OSError, UserError) as error:
+            except Exception as error:
                 watching.remove(watcher)
                 logger.warning("%s: %s; the run goes on without it", type(watcher).__name__, error)
     reader.close()

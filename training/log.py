@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,12 @@ def append(run: Path, row: dict[str, Any]) -> None:
     """Add a line to a run's log."""
     with output_errors(run / LOG), (run / LOG).open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
+
+
+def secure(run: Path) -> None:
+    """Make sure that what was logged outlasts a power failure."""
+    with output_errors(run / LOG), (run / LOG).open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def cut_back(run: Path, step: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.util import ActorPool
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -24,7 +24,7 @@ from evo import checkpoint
 from evo.checksums import Summed, checksum, damaged
 from evo.cluster import connect
 from evo.cost import forward_flops
-from evo.errors import UserError
+from evo.errors import UserError, first_line
 from evo.files import atomic_file, exclusive
 from evo.settings import claim_run
 from evo.shards import Blocks
@@ -185,7 +185,17 @@ def _make(
     except RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise UserError(str(error.cause)) from None
+        if isinstance(error.cause, torch.OutOfMemoryError):
+            raise UserError(
+                f"{config.teacher} does not fit in memory with {config.micro_batch} sequences at "
+                "once: give a smaller --micro-batch"
+            ) from error
         raise
+    except RayActorError as error:
+        raise UserError(
+            f"a worker died {RESTARTS + 1} times, at last of: {first_line(error)}; what is "
+            "finished stays, the same command goes on"
+        ) from error
     finally:
         for actor in actors:
             ray.kill(actor)

@@ -20,7 +20,7 @@ from training.feed import Feed, Portion
 from training.losses import Teacher
 from training.parallel import Place, clip_gradients, synchronised, uncompiled
 from training.state import commit, resume, save_result
-from training.teacher import teacher_states
+from training.teacher import TeacherNetwork, teacher_states
 from training.teacher_logits import TeacherLogits
 from training.worker import Job, Worker, start_worker
 
@@ -40,16 +40,17 @@ def train(job: Job, place: Place) -> None:
     Raises:
         UserError: the loss is not finite, the memory or the disk is full.
     """
+    what, hint = "the networks do", "give --parallel fsdp, --shard-teacher true or more --workers"
     try:
         worker = start_worker(job, place)
         resume(worker)
+        if job.plan.micro_batch > 1:
+            what = f"micro-batches of {job.plan.micro_batch} sequences do"
+            hint = "start again with a smaller --micro-batch"
         _run(worker)
         save_result(worker)
     except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"micro-batches of {job.plan.micro_batch} sequences do not fit in memory: "
-            "give a smaller --micro-batch"
-        ) from error
+        raise UserError(f"{what} not fit in memory: {hint}") from error
 
 
 def _run(worker: Worker) -> None:
@@ -77,7 +78,7 @@ def _steps(
     while worker.step < plan.steps:
         began = time.perf_counter()
         portion = next(portions)
-        row = _train_step(worker, portion.rows)
+        row = _train_step(worker, portion)
         row |= accounts.of_step(time.perf_counter() - began)
         if plan.validates_after(worker.step):
             row["validation_perplexity"] = _validation_perplexity(worker, validation)
@@ -98,6 +99,7 @@ def _feed(worker: Worker) -> Feed:
         rank=worker.rank,
         workers=worker.workers,
         steps=range(worker.step, worker.plan.steps),
+        teacher_logits=worker.teacher if isinstance(worker.teacher, TeacherLogits) else None,
     )
 
 
@@ -111,38 +113,42 @@ def _blocks(worker: Worker, portion: Portion) -> dict[str, Any]:
     return found
 
 
-def _train_step(worker: Worker, blocks: NDArray[np.int64]) -> dict[str, Any]:
+def _train_step(worker: Worker, portion: Portion) -> dict[str, Any]:
     """Take one optimiser step; the row of the log, whose losses are means per target token."""
-    plan = worker.plan
+    plan, blocks = worker.plan, portion.rows
     # DistributedDataParallel takes the mean over workers; what is wanted is the sum.
     targets = plan.batch * (blocks.shape[1] - 1)
     scale = worker.workers / targets
-    sums = torch.zeros(3, dtype=torch.float64)
+    sums = torch.zeros(3, dtype=torch.float64, device=worker.device)
     # As many turns for every worker, because each of them may gather weights from all.
     turns = math.ceil(math.ceil(plan.batch / worker.workers) / plan.micro_batch)
-    for rows, counts, is_last in _micro_batches(blocks, turns):
-        tokens = torch.from_numpy(rows).to(worker.device)
+    for part, counts, is_last in _micro_batches(len(blocks), turns):
+        tokens = torch.from_numpy(blocks[part]).to(worker.device)
         with synchronised(worker.network, is_last or worker.job.execution.reduce_each):
             with worker.autocast():
-                losses = counts * worker.network(tokens, _teacher_view(worker, rows, tokens))
+                losses = counts * worker.network(
+                    tokens, _teacher_view(worker, portion, part, tokens)
+                )
             (losses[0] * scale).backward()
-        sums += losses.detach().double().cpu()
+        sums += losses.detach()
     learning_rate = plan.learning_rate_at(worker.step)
     for group in worker.optimizer.param_groups:
         group["lr"] = learning_rate
-    sums = worker.sum_over_workers(sums) / targets
+    clipped = clip_gradients(worker.model, plan.gradient_clip)
+    # Only here is the device waited for: all of the step is in its queue by now.
+    loss, cross_entropy, divergence = (worker.sum_over_workers(sums) / targets).tolist()
+    norm = clipped.item()
     worker.step += 1
     tokens_so_far = worker.step * plan.tokens_per_step
     row = {
         "step": worker.step,
         "tokens": tokens_so_far,
         "flops": tokens_so_far * plan.flops_per_token,
-        "loss": sums[0].item(),
+        "loss": loss,
     }
     if worker.teacher is not None:
-        row |= {"ce": sums[1].item(), "divergence": sums[2].item()}
+        row |= {"ce": cross_entropy, "divergence": divergence}
     row["learning_rate"] = learning_rate
-    norm = clip_gradients(worker.model, plan.gradient_clip)
     if math.isfinite(row["loss"]) and math.isfinite(norm):
         worker.optimizer.step()
         worker.skipped_in_a_row = 0
@@ -181,22 +187,27 @@ def _leave_out(worker: Worker, row: dict[str, Any], norm: float) -> dict[str, An
     return {name: value for name, value in row.items() if math.isfinite(value)}
 
 
-def _teacher_view(worker: Worker, rows: NDArray[np.int64], tokens: Tensor) -> Teacher | None:
-    if isinstance(worker.teacher, TeacherLogits):
-        return worker.teacher.top_k(rows, worker.device)
-    return None if worker.teacher is None else teacher_states(worker.teacher, tokens)
+def _teacher_view(worker: Worker, portion: Portion, part: slice, tokens: Tensor) -> Teacher | None:
+    """What the loss of some of a portion's rows sees of the teacher."""
+    if portion.teacher is not None:
+        targets = portion.rows.shape[1] - 1
+        positions = slice(part.start * targets, part.stop * targets)
+        return portion.teacher.part(positions).to(worker.device)
+    if isinstance(worker.teacher, TeacherNetwork):
+        return teacher_states(worker.teacher, tokens)
+    return None
 
 
-def _micro_batches(
-    rows: NDArray[np.int64], turns: int
-) -> Iterator[tuple[NDArray[np.int64], bool, bool]]:
+def _micro_batches(rows: int, turns: int) -> Iterator[tuple[slice, bool, bool]]:
     """Even parts of a worker's rows; a part without any is a row that does not count.
 
     Yields:
-        The rows, whether they count, and whether they are the last ones.
+        Which rows, whether they count, and whether they are the last ones.
     """
-    for turn, part in enumerate(np.array_split(rows, turns), 1):
-        yield (part if len(part) else rows[:1]), len(part) > 0, turn == turns
+    for turn in range(turns):
+        start, stop = (rows * n // turns for n in (turn, turn + 1))
+        counts = stop > start
+        yield (slice(start, stop) if counts else slice(0, 1)), counts, turn == turns - 1
 
 
 def _validation_perplexity(worker: Worker, blocks: Blocks) -> float:

@@ -206,9 +206,8 @@ def _teacher_chunk(
 ) -> Tensor | TopK:
     """What a chunk's loss sees of the teacher; one whose states are there has `dtype`'s head."""
     if isinstance(teacher, TopK):
-        cut = TopK(*(one[part] for one in teacher))
-        wanted = settings.top_k
-        return cut if wanted is None or wanted == cut.ids.size(1) else cut.cut(wanted)
+        kept, wanted = teacher.part(part), settings.top_k
+        return kept if wanted is None or wanted == kept.ids.size(1) else kept.cut(wanted)
     logits = logits_of(teacher.hidden[part].to(dtype), teacher.head)
     if settings.top_k is None:
         return logits

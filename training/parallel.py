@@ -1,6 +1,6 @@
 """How a run's networks are spread over its workers, and how they compute.
 
-Nothing here changes what is computed beyond its last bits, so a run may go on with any of it
+Nothing here changes what is computed beyond what rounding does, so a run may go on with any of it
 changed.
 """
 
@@ -89,29 +89,43 @@ def spread_student(
         UserError: torch.compile does not work here.
     """
     if execution.compile:
-        _compile_blocks(student.model, place.device)
+        compile_blocks(student.model, place.device)
     if execution.activation_checkpointing:
         for block in student.model.transformer.h:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     if execution.parallel == "fsdp":
-        shard(student, place, precision)
+        shard(student, place, precision, torch.float32)
         register_fsdp_forward_method(student, "summed_nll")
         return student
     student.to(place.device)
     if place.workers == 1:
         return student
-    return DistributedDataParallel(student, gradient_as_bucket_view=True)
+    # The only buffers, the rotary tables, are the same everywhere.
+    return DistributedDataParallel(student, gradient_as_bucket_view=True, broadcast_buffers=False)
 
 
 def shard(
-    network: Student | TeacherNetwork, place: Place, precision: Literal["float32", "bfloat16"]
+    network: Student | TeacherNetwork,
+    place: Place,
+    precision: Literal["float32", "bfloat16"],
+    dtype: torch.dtype,
 ) -> None:
     """Leave each worker its part of a network: FSDP2 (Zhao et al. 2023), the blocks one by one.
+
+    Weights may be mapped files, as `Checkpoint.mapped_model` has them: of those, no more than a
+    block is ever copied into a worker's memory or its device's.
 
     What is outside the blocks (embedding, last norm, head) is gathered for the whole of a forward
     and backward pass, because the loss uses the head's weights by themselves. In bfloat16, blocks
     are gathered in that, where autocast would cast them to it in any case; the parts themselves,
-    gradients as they are added up, and the residual stream stay in float32.
+    gradients as they are added up, and the residual stream stay in float32. (Autocast leaves the
+    norms' weights, a few thousandths of all, in float32: gathered, these are rounded too.)
+
+    Args:
+        network: on the CPU.
+        place: this worker's.
+        precision: of matrix products.
+        dtype: of the weights.
     """
     if place.device.type == "cuda":
         torch.cuda.set_device(place.device)
@@ -122,8 +136,16 @@ def shard(
         gathered = torch.bfloat16
     for block in network.model.transformer.h:
         policy = MixedPrecisionPolicy(gathered, torch.float32, cast_forward_inputs=False)
+        _cast_parameters(block, dtype)
         fully_shard(block, mesh=mesh, mp_policy=policy)
+    _cast_parameters(network, dtype)
     fully_shard(network, mesh=mesh)
+
+
+def _cast_parameters(module: nn.Module, dtype: torch.dtype) -> None:
+    for parameter in module.parameters():
+        if parameter.dtype != dtype:
+            parameter.data = parameter.data.to(dtype)
 
 
 def _has_layer_norm_on_cpu(model: GPT, device: torch.device) -> bool:
@@ -147,7 +169,7 @@ def synchronised(network: nn.Module, now: bool) -> Iterator[None]:
         yield
 
 
-def clip_gradients(model: GPT, most: float) -> float:
+def clip_gradients(model: GPT, most: float) -> Tensor:
     """Scale gradients down to a norm over all workers' parts.
 
     Args:
@@ -155,14 +177,18 @@ def clip_gradients(model: GPT, most: float) -> float:
         most: the largest norm.
 
     Returns:
-        The norm before.
+        The norm before, a scalar on the device.
     """
     norm = nn.utils.clip_grad_norm_(model.parameters(), most)
-    return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
-def _compile_blocks(model: GPT, device: torch.device) -> None:
-    """Compile blocks one by one: alike ones share their code, and FSDP's hooks stay outside."""
+def compile_blocks(model: GPT, device: torch.device) -> None:
+    """Compile blocks one by one: alike ones share their code, and FSDP's hooks stay outside.
+
+    Raises:
+        UserError: torch.compile does not work here.
+    """
     from torch._dynamo import config  # takes seconds to import
     from torch._dynamo.exc import TorchDynamoException
 
@@ -171,7 +197,7 @@ def _compile_blocks(model: GPT, device: torch.device) -> None:
     except TorchDynamoException as error:
         raise UserError(f"--compile does not work here: {first_line(error)}") from error
     # Else torch would give up after eight different blocks, and run the others as they are.
-    config.recompile_limit = max(config.recompile_limit, 2 * len(model.transformer.h))
+    config.recompile_limit += 2 * len(model.transformer.h)
     for block in model.transformer.h:
         block.forward = torch.compile(block.forward)
 

@@ -15,8 +15,9 @@ RESULT = "model"
 CHECKPOINTS = "checkpoints"
 """What an interrupted run goes on from."""
 
-NAMES = ("model", "teacher", "teacher_logits", "text", "validation_text")
-"""Where things lie is not what they are: they are told by their hashes, which stand beside."""
+FREE = ("model", "teacher", "teacher_logits", "text", "validation_text", "micro_batch")
+"""May differ at every start. Where things lie is not what they are: they are told by their hashes,
+which stand beside. And in how large parts a batch runs changes no more than last bits."""
 
 
 def claim(run: Path, settings: dict[str, Any]) -> None:
@@ -25,4 +26,4 @@ def claim(run: Path, settings: dict[str, Any]) -> None:
     Raises:
         UserError: the directory is of other settings, of something else, or cannot be made.
     """
-    claim_run(run, settings, free=NAMES)
+    claim_run(run, settings, free=FREE)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo.settings import flat, read_settings
-from training.run_directory import NAMES
+from training.run_directory import FREE
 
 ENOUGH = 5
 """Seeds of both sides from which the interval is a bootstrap."""
@@ -36,7 +36,7 @@ def group_by_seed(runs: Sequence[Path]) -> list[list[Path]]:
     for run in runs:
         settings = flat(read_settings(run))
         seed = settings.pop("seed", None)
-        told = sorted((key, str(value)) for key, value in settings.items() if key not in NAMES)
+        told = sorted((key, str(value)) for key, value in settings.items() if key not in FREE)
         groups.setdefault(repr(told), []).append((run, seed))
     found = []
     for members in groups.values():

@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.state_dict import (
 from evo import checkpoint
 from evo.errors import UserError, first_line
 from evo.files import output_errors
+from training import log
 from training.run_directory import CHECKPOINTS, RESULT
 from training.worker import Worker
 
@@ -59,6 +60,7 @@ def commit(worker: Worker) -> None:
                 shutil.rmtree(temporary, ignore_errors=True)
             raise
         if worker.rank == 0:
+            log.secure(worker.job.run)  # what led to the checkpoint, before it appears
             before = _committed(checkpoints)
             temporary.rename(directory)
             for old in before:

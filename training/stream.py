@@ -27,9 +27,11 @@ from evo.pieces import pieces_of
 from evo.sources import Part
 from evo.text import Tokens, batches_of, check_ids, npy_tokens
 from evo.tokenizer import Tokenizer, load_tokenizer
+from training.feed import AHEAD
 
-KEPT_WINDOWS = 3
-"""Workers ask for the same windows, but not at the same moment."""
+APART = AHEAD + 1
+"""So many steps are at most between what two workers read: one reads what the other, who waits for
+it to take part in that step, has; and the other has read ahead, and holds one more in its hands."""
 
 RESTARTS = 4
 """Of a reader that dies; then the workers fail, and are started again with another one."""
@@ -155,10 +157,11 @@ class WindowReader:
     Args:
         text: what to read.
         places: file with the places where windows begin; a line for each.
+        kept: windows that are held, as workers ask for the same ones, but not at the same moment.
     """
 
-    def __init__(self, text: StreamedText, places: Path) -> None:
-        self._text, self._file = text, places
+    def __init__(self, text: StreamedText, places: Path, kept: int) -> None:
+        self._text, self._file, self._most = text, places, kept
         self._tokenizer = load_tokenizer(text.model)
         self._places = {0: Place(), **_read_places(places)}
         with atomic_file(places) as temporary:  # without what was cut off
@@ -191,7 +194,7 @@ class WindowReader:
         blocks = self._stream.read(self._text.window)
         check_ids(self._text.source, blocks, self._text.vocabulary)
         self._kept[self._next] = ray.put(blocks)
-        if len(self._kept) > KEPT_WINDOWS:
+        if len(self._kept) > self._most:
             del self._kept[next(iter(self._kept))]  # the one that was read first
         self._next += 1
         if self._next not in self._places:
@@ -217,6 +220,17 @@ def _line(number: int, place: Place) -> str:
     return json.dumps([number, *astuple(place)]) + "\n"
 
 
+def windows_to_keep(batch: int, window: int) -> int:
+    """So many that no worker asks for one that was let go.
+
+    Args:
+        batch: blocks of a step.
+        window: blocks of a window.
+    """
+    # Steps do not end where windows do, and the window after the last is asked for already.
+    return -(-(APART + 1) * batch // window) + 2
+
+
 class StreamedBlocks:
     """The blocks of a text that another process reads; indexed by an array of numbers.
 
@@ -225,15 +239,20 @@ class StreamedBlocks:
     Args:
         text: what is read.
         places: file in which the reader keeps its places.
+        batch: blocks of a step, of which the text has a part or all.
     """
 
-    def __init__(self, text: StreamedText, places: Path) -> None:
+    def __init__(self, text: StreamedText, places: Path, batch: int) -> None:
         self.shape = (text.window, text.length)
-        # It waits for text or for workers, so it must not wait for a core that workers hold.
-        remote = ray.remote(num_cpus=0, max_restarts=RESTARTS, max_task_retries=RESTARTS)(
-            WindowReader
-        )
-        self._reader: Any = remote.remote(text, places)
+        # It waits for text or for workers, so it must not wait for a core that workers hold, nor
+        # for one in a sweep's trial, which has none.
+        remote = ray.remote(
+            num_cpus=0,
+            max_restarts=RESTARTS,
+            max_task_retries=RESTARTS,
+            scheduling_strategy="DEFAULT",
+        )(WindowReader)
+        self._reader: Any = remote.remote(text, places, windows_to_keep(batch, text.window))
         self._asked: dict[int, Any] = {}
 
     def __getitem__(self, numbers: NDArray[np.int64]) -> Tokens:

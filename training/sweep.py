@@ -33,6 +33,7 @@ TUNE = "tune"
 FREE = (
     "samples", "concurrent", "workers", "gpus_per_worker", "threads", "checkpoint_every", "loggers",
     "parallel", "shard_teacher", "activation_checkpointing", "compile", "on_nan", "log_blocks",
+    "micro_batch",
 )  # fmt: skip
 """May differ from one start of a sweep to the next."""
 

@@ -37,15 +37,24 @@ class TeacherNetwork(nn.Module):
         return hidden_states(self.model, tokens)
 
 
-def load_teacher(directory: Path, precision: Literal["float32", "bfloat16"]) -> TeacherNetwork:
+def teacher_dtype(precision: Literal["float32", "bfloat16"]) -> torch.dtype:
+    """In which a teacher's weights are held: that of its matrix products."""
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def load_teacher(
+    directory: Path, precision: Literal["float32", "bfloat16"], *, mapped: bool = False
+) -> TeacherNetwork:
     """A checkpoint as a teacher: without gradients, stored as it computes, on the CPU.
 
     Args:
         directory: of the checkpoint.
         precision: of matrix products.
+        mapped: leave the weights in their file, as they are stored, for `parallel.shard`.
     """
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    return TeacherNetwork(checkpoint.load(directory).model(dtype).requires_grad_(False))
+    stored = checkpoint.load(directory)
+    model = stored.mapped_model() if mapped else stored.model(teacher_dtype(precision))
+    return TeacherNetwork(model.requires_grad_(False))
 
 
 @torch.no_grad()

@@ -134,7 +134,7 @@ def _room(runs: dict[str, PretrainConfig]) -> int:
     room = []
     for run in runs.values():
         workers, gpus = resources(run)
-        of = ("GPU", workers * gpus) if gpus else ("CPU", float(workers))
+        of = ("GPU", workers * gpus) if gpus else ("CPU", float(workers * (run.threads or 1)))
         room.append(int(cluster.get(of[0], 0.0) / of[1] + 1e-9))
     return max(1, min(room))
 

@@ -17,10 +17,10 @@ from evo import checkpoint
 from training.attention import use_float32_attention
 from training.data import Sampler
 from training.initialise import initialise
-from training.parallel import Execution, Place, shard, spread_student
+from training.parallel import Execution, Place, compile_blocks, shard, spread_student
 from training.plan import Plan
 from training.student import Student
-from training.teacher import TeacherNetwork, load_teacher
+from training.teacher import TeacherNetwork, load_teacher, teacher_dtype
 from training.teacher_logits import TeacherLogits, open_teacher_logits
 
 BETAS = (0.9, 0.95)
@@ -147,7 +147,8 @@ def start_worker(job: Job, place: Place) -> Worker:
     if device.type == "cpu":
         torch.set_num_threads(job.threads)
     stored = checkpoint.load(job.model)
-    model = stored.model()
+    in_parts = job.execution.parallel == "fsdp" and plan.init == "weights"
+    model = stored.mapped_model() if in_parts else stored.model()
     if plan.init == "random":
         initialise(model, torch.Generator().manual_seed(plan.seed))
     model.train()
@@ -169,10 +170,13 @@ def _teacher(job: Job, place: Place) -> TeacherNetwork | TeacherLogits | None:
         return open_teacher_logits(job.teacher_logits)
     if job.teacher is None:
         return None
-    teacher = load_teacher(job.teacher, job.plan.precision)
-    if not job.execution.shard_teacher:
+    precision, in_parts = job.plan.precision, job.execution.shard_teacher
+    teacher = load_teacher(job.teacher, precision, mapped=in_parts)
+    if job.execution.compile:
+        compile_blocks(teacher.model, place.device)
+    if not in_parts:
         return teacher.to(place.device)
-    shard(teacher, place, job.plan.precision)
+    shard(teacher, place, precision, teacher_dtype(precision))
     return teacher
 
 
@@ -182,4 +186,6 @@ def _optimizer(model: GPT, plan: Plan) -> torch.optim.Optimizer:
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": plan.weight_decay},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=BETAS)
+    return torch.optim.AdamW(
+        groups, lr=plan.learning_rate, betas=BETAS, fused=plan.device == "cuda"
+    )

@@ -1,0 +1,104 @@
+"""The workers of a run: how many cores of the cluster they take, and whether there is room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import floor
+
+import ray
+import torch
+
+Resources = dict[str, float]
+"""Amounts by Ray's names for them."""
+
+SHARES = 10_000
+"""Ray counts resources in parts of so many."""
+
+
+PATIENCE_SECONDS = 60.0
+"""After which a user is told that there is no room."""
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The workers of a run.
+
+    Attributes:
+        count: how many there are.
+        cpus: cores that Ray reserves for each.
+        gpus: share of a GPU for each, 0 for the CPU.
+    """
+
+    count: int
+    cpus: float
+    gpus: float
+
+    @property
+    def resources(self) -> Resources:
+        """What Ray reserves for each."""
+        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+
+    @property
+    def threads(self) -> int:
+        """Of each on the CPU: as many as it has cores."""
+        return max(1, int(self.cpus))
+
+    def room(self) -> int:
+        """For how many such workers the nodes that are alive have room, other work aside."""
+        return sum(_fits(node, self.resources) for node in living_nodes())
+
+    def memory(self) -> int:
+        """Bytes on each worker's device: its share of a GPU, or of what Ray counts on all nodes."""
+        if self.gpus:
+            # Anywhere: a sweep's trial, whose own place Ray would take, has no GPU; its workers do.
+            remote = ray.remote(num_cpus=0, num_gpus=self.gpus, scheduling_strategy="DEFAULT")
+            found = remote(_gpu_memory).remote()
+            if not ray.wait([found], timeout=PATIENCE_SECONDS)[0]:
+                say_waiting(self)
+            return int(self.gpus * ray.get(found))
+        return int(ray.cluster_resources()["memory"] / self.count)
+
+
+def hire(count: int, gpus: float, threads: int | None, nodes: Sequence[Resources]) -> Crew:
+    """So many workers, with as many cores each as the cluster's nodes have for all of them.
+
+    Args:
+        count: how many.
+        gpus: share of a GPU for each; such a worker takes a core at most.
+        threads: of each on the CPU, and so the cores that it takes at most.
+        nodes: see `living_nodes`.
+    """
+    most = 1.0 if gpus else float(threads or SHARES)
+    cores = [node.get("CPU", 0.0) for node in nodes]
+    shares = {min(most, has / part) for has in cores for part in range(1, count + 1) if has}
+    for share in sorted(shares, reverse=True):
+        whole = float(floor(share)) if share >= 1 else floor(share * SHARES) / SHARES
+        crew = Crew(count, whole, gpus)
+        if whole and sum(_fits(node, crew.resources) for node in nodes) >= count:
+            return crew
+    return Crew(count, min(1.0, most), gpus)  # nodes may still come
+
+
+def say_waiting(crew: Crew) -> bool:
+    """Tell the user that workers wait for room; True."""
+    asked = " and ".join(f"{part:g} {kind}" for kind, part in crew.resources.items())
+    print(
+        f"waiting until the cluster has room for {crew.count} workers with {asked} each",
+        flush=True,
+    )
+    return True
+
+
+def living_nodes() -> list[Resources]:
+    """What each node of the cluster has that is alive, whether or not it is in use."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _fits(node: Resources, resources: Resources) -> int:
+    """How many workers a node has room for."""
+    return int(min(node.get(kind, 0.0) / part + 1e-9 for kind, part in resources.items()))
+
+
+def _gpu_memory() -> int:
+    return torch.cuda.get_device_properties(0).total_memory
