@@ -108,5 +108,5 @@ def test_a_run_directory_that_a_node_does_not_see(tmp_path: Path) -> None:
         np.load(tiny_checkpoints.text(tmp_path / "text.npy")),
     )
     with pytest.raises(UserError, match=r"is not there on .* all nodes share"):
-        _work({"job": job})
+        _work(job)
     assert list(job.run.iterdir()) == []

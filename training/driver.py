@@ -219,8 +219,8 @@ def _choose(demand: Demand, crew: Crew) -> Execution:
 
 def _trainer(job: Job, crew: Crew) -> TorchTrainer:
     return TorchTrainer(
-        _work,
-        train_loop_config={"job": job},
+        # Not as a `train_loop_config`: Ray's controller would read that, and import all that we do.
+        lambda: _work(job),
         # NCCL refuses two workers on one GPU.
         torch_config=TorchConfig(backend="nccl" if crew.gpus == 1 else "gloo"),
         scaling_config=ScalingConfig(
@@ -237,13 +237,12 @@ def _trainer(job: Job, crew: Crew) -> TorchTrainer:
     )
 
 
-def _work(config: dict[str, Any]) -> None:
+def _work(job: Job) -> None:
     """What Ray Train runs on every worker.
 
     Raises:
         UserError: this node does not see the run directory; else as `train`.
     """
-    job: Job = config["job"]
     if not (job.run / SETTINGS).is_file():
         raise UserError(
             f"{job.run} is not there on {socket.gethostname()}: --out must be on a file system "
