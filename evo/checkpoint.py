@@ -74,7 +74,7 @@ class Checkpoint:
         """The network, with weights of its own, in evaluation mode."""
         with torch.device("meta"):
             model = build(self.config, self.widths)
-        model = model.to_empty(device="cpu").to(dtype)
+        model = model.to(dtype).to_empty(device="cpu")
         model.load_state_dict(self.weights)
         if self.tied:
             tie(model)
