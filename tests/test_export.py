@@ -282,6 +282,25 @@ def test_tokenizer(tmp_path):
         assert model.config.eos_token_id == ours.end_of_text
 
 
+def test_chat_template(tmp_path):
+    """In the file in which transformers 5 keeps it; and what else a tokenizer may have."""
+    source = write(tmp_path / "source", "GPTNeoX", SHAPE | {"vocab_size": 320})
+    write_tokenizer(source)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    tokenizer.chat_template = (
+        "{% for one in messages %}<{{ one.role }}> {{ one.content }}{% endfor %}"
+    )
+    tokenizer.save_pretrained(source)
+    assert (source / "chat_template.jinja").is_file()
+    (source / "added_tokens.json").write_text(json.dumps({"<|endoftext|>": 0}))
+    import_checkpoint(ImportConfig(str(source), tmp_path / "teacher"))
+    exported(tmp_path / "teacher", tmp_path / "hf")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf", trust_remote_code=True)
+    said = theirs.apply_chat_template([{"role": "user", "content": "quick fox"}], tokenize=False)
+    assert said == "<user> quick fox"
+    assert (tmp_path / "hf" / "added_tokens.json").is_file()
+
+
 def test_dtype_and_shards(teacher, tmp_path, monkeypatch):
     winner = cut(teacher("llama-tied"), tmp_path / "winner", uniform=False)
     stored = checkpoint.load(winner)
