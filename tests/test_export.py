@@ -143,6 +143,9 @@ def test_other_ways_to_generate(teacher, tmp_path):
     embedded = model(inputs_embeds=model.get_input_embeddings()(ids), output_hidden_states=True)
     torch.testing.assert_close(embedded.logits, logits_of(winner, ids), **TOLERANCE)
     assert len(embedded.hidden_states) == model.config.num_hidden_layers + 1
+    begun = model(ids[:, :4]).past_key_values
+    rest = model(ids[:, 4:], cache=begun).logits  # as transformers 5.24 calls it
+    torch.testing.assert_close(rest, embedded.logits[:, 4:], **TOLERANCE)
     last = model(ids, logits_to_keep=1, return_dict=False)[0]
     torch.testing.assert_close(last, embedded.logits[:, -1:])
 
@@ -164,6 +167,48 @@ def test_it_trains_and_is_saved_again(teacher, tmp_path):
     with torch.inference_mode():
         logits = model(ids).logits
         torch.testing.assert_close(reloaded(tmp_path / "again")(ids).logits, logits)
+
+
+@pytest.mark.parametrize("reentrant", [None, True])
+@pytest.mark.parametrize("padded", [False, True])
+def test_gradient_checkpointing(reentrant, padded, teacher, tmp_path):
+    winner = cut(teacher("llama-tied"), tmp_path / "winner", uniform=False)
+    _, model = exported(winner, tmp_path / "hf")
+    model.train()
+    ids = tokens(2, 20)
+    mask = torch.ones_like(ids)
+    mask[0, :5] = 1 - padded
+    runs: list[int] = []
+    model.transformer.h[0].attn.register_forward_hook(lambda *_: runs.append(1))
+
+    def gradients() -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        runs.clear()
+        model(ids, attention_mask=mask, labels=ids).loss.backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+    expected = gradients()
+    assert len(runs) == 1
+    settings = None if reentrant is None else {"use_reentrant": reentrant}
+    model.gradient_checkpointing_enable(settings)
+    torch.testing.assert_close(gradients(), expected)
+    assert len(runs) == 2
+    model.gradient_checkpointing_disable()
+    assert len(model(ids).past_key_values) == model.config.num_hidden_layers
+
+
+def test_it_compiles_as_one_graph(teacher, tmp_path):
+    winner = cut(teacher("llama"), tmp_path / "winner", uniform=False)
+    _, model = exported(winner, tmp_path / "hf")
+    ids = tokens(2, 12)
+    mask = torch.ones_like(ids)
+    mask[0, :5] = 0
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for given in (mask, torch.ones_like(ids)):
+        with torch.inference_mode():
+            expected = model(ids, attention_mask=given, use_cache=False).logits
+            logits = compiled(ids, attention_mask=given, use_cache=False).logits
+        torch.testing.assert_close(logits, expected, **TOLERANCE)
 
 
 def test_it_needs_neither_litgpt_nor_this_package(teacher, tmp_path):
