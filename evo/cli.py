@@ -6,7 +6,6 @@ docstring the help. Only the module of the command that is asked for is imported
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evo.errors import UserError
+from evo.strict_json import dumps
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class EvalConfig:
     """Perplexity of a checkpoint on a text, or its score on tasks of lm-evaluation-harness.
 
     The last line of output is JSON: nll, perplexity, tokens; or results, versions, n-shot and
-    n-samples, each by task.
+    n-samples, each by task. A number that is not finite is null.
 
     Attributes:
         model: checkpoint directory: a teacher, a winner, or a pretrained one.
@@ -207,7 +207,7 @@ def run_import(config: Any) -> None:
     """`evo import`."""
     from evo.import_hf import import_checkpoint
 
-    print(json.dumps(import_checkpoint(config), indent=2))
+    print(dumps(import_checkpoint(config), indent=2))
 
 
 def run_search(config: Any) -> None:
@@ -228,7 +228,7 @@ def run_search(config: Any) -> None:
             one["candidate"] or "none: every candidate failed",
             f"{one['params']:,}" if scored else "",
             f"{one['nll']:.4f}" if one["nll"] is not None else "",
-            f"{one['perplexity']:.2f}" if one["nll"] is not None else "",
+            f"{one['perplexity']:.2f}" if one["perplexity"] is not None else "",
             str(one["evaluations"]),
             one["ended"],
         )
@@ -260,7 +260,7 @@ def run_cache_logits(config: Any) -> None:
     """`evo cache-logits`."""
     from training.cache_logits import cache_logits
 
-    print(json.dumps(cache_logits(config)))
+    print(dumps(cache_logits(config)))
 
 
 def run_pretrain(config: Any) -> None:
@@ -269,7 +269,7 @@ def run_pretrain(config: Any) -> None:
 
     summary = pretrain(config)
     shown = {key: value for key, value in summary.items() if key != "settings"}
-    print(json.dumps(shown))
+    print(dumps(shown))
 
 
 def run_sweep(config: Any) -> None:
@@ -313,17 +313,17 @@ def run_eval(config: EvalConfig) -> None:
             micro_batch=config.micro_batch,
             dtype=config.dtype,
         )
-    print(json.dumps(result))
+    print(dumps(result))
     if config.out is not None:
         with atomic_file(config.out) as temporary:
-            temporary.write_text(json.dumps(result, indent=2) + "\n")
+            temporary.write_text(dumps(result, indent=2) + "\n")
 
 
 def run_export(config: Any) -> None:
     """`evo export`."""
     from training.export import export
 
-    print(json.dumps(export(config), indent=2))
+    print(dumps(export(config), indent=2))
 
 
 def run_report(config: ReportConfig) -> None:

@@ -11,11 +11,15 @@ from itertools import islice, pairwise
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import docstring_parser
+import yaml
 from jsonargparse import ArgumentParser
 
 from evo.errors import UserError
 
 Config = TypeVar("Config")
+
+TRUTHS = {"true", "false", "yes", "no", "null"}
+"""What a switch takes as its value; any other word after it is something else."""
 
 
 def parse_config(
@@ -26,7 +30,8 @@ def parse_config(
     positional: Sequence[str] = (),
 ) -> Config:
     """The config, from flags and `--config` files. A field `like_this` is the flag `--like-this`;
-    one that is true or false is set by `--like-this` and by `--no-like-this`.
+    one that is true or false is set by `--like-this` and by `--no-like-this`, and takes the next
+    word only where that is one of `TRUTHS`.
 
     Flags count more than files, wherever they stand.
 
@@ -67,6 +72,8 @@ def parse_config(
     except ArgumentError as error:
         names = {name: name if name in positional else _flag(name) for name in kinds}
         problem = _problem(str(error), kinds, names)
+        if problem.endswith("is missing") and problem.split()[0] in positional:
+            problem += _swallowed(arguments, lists)
         raise UserError(f"{problem}; `{program} --help` lists the flags") from error
     return config_class(**{one.name: parsed[one.name] for one in fields(config_class)})  # type: ignore[arg-type]
 
@@ -150,7 +157,7 @@ def _with_values(arguments: Sequence[str], switches: set[str]) -> list[str]:
     values: list[str] = []
     for argument, following in pairwise([*arguments, "--"]):
         positive = argument.replace("--no-", "--", 1)
-        if argument in switches and following.startswith("-"):
+        if argument in switches and following.lower() not in TRUTHS:
             values.append(f"{argument}=true")
         elif argument != positive and positive in switches:
             values.append(f"{positive}=false")
@@ -189,5 +196,19 @@ def _configs_first(arguments: list[str]) -> list[str]:
     return configs + others
 
 
+def _swallowed(arguments: Sequence[str], lists: set[str]) -> str:
+    """Where what has no flag must stand, if a flag may have taken it for one of its values."""
+    given = [flag for one in arguments if (flag := one.partition("=")[0]) in map(_flag, lists)]
+    return f": it stands before flags that take several values, here {given[0]}" if given else ""
+
+
 def _as_list(values: list[str]) -> str:
-    return values[0] if len(values) == 1 and values[0].startswith("[") else json.dumps(values)
+    return values[0] if len(values) == 1 and _is_list(values[0]) else json.dumps(values)
+
+
+def _is_list(text: str) -> bool:
+    """Whether a value is a list itself, and not one that begins like one, such as `[ab]*`."""
+    try:
+        return text.startswith("[") and isinstance(yaml.safe_load(text), list)
+    except yaml.YAMLError:
+        return False

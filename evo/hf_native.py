@@ -93,6 +93,9 @@ def rope_parameters(config: Config) -> dict[str, Any]:
 def family_of(config: Config) -> str:
     """The `model_type` whose class in transformers computes what litgpt does, widths aside.
 
+    From transformers 5.4 on LlamaForCausalLM refuses channels that are no multiple of the heads,
+    which it can compute with; MistralForCausalLM, the same without biases, does not.
+
     Raises:
         UserError: there is none.
     """
@@ -119,13 +122,26 @@ def family_of(config: Config) -> str:
             f"{CLASSES[family]} divides attention scores by the root of the head size "
             f"({config.head_size}), not of {config.attention_scores_scalar:g}"
         )
-    is_mistral = family == "llama" and not config.bias and config.name.startswith("Mistral")
-    return "mistral" if is_mistral else family
+    if family == "llama" and not config.bias:
+        is_uneven = config.n_embd % config.n_head > 0
+        return "mistral" if is_uneven or config.name.startswith("Mistral") else family
+    return family
 
 
-def has_free_head_size(family: str) -> bool:
-    """Whether the size of a family's heads is its own, or channels divided by heads."""
-    return family != "gpt_neox"
+def wants_whole_heads(config: Config) -> bool:
+    """Whether a search must keep to whole heads' worth of channels, see `evo.limits`, for what it
+    finds in a teacher to be something that the family's class can say.
+
+    Raises:
+        UserError: there is no class, or what it wants is nothing that a search can keep to.
+    """
+    family = family_of(config)
+    if family == "llama" and config.bias:
+        raise UserError(
+            f"{CLASSES[family]} has biases only where its channels are a multiple of its heads, "
+            "to which a search cannot keep"
+        )
+    return family == "gpt_neox"
 
 
 def native_heads(config: Config, widths: Widths) -> int:
@@ -139,7 +155,12 @@ def native_heads(config: Config, widths: Widths) -> int:
     name, size = CLASSES[family], config.head_size
     if not widths.is_uniform:
         raise UserError(f"its layers differ in width, but {name} has all alike")
-    if has_free_head_size(family):
+    if family == "llama" and widths.channels % config.n_head:
+        raise UserError(
+            f"its {widths.channels} channels are no multiple of its {config.n_head} heads, but "
+            f"{name}, which alone has its biases, refuses others from transformers 5.4 on"
+        )
+    if family != "gpt_neox":
         return config.n_head
     if widths.channels % size:
         raise UserError(

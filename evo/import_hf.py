@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from evo import checkpoint as checkpoints
+from evo import tokenizer as tokenizers
 from evo.checkpoint import Checkpoint
 from evo.cost import parameters
 from evo.errors import UserError, first_line
@@ -121,7 +122,7 @@ def _locate(checkpoint: str, revision: str | None) -> Path:
         )
     from huggingface_hub import snapshot_download
 
-    settings = ["*.json", "tokenizer.model", "merges.txt"]
+    settings = ["*.json", *tokenizers.FILES]
     try:
         for weights in ("model*.safetensors", "pytorch_model*.bin"):  # not both: twice the size
             directory = Path(

@@ -16,7 +16,7 @@ from evo.cost import Cost
 from evo.divergence import Divergence
 from evo.errors import UserError
 from evo.head_size_space import HeadSizeSpace
-from evo.hf_native import family_of, has_free_head_size
+from evo.hf_native import wants_whole_heads
 from evo.latency import FILE as LATENCIES
 from evo.latency import Latencies
 from evo.limits import Limits
@@ -90,10 +90,10 @@ class Study:
         if self.config.expressible_in is None:
             return limits
         try:
-            family = family_of(self.teacher.config)
+            whole_heads = wants_whole_heads(self.teacher.config)
         except UserError as error:
             raise UserError(f"--expressible-in {self.config.expressible_in}: {error}") from error
-        return replace(limits, whole_heads=not has_free_head_size(family))
+        return replace(limits, whole_heads=whole_heads)
 
     def _latencies(self) -> Latencies:
         """What is known of this teacher's latencies: measured once, and kept with the run."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -14,6 +12,7 @@ from evo.history import Row, perplexity
 from evo.importance import activation_flops
 from evo.lane import Lane
 from evo.sensitivity import sensitivity_flops
+from evo.strict_json import dumps, plain
 from evo.study import Study
 from evo.winner import save_candidate
 
@@ -35,19 +34,19 @@ def conclude(
         for lane in lanes
         for point in points_of(lane.name, [_with_nll(r, winners) for r in lane.history.rows])
     ]
-    summary = {
+    summary: dict[str, Any] = {
         "teacher": str(study.teacher.path.resolve()),
         "text": study.text.summary(),
         "fitness": study.config.fitness,
         "order": study.config.order,
         "order_flops": _order_flops(study),
         "searches": searches,
-        "best": [_plain(asdict(point)) for point in best_of_bins(points)],
-        "front": [_plain(asdict(point)) for point in pareto_front(points)],
+        "best": [asdict(point) for point in best_of_bins(points)],
+        "front": [asdict(point) for point in pareto_front(points)],
     }
     with atomic_file(study.config.out / "summary.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
-    return summary
+        temporary.write_text(dumps(summary, indent=2) + "\n")
+    return plain(summary)
 
 
 def _order_flops(study: Study) -> int:
@@ -93,18 +92,10 @@ def _conclude(study: Study, lane: Lane, winners: Mapping[str, float | None]) -> 
         "ended": lane.ended,
         "winner": str(winner.resolve()) if row else None,
     }
-    return _plain(summary)
+    return summary
 
 
 def _with_nll(row: Row, winners: Mapping[str, float | None]) -> Row:
     """A row whose NLL was measured after the search."""
     nll = winners.get(row.candidate)
     return row if nll is None else replace(row, nll=nll, perplexity=perplexity(nll))
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no NaN."""
-    return {
-        name: None if isinstance(value, float) and math.isnan(value) else value
-        for name, value in values.items()
-    }

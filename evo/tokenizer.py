@@ -17,6 +17,8 @@ FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
     "generation_config.json",
     "tokenizer.model",
     "vocab.json",
@@ -89,6 +91,10 @@ class Tokenizer:
         """Token ids of one text, with the special tokens that the tokenizer puts around it, such as
         Llama's beginning of text, or without."""
         return self._tokenizer.encode(text, add_special_tokens=special).ids
+
+    def knows(self, token: int) -> bool:
+        """Whether an id has a text; padded vocabularies and gaps in them have others."""
+        return self._tokenizer.id_to_token(token) is not None
 
     def decode(self, tokens: Iterable[int], *, special: bool = True) -> str:
         """The text of token ids, with that of special tokens or without."""

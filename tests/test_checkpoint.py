@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from evo import checkpoint as checkpoints
 from evo.errors import UserError
@@ -197,3 +198,31 @@ def test_a_full_disk(directory, tmp_path):
         assert not list(mount.iterdir())
     finally:
         subprocess.run(["umount", "--lazy", str(mount)], check=True)
+
+
+class Casts(TorchDispatchMode):
+    """The shapes of all tensors in memory that are cast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[torch.Size] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._to_copy.default and not args[0].is_meta:
+            self.shapes.append(args[0].shape)
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_is_cast_before_it_is_loaded(directory):
+    """Of a model in half the precision the whole is never there in full."""
+    stored = checkpoints.load(directory)
+    with Casts() as casts:
+        half = stored.model(torch.bfloat16)
+    assert stored.weights["lm_head.weight"].shape not in casts.shapes
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    whole = stored.model()
+    for name, weight in half.state_dict().items():
+        assert torch.equal(weight, whole.state_dict()[name].bfloat16())
+    for name, buffer in half.named_buffers():
+        assert torch.equal(buffer, whole.get_buffer(name))
+        assert buffer.dtype == torch.float32

@@ -85,11 +85,18 @@ def test_every_kind_of_value():
         (["--glaze", "--no-glaze"], False),
         (["--no-glaze", "--glaze=true"], True),
         (["--glaze", "false", "--heat", "200"], False),
+        (["--glaze", "no"], False),
+        (["--glaze", "YES"], True),
     ],
 )
 def test_switches(given, glaze):
     assert bake("a", "--out", "o", *given).glaze is glaze
     assert bake("a", *given, "--out", "o").glaze is glaze
+
+
+def test_a_switch_leaves_what_is_not_its_own():
+    assert bake("--glaze", "a", "--out", "o") == Baking([Path("a")], Path("o"), glaze=True)
+    assert bake("--no-glaze", "a", "b", "--out", "o").recipes == [Path("a"), Path("b")]
 
 
 def test_only_switches_have_a_no():
@@ -114,6 +121,12 @@ def test_several_values(given):
 def test_one_value_of_several():
     assert bake("a", "--flours", "rye", "--out", "o").flours == ["rye"]
     assert bake("a", "--flours=rye", "--out", "o").flours == ["rye"]
+
+
+def test_a_value_may_begin_like_a_list():
+    assert bake("a", "--flours", "[rw]*", "--out", "o").flours == ["[rw]*"]
+    assert bake("a", "--out", "o", "--flours=[rw]*").flours == ["[rw]*"]
+    assert bake("a", "--flours", "[rye]", "--out", "o").flours == ["rye"]
 
 
 def test_a_value_may_be_called_like_a_flag():
@@ -166,7 +179,10 @@ def test_config_files_that_cannot_be(tmp_path, content, message):
         (["a", "--out", "o", "--helpers", "x"], "--helpers: give a whole number"),
         (["a", "--out", "o", "--oven-share", "x"], "--oven-share: give a number"),
         (["a", "--out", "o", "--mode", "boil"], "--mode: give one of fan, grill"),
-        (["a", "--out", "o", "--glaze", "x"], "--glaze: give true or false"),
+        (["a", "--out", "o", "--glaze=x"], "--glaze: give true or false"),
+        (["a", "--out", "o", "--glaze", "null"], "--glaze: give true or false"),
+        (["a", "--out", "o", "--glaze", "x"], "x"),
+        (["--out", "o", "--flours", "rye", "a"], "recipes is missing: it stands before flags that"),
         (["a", "--out"], "--out"),
     ],
 )
@@ -270,6 +286,10 @@ def test_search_lists_what_is_missing(capsys):
         (["extract", "nowhere"], "--out is missing"),
         (["extract", "--out", "o"], "run is missing"),
         (["eval", "nowhere", "--text", "stdlib:train"], "nowhere is no directory"),
+        (["eval", "--tasks", "a", "nowhere"],
+         "model is missing: it stands before flags that take several values, here --tasks; "),
+        (["eval", "--text", "a"], "model is missing; "),
+        (["export", "--native", "nowhere", "--out", "o"], "nowhere is no directory"),
         (["import", "nowhere/at/all", "--out", "o"], "nowhere/at/all"),
         (["import", "nowhere", "--out", "o", "--dtype", "int8"], "--dtype: give one of keep, "),
         (["report", "nowhere"], "nowhere"),

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from evo.errors import UserError
+from training import log
 from training.compare import compare
 from training.curves import Curve, against, flops_to_match, perplexity_at, read_curve
 
@@ -160,3 +161,11 @@ def test_refusals(tmp_path: Path) -> None:
         compare([tmp_path / "nothing"])
     with pytest.raises(UserError, match="at least one"):
         compare([])
+
+
+def test_a_validation_that_is_not_finite_is_no_point_of_the_curve(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [(0.0, 100.0), (1e6, 50.0)])
+    log.append(run, {"step": 3, "flops": 2e6, "loss": 9.0, "validation_perplexity": math.inf})
+    assert log.rows(run)[-1]["step"] == 3
+    assert "Infinity" not in (run / log.LOG).read_text()
+    assert read_curve(run).perplexity == (100.0, 50.0)

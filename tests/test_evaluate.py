@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from evo import checkpoint
+from evo.cli import main
 from evo.errors import UserError
 from tests import tiny_checkpoints
 from training.evaluate import evaluate
@@ -42,3 +44,18 @@ def test_refusals(tmp_path: Path, model: Path) -> None:
         evaluate(model, text, sequence_length=64)
     with pytest.raises(UserError, match="--micro-batch 0"):
         evaluate(model, text, micro_batch=0)
+
+
+def test_a_perplexity_beyond_float64_is_null(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = checkpoint.load(model).model()
+    with torch.no_grad():
+        network.lm_head.weight *= 1e5
+    checkpoint.save(tmp_path / "wild", network)
+    text, out = tiny_checkpoints.text(tmp_path / "text.npy"), tmp_path / "result.json"
+    assert main(["eval", str(tmp_path / "wild"), "--text", text, "--out", str(out)]) == 0
+    for shown in (capsys.readouterr().out, out.read_text()):
+        found = json.loads(shown, parse_constant=pytest.fail)
+        assert found["nll"] > 710
+        assert found["perplexity"] is None

@@ -222,12 +222,13 @@ def test_every_candidate_of_a_search_exports_natively(
     [
         ("neox", ["--spaces", "coarse-layerwise"], "layers of coarse-layerwise differ in width"),
         ("scaled", [], "divides attention scores by the root of the head size (8), not of 32"),
+        ("llama-biases", [], "biases only where its channels are a multiple of its heads"),
         ("neox", ["--expressible-in", "gguf"], "--expressible-in: give one of hf"),
     ],
 )
 def test_refusals(family, given, message, teacher, tmp_path, capsys, monkeypatch):
     directory = tmp_path / "teacher"
-    stored = checkpoint.load(teacher("neox"))
+    stored = checkpoint.load(teacher("neox" if family == "scaled" else family))
     model = stored.model()
     if family == "scaled":
         model.config = replace(stored.config, attention_scores_scalar=32)

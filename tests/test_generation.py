@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from evo import checkpoint
 from evo.errors import UserError
@@ -35,3 +36,23 @@ def test_more_than_the_model_takes(teacher):
     with pytest.raises(UserError, match="71 tokens and 10 more are beyond the model's 80"):
         greedy(model, np.zeros((1, 71), np.int64).tolist(), 10)
     assert len(greedy(model, np.zeros((1, 70), np.int64).tolist(), 10)[0]) == 10
+
+
+class Reads(TorchDispatchMode):
+    """How many single numbers are read from tensors, for each of which a device is waited for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_rows_are_read_together(teacher):
+    model = checkpoint.load(teacher("llama")).model()
+    counts = []
+    for rows in (1, 4):
+        with Reads() as reads:
+            greedy(model, [[1, 2, 3]] * rows, 6)
+        counts.append(reads.count)
+    assert counts[0] == counts[1]

@@ -33,6 +33,7 @@ QUESTIONS = [
     ("", ["class Error(Exception):", "zzzz qqqq"], 0),
     ("raise ValueError('bad " * 30, ["value')", ")('"], 1),
     ("return ", ["True", "False", "None"], 1),
+    ("x = y[", ["0", "1", "i", "n", "0]"], 2),
 ]
 TASKS = ["local_choice", "local_words", "local_text"]
 
@@ -201,6 +202,27 @@ def test_likelihoods_are_those_of_a_plain_forward(winner):
     assert math.isfinite(near)
 
 
+def test_choices_of_one_token_share_a_row(winner):
+    """Also beside what is longer and begins as one of them does."""
+    ours, rows = lm(winner), []
+    ours.network.transformer.wte.register_forward_hook(
+        lambda module, inputs, output: rows.append(inputs[0].size(0))
+    )
+    context, choices = "x = y[", ["0", "1", "i", "n"]
+    assert all(len(ours.tok_encode(one)) == 1 for one in choices)
+    together = ours.loglikelihood([Request(context, one) for one in choices])
+    assert rows == [1]
+    others = [Request("import os", "\n"), Request(context, "0]")]
+    mixed = ours.loglikelihood([Request(context, one) for one in choices] + others)
+    assert sum(rows) == 4
+    alone = [ours.loglikelihood([one])[0] for one in others]
+    for (one, greedy), (other, also) in zip(together + alone, mixed, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+        assert greedy == also
+    apart = [ours.loglikelihood([Request(context, one)])[0] for one in choices]
+    assert [one for one, _ in apart] == pytest.approx([one for one, _ in together], abs=1e-5)
+
+
 def test_groups_tags_and_patterns(winner, tasks):
     """As many results as lm-evaluation-harness makes of these names, each task once."""
     (tasks / "together.yaml").write_text(
@@ -229,18 +251,54 @@ def test_groups_tags_and_patterns(winner, tasks):
         ("output_type: multiple_choice", "output_type: wild", "invalid output_type 'wild'"),
         ("{{text}}", "{{other}}", "'other' is undefined"),
         ("test_split: test", "test_split: test\nunsafe_code: true", "runs code that the model"),
-        ("{{text}}", "{% if answer %}{{other}}{% endif %}", "a template of a task fails: 'other'"),
+        (
+            "{{text}}",
+            "{% if answer %}{{other}}{% endif %}",
+            "a task fails: UndefinedError: 'other'",
+        ),
+        (
+            "metric_list:",
+            "process_results: !function broken.wrong\nmetric_list:",
+            "IndexError: none",
+        ),
     ],
 )
 def test_tasks_that_cannot_be_run(was, instead, message, winner, tasks, tmp_path, capsys):
     described = (tasks / "local_choice.yaml").read_text()
     assert was in described
     (tmp_path / "task.yaml").write_text(described.replace(was, instead))
+    (tmp_path / "broken.py").write_text(
+        "def wrong(doc, results): raise IndexError('none of these')"
+    )
     command = ["eval", str(winner), "--tasks", "local_choice", "--include-path", str(tmp_path)]
     assert main(command) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("evo eval: --tasks")
     assert message in last
+
+
+def test_metrics_that_are_no_numbers_of_json(winner, tasks, tmp_path, capsys):
+    """Numpy's, and such as are not finite."""
+    (tmp_path / "metrics.py").write_text(
+        "import numpy as np\n"
+        "def process(doc, results): return {'half': 1, 'endless': 1}\n"
+        "def half(values): return np.float32(0.5)\n"
+        "def endless(values): return float('inf')\n"
+    )
+    metrics = [f"- metric: {name}\n  aggregation: !function metrics.{name}\n"
+               for name in ("half", "endless")]  # fmt: skip
+    described = yaml.safe_load((tasks / "local_choice.yaml").read_text())
+    del described["metric_list"]
+    (tmp_path / "task.yaml").write_text(
+        yaml.safe_dump(described)
+        + "process_results: !function metrics.process\nmetric_list:\n"
+        + "".join(metrics)
+    )
+    command = ["eval", str(winner), "--tasks", "local_choice", "--include-path", str(tmp_path)]
+    assert main(command) == 0
+    shown = capsys.readouterr().out.splitlines()[-1]
+    found = json.loads(shown, parse_constant=pytest.fail)["results"]["local_choice"]
+    assert (found["half,none"], found["endless,none"]) == (0.5, None)
 
 
 @pytest.mark.parametrize(

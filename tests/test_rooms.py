@@ -22,7 +22,7 @@ TOP = {
 """What runs things from end to end, or says how, and so knows every room."""
 
 LAYERS = [
-    ("errors",),
+    ("errors", "strict_json"),
     ("files", "subnet"),
     ("cost", "settings", "history", "rungs", "score_cache", "proxy"),
     ("order", "bins", "limits", "front"),

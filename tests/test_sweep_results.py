@@ -10,6 +10,7 @@ from rich.console import Console
 from training import log
 from training.sweep_picture import _by_value, _most_telling, draw_sweep
 from training.sweep_results import ended, flags, read_results, table, write_results
+from training.trial import LARGEST, comparable
 from training.trials import Trial
 
 SETTINGS = ["alpha", "init"]
@@ -103,3 +104,22 @@ def test_a_picture_of_drawn_numbers(tmp_path: Path) -> None:
         (tmp_path / trial.name / "summary.json").write_text("{}")
     draw_sweep(read_results(tmp_path, trials), SETTINGS, tmp_path / "sweep.png")
     assert (tmp_path / "sweep.png").stat().st_size > 10_000
+
+
+def test_a_run_that_diverged_is_the_last_that_ended(tmp_path: Path) -> None:
+    """Its perplexity is beyond float64, for which its log, which is JSON, has no word."""
+    trials = sweep_of(tmp_path)
+    log.append(tmp_path / "000_x", {"step": 3, "tokens": 300, "flops": 3 * 10**9, "loss": math.nan,
+                                    "validation_perplexity": math.inf})  # fmt: skip
+    line = (tmp_path / "000_x" / log.LOG).read_text().splitlines()[-1]
+    assert line.endswith('"loss": null, "validation_perplexity": null}')
+    log.cut_back(tmp_path / "000_x", 3)
+    assert (tmp_path / "000_x" / log.LOG).read_text().splitlines()[-1] == line
+    results = read_results(tmp_path, trials)
+    assert list(results["trial"][:4]) == [f"00{n}_x" for n in (2, 3, 1, 0)]
+    assert math.isnan(results.iloc[3]["final_perplexity"])
+    last = log.rows(tmp_path / "000_x")[-1]["validation_perplexity"]
+    assert (comparable(last), comparable(20.0)) == (LARGEST, 20.0)
+    write_results(results, tmp_path)
+    draw_sweep(results, SETTINGS, tmp_path / "sweep.png")
+    Console(width=200).print(table(results, SETTINGS, "sweep"))

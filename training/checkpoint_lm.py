@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, TypeVar
 
 import torch
@@ -23,6 +24,7 @@ from evo.checkpoint import Checkpoint
 from evo.errors import UserError
 from evo.model import head_logits, hidden_states
 from training.generation import greedy
+from training.stops import Stops
 
 MOST_LOGITS = 2**25
 """How many are there at once: 128 MiB in float32."""
@@ -101,21 +103,33 @@ class CheckpointLM(TemplateLM):
                 )
             if len(continuation) > self.max_length:
                 raise UserError(f"a continuation is beyond the model's {self.max_length} tokens")
-        pairs = [(context, continuation) for _, context, continuation in requests]
-        return self._batched(
-            pairs, lambda pair: len(pair[0]) + len(pair[1]), self._score, not disable_tqdm
-        )
+        # Choices of one token share what is run: too long a context is cut on the left, and of the
+        # last token nothing is asked.
+        sharing: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for index, (_, context, continuation) in enumerate(requests):
+            whole = context + continuation
+            sharing[tuple(whole[-(self.max_length + 1) : -1])].append(index)
+        rows = [(row, [requests[i][2] for i in indices]) for row, indices in sharing.items()]
+        scored = self._batched(rows, lambda row: len(row[0]), self._score, not disable_tqdm)
+        found = {
+            index: score
+            for indices, scores in zip(sharing.values(), scored, strict=True)
+            for index, score in zip(indices, scores, strict=True)
+        }
+        return [found[index] for index in range(len(requests))]
 
     @torch.inference_mode()
-    def _score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
-        # Too long a context is cut on the left; of the last token nothing is asked.
-        inputs = [(context + wanted)[-(self.max_length + 1) : -1] for context, wanted in pairs]
-        rows = pad_sequence([torch.tensor(one) for one in inputs], batch_first=True)
-        hidden = hidden_states(self.network, rows.to(self.device))  # causal: padding is not seen
-        ends = [len(one) for one in inputs]
+    def _score(
+        self, rows: Sequence[tuple[tuple[int, ...], list[list[int]]]]
+    ) -> list[list[tuple[float, bool]]]:
+        """Of each row of tokens, the scores of the continuations that may end it: each but for its
+        last token is in the row already."""
+        tokens = pad_sequence([torch.tensor(row) for row, _ in rows], batch_first=True)
+        hidden = hidden_states(self.network, tokens.to(self.device))  # causal: padding is not seen
+        pairs = [(index, wanted) for index, (_, ends) in enumerate(rows) for wanted in ends]
         counts = [len(wanted) for _, wanted in pairs]
         seen = torch.cat(
-            [row[end - n : end] for row, end, n in zip(hidden, ends, counts, strict=True)]
+            [hidden[i, len(rows[i][0]) - len(wanted) : len(rows[i][0])] for i, wanted in pairs]
         )
         targets = torch.tensor([token for _, wanted in pairs for token in wanted])
         found = [
@@ -124,9 +138,13 @@ class CheckpointLM(TemplateLM):
         ]
         likelihoods = torch.cat([one for one, _ in found]).split(counts)
         likeliest = torch.cat([one for _, one in found]).split(counts)
+        scored = zip(likelihoods, likeliest, strict=True)
         return [
-            (one.double().sum().item(), bool(is_greedy.all()))
-            for one, is_greedy in zip(likelihoods, likeliest, strict=True)
+            [
+                (one.double().sum().item(), bool(is_greedy.all()))
+                for one, is_greedy in islice(scored, len(ends))
+            ]
+            for _, ends in rows
         ]
 
     def _parts(self, *tensors: torch.Tensor) -> Iterator[Sequence[torch.Tensor]]:
@@ -175,7 +193,7 @@ class CheckpointLM(TemplateLM):
             alike[repr(settings)].append(index)
         texts = [""] * len(requests)
         for indices in alike.values():
-            until, count = self._stops(requests[indices[0]].args[1])
+            stops, count = self._stops(requests[indices[0]].args[1])
             room = self.max_length - count
             prompts = [
                 (self.tok_encode(requests[i].args[0]) or [self.prefix_token_id])[-room:]
@@ -183,10 +201,10 @@ class CheckpointLM(TemplateLM):
             ]
 
             def generate(
-                batch: Sequence[list[int]], until: list[str] = until, count: int = count
+                batch: Sequence[list[int]], stops: Stops = stops, count: int = count
             ) -> list[str]:
-                found = greedy(self.network, batch, count, lambda new: self._ended(new, until))
-                return [self._cut(tokens, until) for tokens in found]
+                found = greedy(self.network, batch, count, stops.end)
+                return [stops.cut(tokens) for tokens in found]
 
             for index, text in zip(
                 indices, self._batched(prompts, len, generate, not disable_tqdm), strict=True
@@ -194,8 +212,8 @@ class CheckpointLM(TemplateLM):
                 texts[index] = text
         return texts
 
-    def _stops(self, settings: dict[str, Any]) -> tuple[list[str], int]:
-        """What ends a generation with these settings: texts, and a number of tokens."""
+    def _stops(self, settings: dict[str, Any]) -> tuple[Stops, int]:
+        """What ends a generation with these settings, at the latest after so many tokens."""
         settings = normalize_gen_kwargs(settings, NEW_TOKENS)
         until, count = settings.pop("until", []), settings.pop("max_gen_toks")
         if settings.pop("do_sample"):
@@ -210,20 +228,7 @@ class CheckpointLM(TemplateLM):
                 f"a task asks for {count} new tokens, but the model takes {self.max_length} "
                 "with the prompt"
             )
-        return [one for one in until if one], count
-
-    def _ended(self, tokens: list[int], until: list[str]) -> bool:
-        if tokens[-1] == self.eot_token_id:
-            return True
-        text = self.text.decode(tokens)
-        return any(one in text for one in until)
-
-    def _cut(self, tokens: list[int], until: list[str]) -> str:
-        kept = [one for one in tokens if one != self.eot_token_id]
-        text = self.text.decode(kept, special=False)
-        for one in until:
-            text = text.split(one)[0]
-        return text
+        return Stops(self.text, [one for one in until if one], self.eot_token_id), count
 
     def _batched(
         self,
@@ -238,7 +243,7 @@ class CheckpointLM(TemplateLM):
         results: dict[int, Result] = {}
         for start in track(
             range(0, len(order), self.batch_size),
-            description=f"{len(items)} requests",
+            description=f"{len(items)} sequences",
             console=console,
             transient=True,
             disable=not (shown and console.is_terminal),

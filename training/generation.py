@@ -39,7 +39,7 @@ def greedy(
     """
     weight, rows = model.lm_head.weight, len(prompts)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=weight.device)
-    longest = int(lengths.max())
+    longest = max(map(len, prompts))
     if longest + count > model.max_seq_length:
         raise UserError(
             f"a prompt of {longest} tokens and {count} more are beyond the model's "
@@ -55,8 +55,9 @@ def greedy(
         hidden = hidden[torch.arange(rows, device=weight.device), lengths - 1]
         for step in range(count):
             tokens = head_logits(model, hidden).argmax(-1)
+            known = tokens.tolist()  # all at once: each would wait for the device
             for row in sorted(running):
-                generated[row].append(int(tokens[row]))
+                generated[row].append(known[row])
                 if ended(generated[row]):
                     running.remove(row)
             if not running or step == count - 1:

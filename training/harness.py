@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
@@ -43,7 +42,8 @@ def run_tasks(
         `n-samples`, by task.
 
     Raises:
-        UserError: an unknown task, or one that cannot be loaded or asks for what cannot be done.
+        UserError: an unknown task, or one that cannot be loaded, fails, or asks for what cannot be
+            done.
     """
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit}: it must be at least 1")
@@ -53,17 +53,21 @@ def run_tasks(
         raise UserError(f"--include-path {include_path} is no directory")
     manager = TaskManager(include_path=None if include_path is None else str(include_path))
     found = _loaded(manager, tasks)
+    model = CheckpointLM(stored, dtype=dtype, batch_size=batch_size, device=device)
     try:
         results = simple_evaluate(
-            model=CheckpointLM(stored, dtype=dtype, batch_size=batch_size, device=device),
+            model=model,
             tasks=found,
             num_fewshot=few_shot,
             limit=limit,
             task_manager=manager,
             log_samples=False,
         )
-    except TemplateError as error:  # a sample without a field that others have
-        raise UserError(f"--tasks: a template of a task fails: {first_line(error)}") from error
+    except UserError:
+        raise
+    except Exception as error:  # templates, filters and metrics of tasks are others' code too
+        kind = type(error).__name__
+        raise UserError(f"--tasks: a task fails: {kind}: {first_line(error)}") from error
     return {name: results[name] for name in ("results", "versions", "n-shot", "n-samples")}
 
 

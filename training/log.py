@@ -1,14 +1,20 @@
-"""`log.jsonl`: one JSON object per line, in the order of the steps."""
+"""`log.jsonl`: one JSON object per line, in the order of the steps.
+
+A number that is not finite, such as the perplexity of a run that diverged, is null there, and NaN
+where a line is read.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 from evo.errors import UserError
 from evo.files import atomic_file, output_errors
+from evo.strict_json import dumps
 
 LOG = "log.jsonl"
 
@@ -26,7 +32,7 @@ MEASURED = {
 def append(run: Path, row: dict[str, Any]) -> None:
     """Add a line to a run's log."""
     with output_errors(run / LOG), (run / LOG).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+        file.write(dumps(row) + "\n")
 
 
 def secure(run: Path) -> None:
@@ -39,7 +45,7 @@ def cut_back(run: Path, step: int) -> None:
     """Drop what was logged after a step, a half-written line included; -1 drops all."""
     kept = [row for row in rows(run) if row["step"] <= step]
     with atomic_file(run / LOG) as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        temporary.write_text("".join(dumps(row) + "\n" for row in kept), encoding="utf-8")
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
@@ -67,6 +73,7 @@ def parse(line: str | bytes, path: Path, number: int) -> dict[str, Any]:
     """
     try:
         row = json.loads(line)
-        return {"step": int(row["step"])} | row
+        numbers = {name: math.nan if value is None else value for name, value in row.items()}
+        return {"step": int(row["step"])} | numbers
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}, line {number}: no JSON object with a `step`") from error

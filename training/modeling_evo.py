@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 
@@ -51,7 +52,7 @@ class EvoConfig(PreTrainedConfig):
     """
 
     model_type = "evo"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]
 
     def __init__(
         self,
@@ -230,7 +231,7 @@ class MLP(nn.Module):
         )
 
 
-class Block(nn.Module):
+class Block(GradientCheckpointingLayer):
     """Attention and MLP, one after the other or side by side."""
 
     def __init__(self, config: EvoConfig, index: int) -> None:
@@ -248,8 +249,17 @@ class Block(nn.Module):
         self.attn = Attention(config, index)
         self.mlp = MLP(config, index)
 
-    def forward(self, x: Tensor, *attention: Any) -> Tensor:
-        attended = x + self.post_attention_norm(self.attn(self.norm_1(x), *attention))
+    def forward(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor | None,
+        cache_position: Tensor,
+        past_key_values: Any = None,
+    ) -> Tensor:
+        heard = self.attn(self.norm_1(x), cos, sin, mask, past_key_values, cache_position)
+        attended = x + self.post_attention_norm(heard)
         seen = x if self.parallel else attended
         return attended + self.post_mlp_norm(self.mlp(self.norm_2(seen)))
 
@@ -259,8 +269,9 @@ class EvoForCausalLM(PreTrainedModel, GenerationMixin):
 
     config: EvoConfig
     config_class = EvoConfig
+    supports_gradient_checkpointing = True
     _no_split_modules = ["Block"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_sdpa = True
     _tied_weights_keys = {"lm_head.weight": "transformer.wte.weight"}
 
@@ -301,6 +312,7 @@ class EvoForCausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        cache: Any = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Logits of the next token, as of every causal model of transformers.
@@ -319,13 +331,17 @@ class EvoForCausalLM(PreTrainedModel, GenerationMixin):
             output_hidden_states: whether to return the residual stream before each block, and
                 what the output head sees.
             return_dict: an object or a tuple.
+            cache: `past_key_values` by the name that newer versions of transformers give it.
             **kwargs: for the loss.
         """
         x = self.transformer.wte(input_ids) if inputs_embeds is None else inputs_embeds
         use_cache = self.config.use_cache if use_cache is None else use_cache
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache()
-        cache = past_key_values
+        if self.training and self.is_gradient_checkpointing:
+            use_cache, cache = False, None  # computed again, keys would be added twice
+        elif cache is None:
+            cache = past_key_values
+        if use_cache and cache is None:
+            cache = DynamicCache()
         if cache_position is None:
             past = 0 if cache is None else cache.get_seq_length()
             cache_position = torch.arange(x.size(1), device=x.device) + past
@@ -341,7 +357,7 @@ class EvoForCausalLM(PreTrainedModel, GenerationMixin):
         streams: list[Any] = []
         for block in self.transformer.h:
             streams.append(x)
-            x = block(x, cos, sin, mask, cache, cache_position)
+            x = block(x, cos, sin, mask, cache_position, past_key_values=cache)
         x = self.transformer.ln_f(x)
 
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -369,13 +385,18 @@ class EvoForCausalLM(PreTrainedModel, GenerationMixin):
         A cache of fixed size has keys beyond the last token. A padding token sees itself, as a
         softmax over nothing is not a number.
         """
-        fixed = -1 if cache is None else cache.get_max_cache_shape()
+        is_fixed = cache is not None and cache.is_compileable
+        fixed = cache.layers[0].max_cache_len if is_fixed else None
         past = 0 if cache is None else cache.get_seq_length()
-        if attention_mask is not None and bool(attention_mask.all()):
+        if (
+            attention_mask is not None
+            and not torch.compiler.is_compiling()  # what is in it would break the graph
+            and bool(attention_mask.all())
+        ):
             attention_mask = None
-        if fixed < 0 and attention_mask is None and (past == 0 or length == 1):
+        if fixed is None and attention_mask is None and (past == 0 or length == 1):
             return None
-        keys = torch.arange(fixed if fixed > 0 else past + length, device=cache_position.device)
+        keys = torch.arange(past + length if fixed is None else fixed, device=cache_position.device)
         queries = cache_position[:, None]
         mask = (keys <= queries)[None, None]
         if attention_mask is not None:

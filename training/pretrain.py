@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from evo.errors import UserError
 from evo.files import atomic_file, exclusive
+from evo.strict_json import dumps
 from training import log
 from training.follow import Watcher
 from training.loggers import LoggerName, check_loggers, open_loggers
@@ -273,6 +274,6 @@ def _finish(run: Path, settings: dict[str, Any]) -> dict[str, Any]:
     }
     summary["settings"] = settings
     with atomic_file(run / SUMMARY) as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+        temporary.write_text(dumps(summary, indent=2) + "\n")
     shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
     return summary

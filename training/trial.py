@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,12 @@ TIME = "tokens"
 FAILED = "failed"
 
 LARGEST = 1e300
-"""Instead of infinity, between which and itself no percentile can be taken."""
+"""Instead of what is not finite, of which no percentile can be taken."""
+
+
+def comparable(perplexity: float) -> float:
+    """A perplexity that Tune can rank: one that is not finite is the worst."""
+    return perplexity if math.isfinite(perplexity) else LARGEST
 
 
 class Reporter:
@@ -44,7 +50,7 @@ class Reporter:
         for row in rows:
             if METRIC in row and row["step"] > self._step and 0 < row[TIME] < self._tokens:
                 self._step = row["step"]
-                tune.report({TIME: row[TIME], METRIC: min(row[METRIC], LARGEST)})
+                tune.report({TIME: row[TIME], METRIC: comparable(row[METRIC])})
 
     def close(self) -> None:
         """Nothing is left to do."""
