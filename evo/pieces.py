@@ -12,7 +12,7 @@ from pathlib import Path
 
 from evo import hub
 from evo.errors import UserError, first_line
-from evo.sources import Part, parts
+from evo.sources import Part, check_size, parts
 from evo.text import load_npy
 
 PIECE_BYTES = 2**26
@@ -20,9 +20,6 @@ PIECE_BYTES = 2**26
 
 MOST_PIECES = 2**14
 """Of a corpus of more than a terabyte, the pieces are larger instead of more."""
-
-LARGEST_DOCUMENT = 2**30
-"""Bytes; the tokenizer's own record of a text takes some thirty times as much memory."""
 
 TEXT_BYTES_PER_TOKEN = 4
 """About; so that a piece of token ids takes as long as one of text, or less."""
@@ -39,6 +36,12 @@ class Piece:
 
     parts: tuple[Part, ...]
     size: int
+
+    @property
+    def name(self) -> str:
+        """What its parts are called, short enough for a message."""
+        names = list(dict.fromkeys(part.name for part in self.parts))
+        return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
 
 
 def pieces_of(sources: Sequence[str], most: int | None = None) -> list[Piece]:
@@ -77,11 +80,8 @@ def _divide(part: Part, most: int) -> Iterator[Piece]:
     elif part.kind == ".jsonl":
         yield from _ranges(part, file_bytes(part), most, 1)
     else:
-        if part.kind == ".txt" and file_bytes(part) > LARGEST_DOCUMENT:
-            raise UserError(
-                f"{part.name} is one document of {file_bytes(part) / 1e9:.1f} GB, too large to be "
-                "tokenised at once: give its documents as lines of a .jsonl"
-            )
+        if part.kind == ".txt":
+            check_size(part.name, file_bytes(part))
         yield Piece((part,), file_bytes(part))
 
 

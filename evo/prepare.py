@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from evo.checksums import damaged
-from evo.errors import UserError
-from evo.files import exclusive
+from evo.errors import UserError, first_line
+from evo.files import exclusive, output_errors
 from evo.pieces import Piece, pieces_of
 from evo.prepare_progress import PrepareProgress
 from evo.prepared import MANIFEST, RECORDS, Manifest, is_prepared
@@ -29,6 +29,13 @@ from evo.settings import claim_run
 from evo.sources import Part
 from evo.tokenise_piece import Record, read_record, record_path, token_type, tokenise_piece
 from evo.tokenizer import Tokenizer, load_tokenizer
+
+TRIES = 5
+"""Of a piece whose worker dies. Ray Data would try for ever, and Ray does not count those that are
+killed for their memory."""
+
+MOST_NAMES = 5
+"""Of unfinished pieces in a message."""
 
 
 @dataclass(frozen=True)
@@ -133,35 +140,70 @@ def _tokenise(
     """Tokenise pieces on the cluster; yields the number of each when it is finished.
 
     Raises:
-        UserError: one of them cannot be read or written.
+        UserError: one of them cannot be read or written, or kills every worker that tries.
     """
     import ray.data
+    from ray.exceptions import RayError
 
     from evo.cluster import connect
 
     connect()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
-    rows = [{"number": number, "piece": pickle.dumps(pieces[number])} for number in missing]
+    rows = [
+        {"number": number, "name": pieces[number].name, "piece": pickle.dumps(pieces[number])}
+        for number in missing
+    ]
     made = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         partial(_task, tokenizer=config.tokenizer.absolute(), out=config.out.absolute()),
         compute=ray.data.TaskPoolStrategy(size=config.workers),
         num_cpus=1,
     )
-    for row in made.iter_rows():
-        if row["error"]:
-            raise UserError(row["error"])
-        yield row["number"]
+    unfinished = set(missing)
+    try:
+        for row in made.iter_rows():
+            if row["error"]:
+                raise UserError(row["error"])
+            unfinished.remove(row["number"])
+            yield row["number"]
+    except RayError as error:
+        names = [pieces[number].name for number in sorted(unfinished)]
+        others = f" and {len(names) - MOST_NAMES} others" if len(names) > MOST_NAMES else ""
+        raise UserError(
+            f"Ray gave up ({first_line(error)}): not finished are {', '.join(names[:MOST_NAMES])}"
+            f"{others}; run the same `evo prepare` again"
+        ) from error
 
 
 def _task(row: dict[str, Any], *, tokenizer: Path, out: Path) -> dict[str, Any]:
     """One piece. What the user must put right is handed over, and raised at the driver's."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a task has one core
+    number, name, error = row["number"], row["name"], ""
     try:
-        tokenise_piece(row["number"], pickle.loads(row["piece"]), _tokenizer(tokenizer), out)
-    except UserError as error:
-        return {"number": row["number"], "error": str(error)}
-    return {"number": row["number"], "error": ""}
+        _count_try(number, name, out)
+        tokenise_piece(number, pickle.loads(row["piece"]), _tokenizer(tokenizer), out)
+    except UserError as refusal:
+        error = str(refusal)
+    except Exception as failure:  # ends the command too, but as Ray tells it, in a hundred lines
+        error = f"{name}: {type(failure).__name__}: {first_line(failure)}"
+    return {"number": number, "error": error}
+
+
+def _count_try(number: int, name: str, out: Path) -> None:
+    """Write down that a piece is begun: only so does the next worker know that one died of it.
+
+    Raises:
+        UserError: enough have.
+    """
+    path = out / RECORDS / f".{number:05d}.tries.tmp"
+    with output_errors(path), path.open("ab") as file:
+        file.write(b".")
+        tries = file.tell()
+    if tries > TRIES:
+        raise UserError(
+            f"{name}: {TRIES} workers died of it, one after the other; if they ran out of memory, "
+            "give fewer --workers"
+        )
 
 
 @lru_cache(maxsize=1)

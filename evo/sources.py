@@ -33,6 +33,9 @@ KINDS = (
 )
 STDLIB_VALIDATION_SHARE = 1 / 16
 
+LARGEST_DOCUMENT = 2**27
+"""Bytes; the tokenizer's own record of a text takes some thirty times as much memory."""
+
 
 def documents(source: str) -> Iterator[str]:
     """The documents of a source of text, in a fixed order.
@@ -75,8 +78,16 @@ class Part:
         """The part's documents, in a fixed order.
 
         Raises:
-            UserError: it cannot be read.
+            UserError: it cannot be read, or a document is too large to be tokenised at once.
         """
+        if self.kind == ".txt" and self.path is not None:
+            check_size(self.name, self.path.stat().st_size)
+        for document in self._documents():
+            if len(document) > LARGEST_DOCUMENT // 4:  # a character has at most four bytes
+                check_size(self.name, len(document.encode("utf-8", "surrogatepass")))
+            yield document
+
+    def _documents(self) -> Iterator[str]:
         if self.path is None:
             if self.kind == "hf":
                 yield from hub.documents(self.name, self.start, self.stop, expected=self.version)
@@ -106,6 +117,24 @@ class Part:
         else:
             return None
         return digest.hexdigest()
+
+
+def check_size(name: str, size: int) -> None:
+    """Whether a document can be tokenised in a core's share of the memory.
+
+    Args:
+        name: of the source that it is in.
+        size: in bytes.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if size > LARGEST_DOCUMENT:
+        raise UserError(
+            f"{name} has one document of {size / 1e6:,.0f} MB, too large to be tokenised at once: "
+            f"divide it into documents of at most {LARGEST_DOCUMENT // 10**6} MB, such as lines of "
+            "a .jsonl"
+        )
 
 
 def suffix(path: Path) -> str:

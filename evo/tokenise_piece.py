@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evo.errors import UserError
+from evo.errors import UserError, first_line
 from evo.files import atomic_file
 from evo.pieces import Piece
 from evo.prepared import RECORDS
@@ -69,10 +69,17 @@ def tokenise_piece(number: int, piece: Piece, tokenizer: Tokenizer, directory: P
 
     def tokens() -> Iterator[NDArray[Any]]:
         for part in piece.parts:
-            if part.kind == ".npy":
-                yield from _known(npy_tokens(part), part, tokenizer)
-            else:
-                yield from tokenise(counted(part), tokenizer)
+            try:
+                if part.kind == ".npy":
+                    yield from _known(npy_tokens(part), part, tokenizer)
+                else:
+                    yield from tokenise(counted(part), tokenizer)
+            except UserError:
+                raise
+            except Exception as error:  # whatever a library raises, the user needs the file's name
+                raise UserError(
+                    f"{part.name} cannot be tokenised: {type(error).__name__}: {first_line(error)}"
+                ) from error
 
     shards: list[Shard] = []
     held = np.empty(SHARD_TOKENS, token_type(tokenizer))

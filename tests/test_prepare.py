@@ -15,21 +15,26 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from evo import pieces, tokenise_piece
+from evo import pieces, sources, tokenise_piece
 from evo.cli import main
 from evo.cluster import connect
 from evo.errors import UserError
-from evo.pieces import pieces_of
-from evo.prepare import PrepareConfig, prepare
+from evo.pieces import Piece, pieces_of
+from evo.prepare import PrepareConfig, _tokenise, prepare
 from evo.prepared import Manifest, open_blocks
 from evo.shards import Blocks
-from evo.sources import documents
+from evo.sources import Part, documents
 from evo.text import load_text
 from evo.tokenizer import Tokenizer
 from tests.bpe import write_tokenizer
 from tests.corpora import random_documents, stream, write_jsonl, write_mixed
+
+def write_parquet(path: Path, texts: list[str]) -> None:
+    pq.write_table(pa.table({"text": texts}), path)
+
 
 SMALL = 1500
 """Bytes of a piece, so that there are some."""
@@ -172,6 +177,46 @@ def test_a_killed_worker_is_replaced(config: PrepareConfig, expected: np.ndarray
     killer.join(1)
     assert killed
     assert np.array_equal(read(config.out), expected)
+
+
+class Deadly(Piece):
+    """Kills every worker that is given it."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os._exit, (1,)
+
+
+def test_a_piece_that_kills_every_worker_ends_it(config: PrepareConfig) -> None:
+    first, *_, last = pieces_of(config.sources)
+    (config.out / "records").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"d\.jsonl\.gz: 5 workers died of it") as caught:
+        list(_tokenise([0, 1], [first, Deadly(last.parts, 0)], config))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_nobody_expected_is_one_line_with_the_name(
+    config: PrepareConfig, model: Path, tmp_path: Path
+) -> None:
+    path = Path(config.sources[0]) / "a.jsonl"
+    (config.out / "records").mkdir(parents=True)
+    odd = Piece((Part(str(path), path, start="a"),), 0)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"a\.jsonl cannot be tokenised: TypeError: ") as caught:
+        list(_tokenise([0], [odd], config))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_document_that_is_too_large_is_refused(
+    config: PrepareConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "LARGEST_DOCUMENT", 400)
+    writers = {"a.jsonl": write_jsonl, "b.parquet": write_parquet}
+    for name, write in writers.items():
+        path = Path(config.sources[0]) / name
+        part = Part(str(path), path)
+        list(part.documents())
+        write(path, ["word " * 81])
+        with pytest.raises(UserError, match=f"{path.name} has one document of .*too large"):
+            list(part.documents())
 
 
 def test_a_finished_corpus_is_checked_and_mended(
