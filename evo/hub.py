@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, read as streams: `hf:REPO[:CONFIG]:SPLIT`.
+"""Data sets of the Hugging Face hub, read as streams: `hf:REPO[@COMMIT][:CONFIG]:SPLIT`.
 
 A data set consists of files; files are read one by one, so that each can be read by another
 process, and reading can go on in the middle.
@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import islice
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 from evo.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+
+COMMIT = re.compile("[0-9a-f]{40}")
 
 WAITS = (1, 4, 16, 64, 256)
 """Seconds before each further try. `datasets` itself tries for some minutes before it gives up."""
@@ -42,6 +46,31 @@ def version(source: str) -> str:
     return _try_again(source, lambda: _open(source)[1])
 
 
+def pin(source: str) -> str:
+    """A data set with the commit that it has now; a local directory, which has none, as it is.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    name = _name(source)
+    if name.commit is not None or Path(name.repository).is_dir():
+        return source
+    commit = _try_again(source, lambda: _open(source)[2])
+    if commit is None:
+        return source
+    return source.replace(name.repository, f"{name.repository}@{commit}", 1)
+
+
+def unpin(source: str) -> str:
+    """A data set without its commit.
+
+    Raises:
+        UserError: it is no source.
+    """
+    commit = _name(source).commit
+    return source if commit is None else source.replace(f"@{commit}", "", 1)
+
+
 def documents(
     source: str, start: int = 0, stop: int | None = None, *, expected: str | None = None
 ) -> Iterator[str]:
@@ -50,7 +79,7 @@ def documents(
     Where the connection is lost, the file is read again up to where it was: slow, but exact.
 
     Args:
-        source: `hf:REPO[:CONFIG]:SPLIT`.
+        source: `hf:REPO[@COMMIT][:CONFIG]:SPLIT`.
         start: the first file.
         stop: the file before which to stop.
         expected: the version that is meant.
@@ -75,7 +104,7 @@ def documents(
 
 
 def _file(source: str, file: int) -> Any:
-    rows, _ = _open(source)
+    rows = _open(source)[0]
     return rows.shard(num_shards=rows.num_shards, index=file)
 
 
@@ -87,26 +116,44 @@ def _text(source: str, row: Any) -> str:
     return row["text"]
 
 
-def _name(source: str) -> tuple[str, str | None, str]:
+class _Name(NamedTuple):
+    """A source, taken apart."""
+
+    repository: str
+    commit: str | None
+    configuration: str | None
+    split: str
+
+
+def _name(source: str) -> _Name:
     fields = source.split(":")
     if len(fields) not in (3, 4) or not all(fields):
-        raise UserError(f"{source} is no source: write hf:REPO[:CONFIG]:SPLIT")
-    return fields[1], fields[2] if len(fields) == 4 else None, fields[-1]
+        raise UserError(f"{source} is no source: write hf:REPO[@COMMIT][:CONFIG]:SPLIT")
+    configuration = fields[2] if len(fields) == 4 else None
+    repository, at, commit = fields[1].rpartition("@")
+    if not at or Path(fields[1]).is_dir():
+        return _Name(fields[1], None, configuration, fields[-1])
+    if not COMMIT.fullmatch(commit):
+        raise UserError(f"{source}: {commit!r} is no commit, which has 40 hexadecimal digits")
+    return _Name(repository, commit, configuration, fields[-1])
 
 
 @lru_cache(maxsize=8)
-def _open(source: str) -> tuple[Any, str]:
-    """The data set as a stream, and its version; the hub is asked once for what it consists of."""
-    repository, configuration, split = _name(source)
+def _open(source: str) -> tuple[Any, str, str | None]:
+    """The data set as a stream, its version, and its commit where it has one; the hub is asked once
+    for what it consists of."""
+    repository, commit, configuration, split = _name(source)
     from datasets import load_dataset_builder
 
-    builder = load_dataset_builder(repository, configuration)
+    builder = load_dataset_builder(repository, configuration, revision=commit)
     found = (builder.config.data_files or {}).get(split)
     if found is None:
         raise UserError(f"{source}: {repository} has no split {split!r} that consists of files")
     told = repr((list(found), found.origin_metadata))
     version = hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
-    return builder.as_streaming_dataset(split), version
+    made_of = str(builder.hash)
+    commit = made_of if COMMIT.fullmatch(made_of) else None
+    return builder.as_streaming_dataset(split), version, commit
 
 
 def _try_again(source: str, action: Callable[[], Result]) -> Result:

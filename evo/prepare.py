@@ -25,6 +25,7 @@ from evo.files import exclusive, output_errors
 from evo.pieces import Piece, pieces_of
 from evo.prepare_progress import PrepareProgress
 from evo.prepared import MANIFEST, RECORDS, Manifest, is_prepared
+from evo.revisions import pin_sources
 from evo.settings import claim_run
 from evo.sources import Part
 from evo.tokenise_piece import Record, read_record, record_path, token_type, tokenise_piece
@@ -47,8 +48,8 @@ class PrepareConfig:
 
     Attributes:
         text: sources of the corpus: files, globs or directories of .txt, .jsonl, .jsonl.zst,
-            .parquet and .npy, or hf:REPO[:CONFIG]:SPLIT. A mixture with weights is several
-            corpora, each prepared by itself.
+            .parquet and .npy, or hf:REPO[@COMMIT][:CONFIG]:SPLIT. A mixture with weights is
+            several corpora, each prepared by itself.
         tokenizer: checkpoint directory whose tokenizer.json is used.
         out: directory to make, which all nodes must be able to reach.
         sequence_length: tokens of a block; by default the corpus is a stream that each reader cuts
@@ -87,11 +88,12 @@ def prepare(config: PrepareConfig) -> Manifest:
     if prepared := next(filter(is_prepared, config.sources), None):
         raise UserError(f"{prepared} is prepared already: give it to --text as it is")
     tokenizer = _tokenizer(config.tokenizer)
-    pieces = pieces_of(config.sources)
-    files = _files(pieces)
     out = config.out.absolute()
+    sources = pin_sources(config.sources, out, "text")
+    pieces = pieces_of(sources)
+    files = _files(pieces)
     settings = {
-        "text": config.sources,
+        "text": sources,
         "files_hash": _hash(pieces),
         "tokenizer": str(config.tokenizer),
         "tokenizer_hash": tokenizer.hash,
@@ -118,7 +120,7 @@ def prepare(config: PrepareConfig) -> Manifest:
             _remove_temporary(out)
         ordered = [records[number] for number in range(len(pieces))]
         manifest = Manifest(
-            text=config.sources,
+            text=sources,
             files=files,
             tokenizer_hash=tokenizer.hash,
             end_of_text=tokenizer.end_of_text,

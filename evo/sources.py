@@ -8,7 +8,7 @@ A source is one of
   `.jsonl.zst` and `.jsonl.gz`), `.parquet` (column `text`) or `.npy` (token ids: 1-D is a stream
   to pack, 2-D is one block per row), or a directory of such files;
 - a directory that `evo prepare` wrote (see `evo.prepared`);
-- `hf:REPO[:CONFIG]:SPLIT`: a data set of the Hugging Face hub, streamed.
+- `hf:REPO[@COMMIT][:CONFIG]:SPLIT`: a data set of the Hugging Face hub, streamed.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from evo.errors import UserError, first_line
 COMPRESSED = {".jsonl.zst": "zstd", ".jsonl.zstd": "zstd", ".jsonl.gz": "gzip"}
 SUFFIXES = (".txt", ".jsonl", *COMPRESSED, ".parquet", ".npy")
 KINDS = (
-    "stdlib:train, stdlib:validation, hf:REPO[:CONFIG]:SPLIT, a directory of `evo prepare`, or a "
-    "path, glob or directory of " + ", ".join(SUFFIXES)
+    "stdlib:train, stdlib:validation, hf:REPO[@COMMIT][:CONFIG]:SPLIT, a directory of "
+    "`evo prepare`, or a path, glob or directory of " + ", ".join(SUFFIXES)
 )
 STDLIB_VALIDATION_SHARE = 1 / 16
 
