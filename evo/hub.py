@@ -71,6 +71,18 @@ def unpin(source: str) -> str:
     return source if commit is None else source.replace(f"@{commit}", "", 1)
 
 
+def absolute(source: str) -> str:
+    """A data set in a local directory with its absolute path; one of the hub as it is.
+
+    Raises:
+        UserError: it is no source.
+    """
+    directory = Path(_name(source).repository)
+    if directory.is_absolute() or not directory.is_dir():
+        return source
+    return source.replace(str(directory), str(directory.absolute()), 1)
+
+
 def documents(
     source: str, start: int = 0, stop: int | None = None, *, expected: str | None = None
 ) -> Iterator[str]:
@@ -111,9 +123,10 @@ def _file(source: str, file: int) -> Any:
 def _text(source: str, row: Any) -> str:
     if "text" not in row:
         raise UserError(f"{source} has no column 'text', but {sorted(row)}")
-    if not isinstance(row["text"], str):
-        raise UserError(f"{source}: a text is {type(row['text']).__name__}, not a string")
-    return row["text"]
+    text = row["text"] if row["text"] is not None else ""
+    if not isinstance(text, str):
+        raise UserError(f"{source}: a text is {type(text).__name__}, not a string")
+    return text
 
 
 class _Name(NamedTuple):

@@ -31,17 +31,22 @@ class Piece:
 
     Attributes:
         parts: in their order.
-        size: about how many bytes of text; 0 where that is not known.
+        size: about how many bytes of text; None where that is not known.
     """
 
     parts: tuple[Part, ...]
-    size: int
+    size: int | None
 
     @property
     def name(self) -> str:
         """What its parts are called, short enough for a message."""
         names = list(dict.fromkeys(part.name for part in self.parts))
         return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+
+    @property
+    def changed(self) -> list[int]:
+        """When each part's file was changed, in ns of the epoch; 0 of what is no file."""
+        return [0 if part.path is None else part.path.stat().st_mtime_ns for part in self.parts]
 
 
 def pieces_of(sources: Sequence[str], most: int | None = None) -> list[Piece]:
@@ -72,7 +77,7 @@ def _divide(part: Part, most: int) -> Iterator[Piece]:
     if part.kind == "hf":
         version = hub.version(part.name)
         for number in range(hub.files(part.name)):
-            yield Piece((replace(part, start=number, stop=number + 1, version=version),), 0)
+            yield Piece((replace(part, start=number, stop=number + 1, version=version),), None)
     elif part.path is not None and part.kind == ".parquet":
         yield from _row_groups(part, _row_group_bytes(part.path), most)
     elif part.path is not None and part.kind == ".npy":
@@ -82,11 +87,15 @@ def _divide(part: Part, most: int) -> Iterator[Piece]:
     else:
         if part.kind == ".txt":
             check_size(part.name, file_bytes(part))
-        yield Piece((part,), file_bytes(part))
+        size = None if part.path is None else file_bytes(part)
+        if size != 0:
+            yield Piece((part,), size)
 
 
 def _ranges(part: Part, units: int, most: int, unit_bytes: int) -> Iterator[Piece]:
-    count = max(1, -(-units * unit_bytes // most))
+    count = -(-units * unit_bytes // most)
+    if not count:
+        return
     bounds = [units * number // count for number in range(count + 1)]
     for start, stop in pairwise(bounds):
         yield Piece((replace(part, start=start, stop=stop),), (stop - start) * unit_bytes)
@@ -129,9 +138,12 @@ def _join(pieces: Iterable[Piece], most: int) -> Iterator[Piece]:
     held: list[Part] = []
     size = 0
     for piece in pieces:
-        if held and (size + piece.size > most or not size or not piece.size):
+        if held and (piece.size is None or size + piece.size > most):
             yield Piece(tuple(held), size)
             held, size = [], 0
+        if piece.size is None:
+            yield piece
+            continue
         held += piece.parts
         size += piece.size
     if held:

@@ -102,7 +102,7 @@ def prepare(config: PrepareConfig) -> Manifest:
     claim_run(out, settings, free=("tokenizer",))
     with exclusive(out):
         _remove_temporary(out)
-        records = _finished(out, len(pieces))
+        records = _finished(out, pieces)
         missing = [number for number in range(len(pieces)) if number not in records]
         if missing:
             (out / MANIFEST).unlink(missing_ok=True)
@@ -221,10 +221,15 @@ def _tokenizer(directory: Path) -> Tokenizer:
     return tokenizer
 
 
-def _finished(out: Path, pieces: int) -> dict[int, Record]:
-    """The pieces that need not be tokenised again: those whose shards are whole."""
-    found = {number: read_record(out, number) for number in range(pieces)}
-    records = {number: record for number, record in found.items() if record is not None}
+def _finished(out: Path, pieces: Sequence[Piece]) -> dict[int, Record]:
+    """The pieces that need not be tokenised again: those whose shards are whole, and whose files
+    have not been changed since."""
+    found = {number: read_record(out, number) for number in range(len(pieces))}
+    records = {
+        number: record
+        for number, record in found.items()
+        if record is not None and record.changed == pieces[number].changed
+    }
     wrong = damaged(out, [shard for record in records.values() for shard in record.shards])
     for number, record in list(records.items()):
         if any(shard.file in wrong for shard in record.shards):
@@ -253,10 +258,11 @@ def _identity(part: Part) -> dict[str, Any]:
 
 
 def _hash(pieces: Sequence[Piece]) -> str:
-    """Of what is in each piece, and when each file was changed."""
+    """Of what is in each piece: names, sizes and ranges. When a file was changed is told by the
+    records, so that a copy of the same files will do to mend what was made of them."""
     digest = hashlib.blake2b(digest_size=8)
     for piece in pieces:
         for part in piece.parts:
-            changed = part.path.stat().st_mtime_ns if part.path is not None else _identity(part)
-            digest.update(json.dumps([part.name, part.start, part.stop, changed]).encode())
+            name = part.name if part.path is None else part.path.name
+            digest.update(json.dumps([name, part.start, part.stop, _identity(part)]).encode())
     return digest.hexdigest()

@@ -26,8 +26,8 @@ class PrepareProgress:
 
     def __init__(self, name: str, pieces: Sequence[Piece], finished: Mapping[int, Record]) -> None:
         self._name, self._pieces = name, pieces
-        known = all(piece.size for piece in pieces)
-        self._sizes = [piece.size if known else 1 for piece in pieces]
+        sizes = [piece.size for piece in pieces if piece.size is not None]
+        self._sizes = sizes if len(sizes) == len(pieces) else [1] * len(pieces)
         self._count = len(finished)
         self._left = sum(self._sizes) - sum(self._sizes[number] for number in finished)
         self._done = self._tokens = 0

@@ -174,8 +174,9 @@ def parts(source: str) -> list[Part]:
             raise UserError(f"unknown source {source}: a source is {KINDS}")
         return [Part(source)]
     if source.startswith("hf:"):
-        return [Part(source)]
-    return [Part(str(path), path) for path in paths_of(source)]
+        return [Part(hub.absolute(source))]
+    # Absolute, as tasks on other nodes read them in other working directories.
+    return [Part(str(path.absolute()), path.absolute()) for path in paths_of(source)]
 
 
 def _stdlib(source: str) -> Iterator[str]:
@@ -193,6 +194,8 @@ def _stdlib(source: str) -> Iterator[str]:
 
 
 def _string(value: object) -> str:
+    if value is None:
+        return ""
     if not isinstance(value, str):
         raise TypeError(f"a text is {type(value).__name__}, not a string")
     return value
@@ -259,7 +262,7 @@ def _parquet(path: Path, start: int, stop: int | None) -> Iterator[str]:
             batches = file.iter_batches(1024, row_groups=list(groups), columns=["text"])
             for batch in batches:
                 texts = batch.column(0).to_pylist()
-                yield from (_string(text) for text in texts if text is not None)
+                yield from map(_string, texts)
     except (pyarrow.ArrowException, OSError, TypeError) as error:
         raise UserError(
             f"{path} is no parquet file that can be read: {first_line(error)}"

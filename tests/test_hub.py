@@ -152,7 +152,16 @@ def test_a_later_commit_changes_nothing_for_a_run_that_was_begun(tmp_path: Path)
     write_tokenizer(tmp_path / "model")
     source = f"hf:{REPOSITORY}:train"
     flags = ("--model", model, "--text", source, "--validation-text", source)
-    flags += ("--tokens", 64, "--shuffle-tokens", 64, "--sequence-length", 16, "--out", tmp_path / "run")
+    flags += (
+        "--tokens",
+        64,
+        "--shuffle-tokens",
+        64,
+        "--sequence-length",
+        16,
+        "--out",
+        tmp_path / "run",
+    )
     with running_hub() as server:
         server.commit({"train-0.jsonl": jsonl("the quick brown fox " * 40)})
         command(server, tmp_path / "home", "pretrain", *flags)

@@ -32,6 +32,7 @@ from evo.tokenizer import Tokenizer
 from tests.bpe import write_tokenizer
 from tests.corpora import random_documents, stream, write_jsonl, write_mixed
 
+
 def write_parquet(path: Path, texts: list[str]) -> None:
     pq.write_table(pa.table({"text": texts}), path)
 
@@ -231,6 +232,19 @@ def test_a_finished_corpus_is_checked_and_mended(
     assert np.array_equal(read(config.out), expected)
     anew = {name for name, stamp in before.items() if changed(config.out / name) != stamp}
     assert anew == {"00003.arrow", "00004.arrow"}
+
+
+def test_only_what_was_changed_is_made_again(config: PrepareConfig, expected: np.ndarray) -> None:
+    first = prepare(config)
+    before = {name: changed(config.out / name) for name in shards(config.out)}
+    (Path(config.sources[0]) / "deep" / "d.jsonl.gz").touch()  # as a copy of the corpus is
+    record = config.out / "records" / "00003.json"
+    record.write_bytes(record.read_bytes()[:40])  # cut off
+    (config.out / "records" / "00004.json").write_bytes(b"")
+    assert prepare(config) == first
+    assert np.array_equal(read(config.out), expected)
+    anew = {name for name, stamp in before.items() if changed(config.out / name) != stamp}
+    assert anew == {"00003.arrow", "00004.arrow", max(before)}
 
 
 def test_what_cannot_be_read_ends_it_in_one_line(

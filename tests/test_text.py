@@ -111,6 +111,15 @@ def test_compressed_files_and_directories(load, refused, tokenizer, tmp_path):
     refused(tmp_path / "corpus", "has rows, each a block of its own")
 
 
+def test_null_is_an_empty_text_everywhere(tmp_path):
+    texts = ["one", None, "two"]
+    write_parquet(tmp_path / "train.parquet", texts)
+    (tmp_path / "hub").mkdir()
+    write_jsonl(tmp_path / "hub" / "train.jsonl", texts)
+    for source in (tmp_path / "train.parquet", tmp_path / "hub", f"hf:{tmp_path / 'hub'}:train"):
+        assert list(documents(str(source))) == ["one", "", "two"]
+
+
 def test_rows_of_a_2d_npy_are_blocks(load, refused, tmp_path):
     rows = np.random.default_rng(0).integers(300, size=(5, 6))
     np.save(tmp_path / "a.npy", rows)
