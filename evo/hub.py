@@ -7,25 +7,16 @@ process, and reading can go on in the middle.
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
-import time
-from collections.abc import Callable, Iterator
-from functools import lru_cache
-from itertools import islice
+from collections.abc import Iterator
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from evo.errors import UserError, first_line
-
-logger = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
+from evo.retry import attempt, pause, resumed
 
 COMMIT = re.compile("[0-9a-f]{40}")
-
-WAITS = (1, 4, 16, 64, 256)
-"""Seconds before each further try. `datasets` itself tries for some minutes before it gives up."""
 
 
 def files(source: str) -> int:
@@ -34,7 +25,7 @@ def files(source: str) -> int:
     Raises:
         UserError: it cannot be opened.
     """
-    return _try_again(source, lambda: _open(source)[0].num_shards)
+    return attempt(lambda: _open(source)[0].num_shards, partial(_wait, source))
 
 
 def version(source: str) -> str:
@@ -43,7 +34,7 @@ def version(source: str) -> str:
     Raises:
         UserError: it cannot be opened.
     """
-    return _try_again(source, lambda: _open(source)[1])
+    return attempt(lambda: _open(source)[1], partial(_wait, source))
 
 
 def pin(source: str) -> str:
@@ -55,7 +46,7 @@ def pin(source: str) -> str:
     name = _name(source)
     if name.commit is not None or Path(name.repository).is_dir():
         return source
-    commit = _try_again(source, lambda: _open(source)[2])
+    commit = attempt(lambda: _open(source)[2], partial(_wait, source))
     if commit is None:
         return source
     return source.replace(name.repository, f"{name.repository}@{commit}", 1)
@@ -102,22 +93,13 @@ def documents(
     if expected is not None and version(source) != expected:
         raise UserError(f"{source} is not what it was: it has changed on the hub")
     for file in range(start, files(source) if stop is None else stop):
-        seen = 0
-        waits = iter(WAITS)
-        while True:
-            try:
-                for row in islice(_file(source, file), seen, None):
-                    yield _text(source, row)
-                    seen += 1
-                    waits = iter(WAITS)
-                break
-            except Exception as error:
-                _wait(source, error, waits)
+        yield from resumed(partial(_texts, source, file), partial(_wait, source))
 
 
-def _file(source: str, file: int) -> Any:
+def _texts(source: str, file: int) -> Iterator[str]:
     rows = _open(source)[0]
-    return rows.shard(num_shards=rows.num_shards, index=file)
+    for row in rows.shard(num_shards=rows.num_shards, index=file):
+        yield _text(source, row)
 
 
 def _text(source: str, row: Any) -> str:
@@ -169,17 +151,8 @@ def _open(source: str) -> tuple[Any, str, str | None]:
     return builder.as_streaming_dataset(split), version, commit
 
 
-def _try_again(source: str, action: Callable[[], Result]) -> Result:
-    waits = iter(WAITS)
-    while True:
-        try:
-            return action()
-        except Exception as error:
-            _wait(source, error, waits)
-
-
-def _wait(source: str, error: Exception, waits: Iterator[int]) -> None:
-    """Wait for the next try.
+def _wait(source: str, error: Exception, waits: Iterator[float]) -> None:
+    """Wait for the next try; `datasets` itself tries for some minutes before it gives up.
 
     Raises:
         UserError: trying again is of no use, or there have been enough tries.
@@ -193,11 +166,8 @@ def _wait(source: str, error: Exception, waits: Iterator[int]) -> None:
     if not isinstance(error, (*connection, DatasetsError, ValueError, TypeError, RuntimeError)):
         raise error
     passes = isinstance(error, connection) and not _is_final(error)
-    seconds = next(waits, None) if passes else None
-    if seconds is None:
+    if not (passes and pause(source, error, waits)):
         raise UserError(f"{source} cannot be read from the hub: {first_line(error)}") from error
-    logger.warning("%s: %s; trying again in %d s", source, first_line(error), seconds)
-    time.sleep(seconds)
 
 
 def _is_final(error: Exception) -> bool:

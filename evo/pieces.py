@@ -12,8 +12,9 @@ from pathlib import Path
 
 from evo import hub
 from evo.errors import UserError, first_line
-from evo.sources import Part, check_size, parts
+from evo.sources import Part, parts
 from evo.text import load_npy
+from evo.text_files import check_size
 
 PIECE_BYTES = 2**26
 """Of text; about 16M tokens."""

@@ -22,12 +22,13 @@ from typing import Any
 from evo.checksums import damaged
 from evo.errors import UserError, first_line
 from evo.files import exclusive, output_errors
+from evo.mixture import check_weights
 from evo.pieces import Piece, pieces_of
 from evo.prepare_progress import PrepareProgress
 from evo.prepared import MANIFEST, RECORDS, Manifest, is_prepared
 from evo.revisions import pin_sources
 from evo.settings import claim_run
-from evo.sources import Part
+from evo.sources import Part, parts
 from evo.tokenise_piece import Record, read_record, record_path, token_type, tokenise_piece
 from evo.tokenizer import Tokenizer, load_tokenizer
 
@@ -89,6 +90,7 @@ def prepare(config: PrepareConfig) -> Manifest:
         raise UserError(f"{prepared} is prepared already: give it to --text as it is")
     tokenizer = _tokenizer(config.tokenizer)
     out = config.out.absolute()
+    _check_once(config.sources)
     sources = pin_sources(config.sources, out, "text")
     pieces = pieces_of(sources)
     files = _files(pieces)
@@ -134,6 +136,22 @@ def prepare(config: PrepareConfig) -> Manifest:
             raise UserError(f"{' '.join(config.sources)} is empty: there is no text in it")
         manifest.save(out)
     return manifest
+
+
+def _check_once(sources: Sequence[str]) -> None:
+    """Whether no text would be in the corpus twice.
+
+    Raises:
+        UserError: a source is given twice, or a file is in two of them.
+    """
+    check_weights(sources, None)
+    found: dict[Path, str] = {}
+    for source in sources:
+        for part in parts(source):
+            if part.path is not None:
+                other = found.setdefault(part.path.resolve(), source)
+                if other != source:
+                    raise UserError(f"{part.name} is in --text {other} and in --text {source}")
 
 
 def _tokenise(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from evo import hub
+from evo import hub, retry
 from evo.errors import UserError
 from evo.prepared import Manifest
 from evo.revisions import pin_sources
@@ -46,7 +46,7 @@ def test_documents_of_some_files_are_in_order(repository: Path) -> None:
 def test_a_file_that_comes_back_is_read_on_from_where_it_was(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "WAITS", (0.2,) * 20)
+    monkeypatch.setattr(retry, "WAITS", (0.2,) * 20)
     source, second = f"hf:{repository}:train", repository / "train-1.jsonl"
     found = hub.documents(source)
     texts = [next(found) for _ in range(300)]
@@ -61,7 +61,7 @@ def test_a_file_that_comes_back_is_read_on_from_where_it_was(
 def test_a_file_that_stays_away_ends_it_in_one_line(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "WAITS", (0.1, 0.1))
+    monkeypatch.setattr(retry, "WAITS", (0.1, 0.1))
     source = f"hf:{repository}:train"
     found = hub.documents(source)
     next(found)

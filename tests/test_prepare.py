@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evo import pieces, sources, tokenise_piece
+from evo import pieces, text_files, tokenise_piece
 from evo.cli import main
 from evo.cluster import connect
 from evo.errors import UserError
@@ -209,7 +209,7 @@ def test_what_nobody_expected_is_one_line_with_the_name(
 def test_a_document_that_is_too_large_is_refused(
     config: PrepareConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "LARGEST_DOCUMENT", 400)
+    monkeypatch.setattr(text_files, "LARGEST_DOCUMENT", 400)
     writers = {"a.jsonl": write_jsonl, "b.parquet": write_parquet}
     for name, write in writers.items():
         path = Path(config.sources[0]) / name
@@ -275,6 +275,10 @@ def test_bad_input_leaves_nothing_behind(config: PrepareConfig, tmp_path: Path) 
     refused("has no tokenizer.json", tokenizer=tmp_path)
     refused("--sequence-length 1", sequence_length=1)
     refused("--workers 0", workers=0)
+    corpus = config.sources[0]
+    refused("give at least one source, each once", text=[corpus, corpus])
+    file = str(Path(corpus) / "deep" / ".." / "c1.txt")
+    refused("c1.txt is in --text .*corpus and in --text", text=[corpus, file])
     (tmp_path / "done").mkdir()
     (tmp_path / "done" / "manifest.json").write_text("{}")
     refused("prepared already", text=[str(tmp_path / "done")])
