@@ -100,6 +100,7 @@ def prepare(config: PrepareConfig) -> Manifest:
         "tokenizer": str(config.tokenizer),
         "tokenizer_hash": tokenizer.hash,
         "end_of_text": tokenizer.end_of_text,
+        "sequence_length": config.sequence_length,
     }
     claim_run(out, settings, free=("tokenizer",))
     with exclusive(out):

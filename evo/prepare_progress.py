@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -53,7 +54,7 @@ class PrepareProgress:
         self._bar.update(self._task, completed=self._done, state=state)
         if not self._is_live and (now - self._shown > LINE_SECONDS or self._done == self._left):
             self._shown = now
-            print(f"{self._name}: {state}", flush=True)
+            print(f"{self._name}: {state}", file=sys.stderr, flush=True)
 
     def _state(self, seconds: float) -> str:
         left = seconds / self._done * (self._left - self._done) if self._done else 0.0

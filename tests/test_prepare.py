@@ -100,8 +100,11 @@ def test_the_stream_is_that_of_plain_tokenisation(
 
 
 def test_the_number_of_workers_changes_nothing(config: PrepareConfig, tmp_path: Path) -> None:
-    one, two = (replace(config, out=tmp_path / str(n), workers=n) for n in (1, 2))
+    one, two = (
+        replace(config, out=tmp_path / str(n), workers=n, sequence_length=16) for n in (1, 2)
+    )
     assert prepare(one) == prepare(two)
+    assert Manifest.load(one.out).sequence_length == 16
     assert shards(one.out) == shards(two.out)
 
 
@@ -228,7 +231,9 @@ def test_a_finished_corpus_is_checked_and_mended(
     assert prepare(config) == first
     (config.out / "00003.arrow").write_bytes(b"damaged")
     (config.out / "00004.arrow").unlink()
-    assert prepare(replace(config, sequence_length=16)).sequence_length == 16
+    with pytest.raises(UserError, match="sequence_length was None, now it is 16"):
+        prepare(replace(config, sequence_length=16))
+    assert prepare(config) == first
     assert np.array_equal(read(config.out), expected)
     anew = {name for name, stamp in before.items() if changed(config.out / name) != stamp}
     assert anew == {"00003.arrow", "00004.arrow"}
@@ -261,7 +266,10 @@ def test_what_cannot_be_read_ends_it_in_one_line(
     assert main(["prepare", *flags, str(config.out)]) == 2
     assert "files_hash was" in capsys.readouterr().err
     assert main(["prepare", *flags, f"{config.out}-2"]) == 0
-    assert f"{config.out}-2: " in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert said.out.startswith(f"{config.out}-2: ")
+    assert said.out.count("\n") == 1
+    assert "14/14 pieces" in said.err
 
 
 def test_bad_input_leaves_nothing_behind(config: PrepareConfig, tmp_path: Path) -> None:

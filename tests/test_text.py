@@ -16,7 +16,7 @@ import pytest
 from evo import retry
 from evo.errors import UserError
 from evo.sources import documents
-from evo.text import load_text
+from evo.text import has_rows, load_text
 from evo.tokenizer import Tokenizer
 from tests.bpe import TEXT, write_tokenizer
 
@@ -136,6 +136,14 @@ def test_rows_of_a_2d_npy_are_blocks(load, refused, tmp_path):
     refused(tmp_path / "a.npy", "rows of 6 tokens, more than", sequence_length=5)
     np.save(tmp_path / "c.npy", rows[:, :4])
     refused(tmp_path / "*.npy", "different shapes")
+
+
+def test_whether_a_file_has_rows_is_told_without_reading_it(tmp_path):
+    np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.int64, (2**24, 2**10))  # a hole
+    began = time.monotonic()
+    assert has_rows(str(tmp_path / "a.npy"))
+    assert not has_rows(str(tmp_path))
+    assert time.monotonic() - began < 1
 
 
 def test_max_tokens_takes_blocks_evenly_spaced_in_the_text(load, refused, tmp_path):
