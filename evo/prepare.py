@@ -217,9 +217,11 @@ def _count_try(number: int, name: str, out: Path) -> None:
         UserError: enough have.
     """
     path = out / RECORDS / f".{number:05d}.tries.tmp"
-    with output_errors(path), path.open("ab") as file:
-        file.write(b".")
-        tries = file.tell()
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(b".")
+            tries = file.tell()
     if tries > TRIES:
         raise UserError(
             f"{name}: {TRIES} workers died of it, one after the other; if they ran out of memory, "

@@ -269,7 +269,7 @@ def test_what_cannot_be_read_ends_it_in_one_line(
     said = capsys.readouterr()
     assert said.out.startswith(f"{config.out}-2: ")
     assert said.out.count("\n") == 1
-    assert "14/14 pieces" in said.err
+    assert "9/9 pieces" in said.err
 
 
 def test_bad_input_leaves_nothing_behind(config: PrepareConfig, tmp_path: Path) -> None:
