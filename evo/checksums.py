@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 NOTICED_BYTES = 2**30
 """So much takes seconds to check, which the user is told."""
+
+MOST_NAMES = 20
+"""Of wrong files that are listed."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ def check(directory: Path, files: Sequence[Summed], made_by: str) -> None:
     wrong = damaged(directory, files)
     if not wrong:
         return
+    for file, what in list(wrong.items())[:MOST_NAMES] if len(wrong) > 1 else ():
+        logger.warning("%s is %s", directory / file, what)
     file, what = next(iter(wrong.items()))
     others = f", and so are {len(wrong) - 1} others" if len(wrong) > 1 else ""
     raise UserError(
@@ -100,14 +106,27 @@ def damaged(directory: Path, files: Sequence[Summed]) -> dict[str, str]:
             if content != one.checksum:
                 wrong[one.file] = "damaged"
     right = {name: stamp for name, stamp in (known | stamps).items() if name not in wrong}
-    with atomic_file(known_file) as temporary:
-        temporary.write_text(json.dumps(right))
+    _keep(known_file, right)
     return wrong
 
 
 def _known_file(directory: Path) -> Path:
     name = hashlib.blake2b(str(directory.resolve()).encode(), digest_size=8).hexdigest()
     return cache_directory() / "checked" / f"{name}.json"
+
+
+def _keep(path: Path, right: dict[str, Any]) -> None:
+    """For the next time; where that cannot be, everything is read again then."""
+    try:
+        with atomic_file(path) as temporary:
+            temporary.write_text(json.dumps(right))
+    except UserError as error:
+        _warn_once(f"{error}: checksums are compared anew at every start")
+
+
+@lru_cache
+def _warn_once(message: str) -> None:
+    logger.warning("%s", message)
 
 
 def _read(path: Path) -> dict[str, Any]:

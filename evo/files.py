@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from evo.errors import UserError
+
+ABANDONED_SECONDS = 24 * 3600
+"""Without a change, after which nobody writes to a temporary directory any more."""
 
 
 @contextmanager
@@ -33,14 +39,26 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the place cannot be written to.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Machines and containers that share a file system have processes of the same numbers.
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
+            _sync(temporary)
             os.replace(temporary, path)
+            _sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or a directory's list of names, would survive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def refuse_occupied(path: Path) -> None:
@@ -87,6 +105,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     with output_errors(path):
         refuse_occupied(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
         try:
             temporary.chmod(0o755)
@@ -94,6 +113,18 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove temporary directories for `path` in which nothing has changed for a day: their
+    processes were killed."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        try:
+            changes = [one.stat().st_mtime for one in (left, *left.rglob("*"))]
+        except FileNotFoundError:  # another process is just finishing it
+            continue
+        if time.time() - max(changes) > ABANDONED_SECONDS:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def cache_directory() -> Path:

@@ -14,15 +14,13 @@ from evo import hub
 from evo.errors import UserError, first_line
 from evo.sources import Part, parts
 from evo.text import load_npy
+from evo.text_files import check_size
 
 PIECE_BYTES = 2**26
 """Of text; about 16M tokens."""
 
 MOST_PIECES = 2**14
 """Of a corpus of more than a terabyte, the pieces are larger instead of more."""
-
-LARGEST_DOCUMENT = 2**30
-"""Bytes; the tokenizer's own record of a text takes some thirty times as much memory."""
 
 TEXT_BYTES_PER_TOKEN = 4
 """About; so that a piece of token ids takes as long as one of text, or less."""
@@ -34,11 +32,22 @@ class Piece:
 
     Attributes:
         parts: in their order.
-        size: about how many bytes of text; 0 where that is not known.
+        size: about how many bytes of text; None where that is not known.
     """
 
     parts: tuple[Part, ...]
-    size: int
+    size: int | None
+
+    @property
+    def name(self) -> str:
+        """What its parts are called, short enough for a message."""
+        names = list(dict.fromkeys(part.name for part in self.parts))
+        return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+
+    @property
+    def changed(self) -> list[int]:
+        """When each part's file was changed, in ns of the epoch; 0 of what is no file."""
+        return [0 if part.path is None else part.path.stat().st_mtime_ns for part in self.parts]
 
 
 def pieces_of(sources: Sequence[str], most: int | None = None) -> list[Piece]:
@@ -69,7 +78,7 @@ def _divide(part: Part, most: int) -> Iterator[Piece]:
     if part.kind == "hf":
         version = hub.version(part.name)
         for number in range(hub.files(part.name)):
-            yield Piece((replace(part, start=number, stop=number + 1, version=version),), 0)
+            yield Piece((replace(part, start=number, stop=number + 1, version=version),), None)
     elif part.path is not None and part.kind == ".parquet":
         yield from _row_groups(part, _row_group_bytes(part.path), most)
     elif part.path is not None and part.kind == ".npy":
@@ -77,16 +86,17 @@ def _divide(part: Part, most: int) -> Iterator[Piece]:
     elif part.kind == ".jsonl":
         yield from _ranges(part, file_bytes(part), most, 1)
     else:
-        if part.kind == ".txt" and file_bytes(part) > LARGEST_DOCUMENT:
-            raise UserError(
-                f"{part.name} is one document of {file_bytes(part) / 1e9:.1f} GB, too large to be "
-                "tokenised at once: give its documents as lines of a .jsonl"
-            )
-        yield Piece((part,), file_bytes(part))
+        if part.kind == ".txt":
+            check_size(part.name, file_bytes(part))
+        size = None if part.path is None else file_bytes(part)
+        if size != 0:
+            yield Piece((part,), size)
 
 
 def _ranges(part: Part, units: int, most: int, unit_bytes: int) -> Iterator[Piece]:
-    count = max(1, -(-units * unit_bytes // most))
+    count = -(-units * unit_bytes // most)
+    if not count:
+        return
     bounds = [units * number // count for number in range(count + 1)]
     for start, stop in pairwise(bounds):
         yield Piece((replace(part, start=start, stop=stop),), (stop - start) * unit_bytes)
@@ -129,9 +139,12 @@ def _join(pieces: Iterable[Piece], most: int) -> Iterator[Piece]:
     held: list[Part] = []
     size = 0
     for piece in pieces:
-        if held and (size + piece.size > most or not size or not piece.size):
+        if held and (piece.size is None or size + piece.size > most):
             yield Piece(tuple(held), size)
             held, size = [], 0
+        if piece.size is None:
+            yield piece
+            continue
         held += piece.parts
         size += piece.size
     if held:

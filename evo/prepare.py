@@ -20,15 +20,24 @@ from pathlib import Path
 from typing import Any
 
 from evo.checksums import damaged
-from evo.errors import UserError
-from evo.files import exclusive
+from evo.errors import UserError, first_line
+from evo.files import exclusive, output_errors
+from evo.mixture import check_weights
 from evo.pieces import Piece, pieces_of
 from evo.prepare_progress import PrepareProgress
 from evo.prepared import MANIFEST, RECORDS, Manifest, is_prepared
+from evo.revisions import pin_sources
 from evo.settings import claim_run
-from evo.sources import Part
+from evo.sources import Part, parts
 from evo.tokenise_piece import Record, read_record, record_path, token_type, tokenise_piece
 from evo.tokenizer import Tokenizer, load_tokenizer
+
+TRIES = 5
+"""Of a piece whose worker dies. Ray Data would try for ever, and Ray does not count those that are
+killed for their memory."""
+
+MOST_NAMES = 5
+"""Of unfinished pieces in a message."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +49,8 @@ class PrepareConfig:
 
     Attributes:
         text: sources of the corpus: files, globs or directories of .txt, .jsonl, .jsonl.zst,
-            .parquet and .npy, or hf:REPO[:CONFIG]:SPLIT. A mixture with weights is several
-            corpora, each prepared by itself.
+            .parquet and .npy, or hf:REPO[@COMMIT][:CONFIG]:SPLIT. A mixture with weights is
+            several corpora, each prepared by itself.
         tokenizer: checkpoint directory whose tokenizer.json is used.
         out: directory to make, which all nodes must be able to reach.
         sequence_length: tokens of a block; by default the corpus is a stream that each reader cuts
@@ -80,20 +89,23 @@ def prepare(config: PrepareConfig) -> Manifest:
     if prepared := next(filter(is_prepared, config.sources), None):
         raise UserError(f"{prepared} is prepared already: give it to --text as it is")
     tokenizer = _tokenizer(config.tokenizer)
-    pieces = pieces_of(config.sources)
-    files = _files(pieces)
     out = config.out.absolute()
+    _check_once(config.sources)
+    sources = pin_sources(config.sources, out, "text")
+    pieces = pieces_of(sources)
+    files = _files(pieces)
     settings = {
-        "text": config.sources,
+        "text": sources,
         "files_hash": _hash(pieces),
         "tokenizer": str(config.tokenizer),
         "tokenizer_hash": tokenizer.hash,
         "end_of_text": tokenizer.end_of_text,
+        "sequence_length": config.sequence_length,
     }
     claim_run(out, settings, free=("tokenizer",))
     with exclusive(out):
         _remove_temporary(out)
-        records = _finished(out, len(pieces))
+        records = _finished(out, pieces)
         missing = [number for number in range(len(pieces)) if number not in records]
         if missing:
             (out / MANIFEST).unlink(missing_ok=True)
@@ -111,7 +123,7 @@ def prepare(config: PrepareConfig) -> Manifest:
             _remove_temporary(out)
         ordered = [records[number] for number in range(len(pieces))]
         manifest = Manifest(
-            text=config.sources,
+            text=sources,
             files=files,
             tokenizer_hash=tokenizer.hash,
             end_of_text=tokenizer.end_of_text,
@@ -127,41 +139,94 @@ def prepare(config: PrepareConfig) -> Manifest:
     return manifest
 
 
+def _check_once(sources: Sequence[str]) -> None:
+    """Whether no text would be in the corpus twice.
+
+    Raises:
+        UserError: a source is given twice, or a file is in two of them.
+    """
+    check_weights(sources, None)
+    found: dict[Path, str] = {}
+    for source in sources:
+        for part in parts(source):
+            if part.path is not None:
+                other = found.setdefault(part.path.resolve(), source)
+                if other != source:
+                    raise UserError(f"{part.name} is in --text {other} and in --text {source}")
+
+
 def _tokenise(
     missing: Sequence[int], pieces: Sequence[Piece], config: PrepareConfig
 ) -> Iterator[int]:
     """Tokenise pieces on the cluster; yields the number of each when it is finished.
 
     Raises:
-        UserError: one of them cannot be read or written.
+        UserError: one of them cannot be read or written, or kills every worker that tries.
     """
     import ray.data
+    from ray.exceptions import RayError
 
     from evo.cluster import connect
 
     connect()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
-    rows = [{"number": number, "piece": pickle.dumps(pieces[number])} for number in missing]
+    rows = [
+        {"number": number, "name": pieces[number].name, "piece": pickle.dumps(pieces[number])}
+        for number in missing
+    ]
     made = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         partial(_task, tokenizer=config.tokenizer.absolute(), out=config.out.absolute()),
         compute=ray.data.TaskPoolStrategy(size=config.workers),
         num_cpus=1,
     )
-    for row in made.iter_rows():
-        if row["error"]:
-            raise UserError(row["error"])
-        yield row["number"]
+    unfinished = set(missing)
+    try:
+        for row in made.iter_rows():
+            if row["error"]:
+                raise UserError(row["error"])
+            unfinished.remove(row["number"])
+            yield row["number"]
+    except RayError as error:
+        names = [pieces[number].name for number in sorted(unfinished)]
+        others = f" and {len(names) - MOST_NAMES} others" if len(names) > MOST_NAMES else ""
+        raise UserError(
+            f"Ray gave up ({first_line(error)}): not finished are {', '.join(names[:MOST_NAMES])}"
+            f"{others}; run the same `evo prepare` again"
+        ) from error
 
 
 def _task(row: dict[str, Any], *, tokenizer: Path, out: Path) -> dict[str, Any]:
     """One piece. What the user must put right is handed over, and raised at the driver's."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a task has one core
+    number, name, error = row["number"], row["name"], ""
     try:
-        tokenise_piece(row["number"], pickle.loads(row["piece"]), _tokenizer(tokenizer), out)
-    except UserError as error:
-        return {"number": row["number"], "error": str(error)}
-    return {"number": row["number"], "error": ""}
+        _count_try(number, name, out)
+        tokenise_piece(number, pickle.loads(row["piece"]), _tokenizer(tokenizer), out)
+    except UserError as refusal:
+        error = str(refusal)
+    except Exception as failure:  # ends the command too, but as Ray tells it, in a hundred lines
+        error = f"{name}: {type(failure).__name__}: {first_line(failure)}"
+    return {"number": number, "error": error}
+
+
+def _count_try(number: int, name: str, out: Path) -> None:
+    """Write down that a piece is begun: only so does the next worker know that one died of it.
+
+    Raises:
+        UserError: enough have.
+    """
+    path = out / RECORDS / f".{number:05d}.tries.tmp"
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(b".")
+            tries = file.tell()
+    if tries > TRIES:
+        raise UserError(
+            f"{name}: {TRIES} workers died of it, one after the other; if they ran out of memory, "
+            "give fewer --workers"
+        )
 
 
 @lru_cache(maxsize=1)
@@ -177,10 +242,15 @@ def _tokenizer(directory: Path) -> Tokenizer:
     return tokenizer
 
 
-def _finished(out: Path, pieces: int) -> dict[int, Record]:
-    """The pieces that need not be tokenised again: those whose shards are whole."""
-    found = {number: read_record(out, number) for number in range(pieces)}
-    records = {number: record for number, record in found.items() if record is not None}
+def _finished(out: Path, pieces: Sequence[Piece]) -> dict[int, Record]:
+    """The pieces that need not be tokenised again: those whose shards are whole, and whose files
+    have not been changed since."""
+    found = {number: read_record(out, number) for number in range(len(pieces))}
+    records = {
+        number: record
+        for number, record in found.items()
+        if record is not None and record.changed == pieces[number].changed
+    }
     wrong = damaged(out, [shard for record in records.values() for shard in record.shards])
     for number, record in list(records.items()):
         if any(shard.file in wrong for shard in record.shards):
@@ -209,10 +279,11 @@ def _identity(part: Part) -> dict[str, Any]:
 
 
 def _hash(pieces: Sequence[Piece]) -> str:
-    """Of what is in each piece, and when each file was changed."""
+    """Of what is in each piece: names, sizes and ranges. When a file was changed is told by the
+    records, so that a copy of the same files will do to mend what was made of them."""
     digest = hashlib.blake2b(digest_size=8)
     for piece in pieces:
         for part in piece.parts:
-            changed = part.path.stat().st_mtime_ns if part.path is not None else _identity(part)
-            digest.update(json.dumps([part.name, part.start, part.stop, changed]).encode())
+            name = part.name if part.path is None else part.path.name
+            digest.update(json.dumps([name, part.start, part.stop, _identity(part)]).encode())
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -26,8 +27,8 @@ class PrepareProgress:
 
     def __init__(self, name: str, pieces: Sequence[Piece], finished: Mapping[int, Record]) -> None:
         self._name, self._pieces = name, pieces
-        known = all(piece.size for piece in pieces)
-        self._sizes = [piece.size if known else 1 for piece in pieces]
+        sizes = [piece.size for piece in pieces if piece.size is not None]
+        self._sizes = sizes if len(sizes) == len(pieces) else [1] * len(pieces)
         self._count = len(finished)
         self._left = sum(self._sizes) - sum(self._sizes[number] for number in finished)
         self._done = self._tokens = 0
@@ -53,7 +54,7 @@ class PrepareProgress:
         self._bar.update(self._task, completed=self._done, state=state)
         if not self._is_live and (now - self._shown > LINE_SECONDS or self._done == self._left):
             self._shown = now
-            print(f"{self._name}: {state}", flush=True)
+            print(f"{self._name}: {state}", file=sys.stderr, flush=True)
 
     def _state(self, seconds: float) -> str:
         left = seconds / self._done * (self._left - self._done) if self._done else 0.0

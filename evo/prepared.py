@@ -19,7 +19,7 @@ from evo.checksums import check
 from evo.errors import UserError
 from evo.files import atomic_file
 from evo.settings import FILE as SETTINGS
-from evo.shards import Blocks, Shard, map_tokens
+from evo.shards import Blocks, Shard, map_tokens, spaced
 from evo.tokenizer import Tokenizer
 
 MANIFEST = "manifest.json"
@@ -27,7 +27,7 @@ MANIFEST = "manifest.json"
 MADE_BY = "evo prepare"
 
 RECORDS = "records"
-"""A directory of what is finished, while there is no manifest yet."""
+"""A directory of what came of each piece, kept to mend what is damaged later."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,12 @@ def is_prepared(source: str) -> bool:
 
 
 def open_blocks(
-    source: str, *, tokenizer: Tokenizer | None, vocabulary: int, sequence_length: int
+    source: str,
+    *,
+    tokenizer: Tokenizer | None,
+    vocabulary: int,
+    sequence_length: int,
+    max_tokens: int | None = None,
 ) -> Blocks:
     """The blocks of a prepared corpus, once its shards' checksums have been found right.
 
@@ -103,6 +108,8 @@ def open_blocks(
         vocabulary: token ids must be below it.
         sequence_length: tokens of a block; of a corpus that was prepared in blocks, the most that
             these may have.
+        max_tokens: only the blocks that `spaced` gives for so many are going to be read: other
+            shards are not checked.
 
     Raises:
         UserError: it is not finished, of another tokenizer or of other blocks than can be used, or
@@ -119,8 +126,13 @@ def open_blocks(
         raise UserError(
             f"{source} is too short: {manifest.tokens} tokens, less than one block of {length}"
         )
-    check(directory, manifest.shards, MADE_BY)
-    return Blocks(directory.absolute(), manifest.shards, length)
+    blocks = Blocks(directory.absolute(), manifest.shards, length)
+    needed = manifest.shards
+    if max_tokens is not None:
+        numbers = blocks.shards_of(spaced(len(blocks), length, max_tokens))
+        needed = [manifest.shards[number] for number in numbers]
+    check(directory, needed, MADE_BY)
+    return blocks
 
 
 def read_stream(

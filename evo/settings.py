@@ -42,12 +42,17 @@ def claim_run(directory: Path, settings: dict[str, Any], *, free: tuple[str, ...
                 )
         return True
     with output_errors(directory):
-        if directory.is_dir() and any(directory.iterdir()):
+        if directory.is_dir() and not all(map(_is_leftover, directory.iterdir())):
             raise UserError(f"{directory} is not empty and no run: name another --out")
         directory.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as temporary:
         temporary.write_text(yaml.safe_dump(settings, sort_keys=False))
     return False
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether a file is what a start leaves that was killed before it wrote the settings."""
+    return path.name == ".lock" or (path.name.startswith(".") and path.name.endswith(".tmp"))
 
 
 def settle(directory: Path, name: str, value: Any) -> None:

@@ -65,6 +65,25 @@ def map_tokens(path: Path) -> NDArray[Any]:
         raise UserError(f"{path} is no shard that can be read: {first_line(error)}") from error
 
 
+def spaced(blocks: int, length: int, max_tokens: int | None) -> NDArray[np.int64]:
+    """Numbers of blocks evenly spaced among all.
+
+    Args:
+        blocks: how many there are.
+        length: tokens of a block.
+        max_tokens: no more than so many; None: all.
+
+    Raises:
+        UserError: these are less than one block.
+    """
+    if max_tokens is None:
+        return np.arange(blocks)
+    count = min(max_tokens // length, blocks)
+    if count < 1:
+        raise UserError(f"--max-tokens {max_tokens} is less than one block of {length} tokens")
+    return np.arange(count) * blocks // count
+
+
 class Blocks:
     """Stretches of the stream that shards make together: the n-th is from n T to (n + 1) T.
 
@@ -100,6 +119,14 @@ class Blocks:
         for block, number in zip(blocks, numbers, strict=True):
             self._read(int(number) * self.shape[1], block)
         return blocks
+
+    def shards_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Numbers of the shards that some blocks lie in, rising."""
+        length = self.shape[1]
+        first = np.searchsorted(self._ends, numbers * length, side="right")
+        last = np.searchsorted(self._ends, (numbers + 1) * length - 1, side="right")
+        ranges = [np.arange(*ends) for ends in zip(first, last + 1, strict=True)]
+        return np.unique(np.concatenate(ranges))
 
     def _read(self, start: int, block: NDArray[np.int32]) -> None:
         """Fill a block from a place in the stream on, from as many shards as it takes."""

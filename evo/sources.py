@@ -8,30 +8,36 @@ A source is one of
   `.jsonl.zst` and `.jsonl.gz`), `.parquet` (column `text`) or `.npy` (token ids: 1-D is a stream
   to pack, 2-D is one block per row), or a directory of such files;
 - a directory that `evo prepare` wrote (see `evo.prepared`);
-- `hf:REPO[:CONFIG]:SPLIT`: a data set of the Hugging Face hub, streamed.
+- `hf:REPO[@COMMIT][:CONFIG]:SPLIT`: a data set of the Hugging Face hub, streamed.
 """
 
 from __future__ import annotations
 
 import glob
 import hashlib
-import json
+import logging
 import sysconfig
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import BinaryIO
 
 from evo import hub
-from evo.errors import UserError, first_line
+from evo.errors import UserError
+from evo.retry import attempt, resumed
+from evo.text_files import SUFFIXES, check_document, read_file, suffix, wait_for_file
 
-COMPRESSED = {".jsonl.zst": "zstd", ".jsonl.zstd": "zstd", ".jsonl.gz": "gzip"}
-SUFFIXES = (".txt", ".jsonl", *COMPRESSED, ".parquet", ".npy")
+logger = logging.getLogger(__name__)
+
 KINDS = (
-    "stdlib:train, stdlib:validation, hf:REPO[:CONFIG]:SPLIT, a directory of `evo prepare`, or a "
-    "path, glob or directory of " + ", ".join(SUFFIXES)
+    "stdlib:train, stdlib:validation, hf:REPO[@COMMIT][:CONFIG]:SPLIT, a directory of "
+    "`evo prepare`, or a path, glob or directory of " + ", ".join(SUFFIXES)
 )
 STDLIB_VALIDATION_SHARE = 1 / 16
+
+READING = 2
+"""Goes up when files are read in another way: what was cached before is of no use then."""
 
 
 def documents(source: str) -> Iterator[str]:
@@ -75,32 +81,27 @@ class Part:
         """The part's documents, in a fixed order.
 
         Raises:
-            UserError: it cannot be read.
+            UserError: it cannot be read, or a document is too large to be tokenised at once.
         """
+        for document in self._documents():
+            check_document(self.name, document)
+            yield document
+
+    def _documents(self) -> Iterator[str]:
         if self.path is None:
             if self.kind == "hf":
-                yield from hub.documents(self.name, self.start, self.stop, expected=self.version)
-            else:
-                yield from _stdlib(self.name)
-        elif self.kind == ".txt":
-            try:
-                yield self.path.read_text(encoding="utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(f"{self.path} is not UTF-8 text: {error}") from error
-        elif self.kind == ".parquet":
-            yield from _parquet(self.path, self.start, self.stop)
-        else:
-            yield from _jsonl(self.path, self.start, self.stop)
+                return hub.documents(self.name, self.start, self.stop, expected=self.version)
+            return _stdlib(self.name)
+        read = partial(read_file, self.path, self.start, self.stop)
+        return resumed(read, partial(wait_for_file, self.path))
 
     def cache_key(self) -> str | None:
         """A hash of the content, or None where only reading it all would tell."""
         digest = hashlib.blake2b(digest_size=12)
         if self.path is not None:
-            digest.update(self.kind.encode())
-            with self.path.open("rb") as file:
-                while chunk := file.read(2**24):
-                    digest.update(chunk)
-        elif self.name.startswith("stdlib:"):
+            path = self.path
+            return attempt(lambda: _content_hash(path), partial(wait_for_file, path))
+        if self.name.startswith("stdlib:"):
             for document in self.documents():
                 digest.update(document.encode() + b"\0")
         else:
@@ -108,9 +109,12 @@ class Part:
         return digest.hexdigest()
 
 
-def suffix(path: Path) -> str:
-    """The end of a file's name that says its kind; empty where it is none that can be read."""
-    return next((one for one in SUFFIXES if path.name.endswith(one)), "")
+def _content_hash(path: Path) -> str:
+    digest = hashlib.blake2b(f"{READING} {suffix(path)}".encode(), digest_size=12)
+    with path.open("rb") as file:
+        while chunk := file.read(2**24):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def paths_of(source: str) -> list[Path]:
@@ -120,9 +124,9 @@ def paths_of(source: str) -> list[Path]:
         UserError: there is none, or one that is no text.
     """
     if Path(source).is_dir():
-        inside = (path for path in Path(source).rglob("*") if path.is_file() and suffix(path))
-        visible = (path for path in inside if not path.name.startswith("."))
-        paths = sorted(visible)
+        visible = [path for path in Path(source).rglob("*") if _is_visible(path, Path(source))]
+        paths = sorted(filter(suffix, visible))
+        _tell_left_out(source, [path for path in visible if not suffix(path)])
     else:
         found = [source] if Path(source).is_file() else glob.glob(source, recursive=True)
         paths = sorted(Path(path) for path in found)
@@ -132,6 +136,24 @@ def paths_of(source: str) -> list[Path]:
         if not suffix(path) or not path.is_file():
             raise UserError(f"{path} is no text that can be read: a source is {KINDS}")
     return paths
+
+
+def _is_visible(path: Path, source: Path) -> bool:
+    names = path.relative_to(source).parts
+    return not any(name.startswith(".") for name in names) and path.is_file()
+
+
+def _tell_left_out(source: str, paths: Iterable[Path]) -> None:
+    kinds = Counter(path.suffix or path.name for path in paths)
+    if kinds:
+        listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
+        others = ", ..." if len(kinds) > 5 else ""
+        _tell_once(f"{source}: {kinds.total()} files of other kinds are left out: {listed}{others}")
+
+
+@lru_cache  # a command looks into its sources several times
+def _tell_once(message: str) -> None:
+    logger.info("%s", message)
 
 
 def parts(source: str) -> list[Part]:
@@ -145,8 +167,9 @@ def parts(source: str) -> list[Part]:
             raise UserError(f"unknown source {source}: a source is {KINDS}")
         return [Part(source)]
     if source.startswith("hf:"):
-        return [Part(source)]
-    return [Part(str(path), path) for path in paths_of(source)]
+        return [Part(hub.absolute(source))]
+    # Absolute, as tasks on other nodes read them in other working directories.
+    return [Part(str(path.absolute()), path.absolute()) for path in paths_of(source)]
 
 
 def _stdlib(source: str) -> Iterator[str]:
@@ -161,77 +184,3 @@ def _stdlib(source: str) -> Iterator[str]:
         held_out = int.from_bytes(digest, "big") / 2**32 < STDLIB_VALIDATION_SHARE
         if held_out == (source == "stdlib:validation"):
             yield path.read_text(encoding="utf-8", errors="replace")
-
-
-def _string(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"a text is {type(value).__name__}, not a string")
-    return value
-
-
-def _jsonl(path: Path, start: int, stop: int | None) -> Iterator[str]:
-    """The documents of the lines that begin in a range of bytes."""
-    try:
-        with _open(path) as file:
-            position = start
-            if start:  # the line that holds the byte before began before, unless it ends there
-                file.seek(start - 1)
-                position += len(file.readline()) - 1
-            while stop is None or position < stop:
-                line = file.readline()
-                if not line:
-                    return
-                if line.strip():
-                    yield _document(path, line, position)
-                position += len(line)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {first_line(error)}") from error
-
-
-def _open(path: Path) -> BinaryIO:
-    if suffix(path) not in COMPRESSED:
-        return path.open("rb", buffering=2**20)
-    import io
-
-    import pyarrow
-
-    stream = pyarrow.input_stream(str(path), compression=COMPRESSED[suffix(path)])
-    return io.BufferedReader(stream, 2**20)
-
-
-def _document(path: Path, line: bytes, position: int) -> str:
-    try:
-        return _string(json.loads(line)["text"])
-    except (ValueError, KeyError, TypeError) as error:
-        with _open(path) as file:
-            number = _lines(file, position) + 1
-        raise UserError(f"{path}, line {number}: no JSON object with a field `text`") from error
-
-
-def _lines(file: BinaryIO, size: int) -> int:
-    """How many lines end in the first so many bytes."""
-    count = 0
-    while size and (chunk := file.read(min(size, 2**20))):
-        count += chunk.count(b"\n")
-        size -= len(chunk)
-    return count
-
-
-def _parquet(path: Path, start: int, stop: int | None) -> Iterator[str]:
-    """The documents of a range of row groups."""
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            if "text" not in file.schema_arrow.names:
-                raise UserError(f"{path} has no column `text`, but {file.schema_arrow.names}")
-            groups = range(start, file.num_row_groups if stop is None else stop)
-            batches = file.iter_batches(1024, row_groups=list(groups), columns=["text"])
-            for batch in batches:
-                texts = batch.column(0).to_pylist()
-                yield from (_string(text) for text in texts if text is not None)
-    except (pyarrow.ArrowException, OSError, TypeError) as error:
-        raise UserError(
-            f"{path} is no parquet file that can be read: {first_line(error)}"
-        ) from error

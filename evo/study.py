@@ -24,6 +24,7 @@ from evo.mixture import Mixture, load_mixture
 from evo.model import named_cost, with_head_size
 from evo.order import Order
 from evo.proxy import PROXIES
+from evo.revisions import pin_sources
 from evo.rungs import Stages, spread
 from evo.search_config import FREE, SearchConfig
 from evo.settings import FILE as SETTINGS
@@ -51,7 +52,7 @@ class Study:
     """What a run consists of before any work: inputs, checked, and its directory."""
 
     def __init__(self, config: SearchConfig) -> None:
-        self.config = config
+        self.config = _pinned(config)
         self.teacher: Checkpoint = checkpoint.load(config.teacher)
         if not self.teacher.widths.is_uniform:
             raise UserError(f"{config.teacher} is layer-wise: a teacher's blocks must be alike")
@@ -63,10 +64,11 @@ class Study:
         self.bins = self._bins()
         if len({bin.name for bin in self.bins}) < len(self.bins):
             raise UserError(f"--bins {' '.join(config.bins)}: two of them are one bin")
-        self.text = load_mixture(self._load, config.sources, config.text_weights, config.max_tokens)
-        self.order_text: Text | Mixture = (
-            self._load(config.order_text) if config.order_text else self.text
+        self.text = load_mixture(
+            self._load, self.config.sources, config.text_weights, config.max_tokens
         )
+        order_text = self.config.order_text
+        self.order_text: Text | Mixture = self._load(order_text) if order_text else self.text
         for head_size in config.head_sizes or []:
             with_head_size(self.teacher.config, head_size)  # refuses what cannot be cut
         for bin in self.bins:  # refuses what cannot be reached, before anything is written
@@ -250,3 +252,12 @@ class Study:
             settings,
             idle=self.config.pool_idle,
         )
+
+
+def _pinned(config: SearchConfig) -> SearchConfig:
+    """The same, with the commits of the hub's data sets that the run was begun with."""
+    text = pin_sources(config.sources, config.out, "text")
+    if config.order_text is None:
+        return replace(config, text=text)
+    (order_text,) = pin_sources([config.order_text], config.out, "order_text")
+    return replace(config, text=text, order_text=order_text)

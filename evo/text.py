@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from evo.errors import UserError, first_line
 from evo.files import atomic_file, cache_directory
 from evo.prepared import is_prepared, open_blocks, read_stream
-from evo.shards import Blocks
+from evo.shards import Blocks, spaced
 from evo.sources import Part, parts, paths_of
 from evo.tokenizer import Tokenizer
 
@@ -29,6 +29,9 @@ Item = TypeVar("Item")
 LONGEST_DEFAULT_SEQUENCE = 2048
 SAMPLED_TOKENS = 2**25
 """Of a text up to this long all is read, also where less is used."""
+
+MOST_TOKENS = 2**28
+"""Of a data set of the hub, which may have no end, where nobody says how many to use."""
 
 DOCUMENTS_PER_BATCH = 512
 CHARACTERS_PER_BATCH = 2**20
@@ -87,11 +90,15 @@ def load_text(
         raise UserError(
             f"a sequence length of {sequence_length} leaves nothing to predict: give at least 2"
         )
-    rows = npy_rows(source)
+    rows = _rows(source)
     blocks: Tokens | Blocks
     if is_prepared(source):
         blocks = open_blocks(
-            source, tokenizer=tokenizer, vocabulary=vocabulary, sequence_length=sequence_length
+            source,
+            tokenizer=tokenizer,
+            vocabulary=vocabulary,
+            sequence_length=sequence_length,
+            max_tokens=max_tokens,
         )
     elif rows is not None:
         if rows.shape[1] > sequence_length:
@@ -109,15 +116,9 @@ def load_text(
                 f"{source} is too short: {len(stream)} tokens, less than one block of "
                 f"{sequence_length}"
             )
-    if max_tokens is not None:
-        count = max_tokens // blocks.shape[1]
-        if count < 1:
-            raise UserError(
-                f"--max-tokens {max_tokens} is less than one block of {blocks.shape[1]} tokens"
-            )
-        if count < len(blocks):
-            blocks = blocks[np.arange(count) * len(blocks) // count]
-    blocks = blocks[:]  # of a prepared corpus, read only now
+    numbers = spaced(len(blocks), blocks.shape[1], max_tokens)
+    # Of a prepared corpus, they are read only now.
+    blocks = blocks[numbers] if len(numbers) < len(blocks) else blocks[:]
     check_ids(source, blocks, vocabulary)
     blocks = np.ascontiguousarray(blocks, np.int32)
     digest = hashlib.blake2b(np.array(blocks.shape, "<i8").tobytes(), digest_size=8)
@@ -141,7 +142,7 @@ def load_stream(
         UserError: an unknown source, one that cannot be read, or a 2-D `.npy`, whose rows do not
             follow each other.
     """
-    if npy_rows(source) is not None:
+    if has_rows(source):
         raise UserError(f"{source} holds rows, each for itself: there is no text to slide over")
     most = _tokens_to_read(source, max_tokens)
     if is_prepared(source):
@@ -192,6 +193,11 @@ def _stream(source: str, tokenizer: Tokenizer | None, max_tokens: int | None) ->
         for piece in _tokens_of(part, tokenizer):
             pieces.append(piece)
             total += len(piece)
+            if max_tokens is None and part.kind == "hf" and total > MOST_TOKENS:
+                raise UserError(
+                    f"{source} has more than {MOST_TOKENS / 1e6:,.0f}M tokens: say with "
+                    "--max-tokens how many to use, or run `evo prepare` on it"
+                )
             if max_tokens is not None and total >= max_tokens:
                 return np.concatenate(pieces)
     if not total:
@@ -300,17 +306,26 @@ def load_npy(path: Path) -> Tokens:
     return tokens
 
 
-def npy_rows(source: str) -> Tokens | None:
-    """The rows of a 2-D `.npy` source, or None where the source is something else."""
+def has_rows(source: str) -> bool:
+    """Whether a source is 2-D `.npy` files, of which each row is a block; reads only their heads.
+
+    Raises:
+        UserError: they are of different shapes, or no such files.
+    """
     if (
         source.startswith(("stdlib:", "hf:"))
         or not source.endswith(".npy")
         or Path(source).is_dir()
     ):
-        return None
-    arrays = [load_npy(path) for path in paths_of(source)]
-    if all(array.ndim == 1 for array in arrays):
-        return None
-    if len({array.shape[1:] for array in arrays}) > 1:
+        return False
+    shapes = {load_npy(path).shape[1:] for path in paths_of(source)}
+    if len(shapes) > 1:
         raise UserError(f"{source} mixes .npy files of different shapes")
-    return np.concatenate(arrays)
+    return shapes != {()}
+
+
+def _rows(source: str) -> Tokens | None:
+    """The rows of 2-D `.npy` files, or None where the source is something else."""
+    return (
+        np.concatenate([load_npy(path) for path in paths_of(source)]) if has_rows(source) else None
+    )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evo.errors import UserError
+from evo.errors import UserError, first_line
 from evo.files import atomic_file
 from evo.pieces import Piece
 from evo.prepared import RECORDS
@@ -31,10 +31,12 @@ class Record:
     Attributes:
         documents: how many, empty ones left out.
         shards: in their order; none where there is no text.
+        changed: when each part's file had been changed before it was read, see `Piece.changed`.
     """
 
     documents: int
     shards: list[Shard]
+    changed: list[int]
 
     @property
     def tokens(self) -> int:
@@ -59,7 +61,7 @@ def tokenise_piece(number: int, piece: Piece, tokenizer: Tokenizer, directory: P
     Raises:
         UserError: the piece cannot be read, or a shard cannot be written.
     """
-    documents = 0
+    documents, changed = 0, piece.changed
 
     def counted(part: Part) -> Iterator[str]:
         nonlocal documents
@@ -69,10 +71,17 @@ def tokenise_piece(number: int, piece: Piece, tokenizer: Tokenizer, directory: P
 
     def tokens() -> Iterator[NDArray[Any]]:
         for part in piece.parts:
-            if part.kind == ".npy":
-                yield from _known(npy_tokens(part), part, tokenizer)
-            else:
-                yield from tokenise(counted(part), tokenizer)
+            try:
+                if part.kind == ".npy":
+                    yield from _known(npy_tokens(part), part, tokenizer)
+                else:
+                    yield from tokenise(counted(part), tokenizer)
+            except UserError:
+                raise
+            except Exception as error:  # whatever a library raises, the user needs the file's name
+                raise UserError(
+                    f"{part.name} cannot be tokenised: {type(error).__name__}: {first_line(error)}"
+                ) from error
 
     shards: list[Shard] = []
     held = np.empty(SHARD_TOKENS, token_type(tokenizer))
@@ -87,7 +96,7 @@ def tokenise_piece(number: int, piece: Piece, tokenizer: Tokenizer, directory: P
                 count = 0
     if count:
         shards.append(write_shard(_path(directory, number, len(shards)), held[:count]))
-    record = Record(documents, shards)
+    record = Record(documents, shards, changed)
     with atomic_file(record_path(directory, number)) as temporary:
         temporary.write_text(json.dumps(asdict(record)))
     return record
@@ -99,19 +108,20 @@ def record_path(directory: Path, number: int) -> Path:
 
 
 def read_record(directory: Path, number: int) -> Record | None:
-    """What came of a piece; None where it is not finished.
+    """What came of a piece; None where it is not finished, or its record was cut off by a crash.
 
     Raises:
-        UserError: the record is damaged.
+        UserError: the record cannot be read.
     """
     path = record_path(directory, number)
     try:
         content = json.loads(path.read_bytes())
-        return Record(content["documents"], [Shard(**shard) for shard in content["shards"]])
-    except FileNotFoundError:
+        shards = [Shard(**shard) for shard in content["shards"]]
+        return Record(content["documents"], shards, content["changed"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged: delete it, and prepare again") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _path(directory: Path, number: int, shard: int) -> Path:

@@ -84,13 +84,23 @@ class Tokenizer:
 
     def encode(self, documents: Iterable[str]) -> list[NDArray[np.int32]]:
         """Token ids of each document, without special tokens."""
-        encodings = self._tokenizer.encode_batch_fast(list(documents), add_special_tokens=False)
+        texts = list(documents)
+        try:
+            encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        except TypeError:
+            encodings = self._tokenizer.encode_batch_fast(
+                list(map(_without_surrogates, texts)), add_special_tokens=False
+            )
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
     def encode_whole(self, text: str, *, special: bool) -> list[int]:
         """Token ids of one text, with the special tokens that the tokenizer puts around it, such as
         Llama's beginning of text, or without."""
-        return self._tokenizer.encode(text, add_special_tokens=special).ids
+        try:
+            return self._tokenizer.encode(text, add_special_tokens=special).ids
+        except TypeError:
+            text = _without_surrogates(text)
+            return self._tokenizer.encode(text, add_special_tokens=special).ids
 
     def knows(self, token: int) -> bool:
         """Whether an id has a text; padded vocabularies and gaps in them have others."""
@@ -99,6 +109,14 @@ class Tokenizer:
     def decode(self, tokens: Iterable[int], *, special: bool = True) -> str:
         """The text of token ids, with that of special tokens or without."""
         return self._tokenizer.decode(list(tokens), skip_special_tokens=not special)
+
+
+def _without_surrogates(text: str) -> str:
+    """A text as UTF-8 can hold it: halves of a pair joined, a lone one replaced by U+FFFD.
+
+    JSON may hold lone surrogates, and `tokenizers` does not take them.
+    """
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def load_tokenizer(directory: Path) -> Tokenizer | None:

@@ -61,3 +61,28 @@ def test_only_what_has_changed_is_read_again(
     (tmp_path / "0.bin").touch()
     assert not damaged(tmp_path, files)
     assert read == ["0.bin"]
+
+
+def test_all_that_is_wrong_is_listed(
+    tmp_path: Path, files: list[Summed], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "0.bin").write_bytes(b"")
+    (tmp_path / "2.bin").unlink()
+    with pytest.raises(UserError, match="and so are 1 others"):
+        check(tmp_path, files, "make it")
+    told = [record.getMessage() for record in caplog.records]
+    assert sorted(told) == [f"{tmp_path}/0.bin is damaged", f"{tmp_path}/2.bin is missing"]
+
+
+def test_a_cache_that_cannot_be_written_ends_nothing(
+    tmp_path: Path,
+    files: list[Summed],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EVO_CACHE", str(tmp_path / "file"))
+    for _ in range(2):
+        assert damaged(tmp_path, files) == {}
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "cannot write" in told

@@ -8,10 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from evo import checkpoint
+from evo import checkpoint, text
 from evo.cli import main
 from evo.errors import UserError
+from evo.prepared import Manifest
+from evo.shards import Blocks, write_shard
+from evo.text import load_text
+from evo.tokenizer import Tokenizer
 from tests import tiny_checkpoints
+from tests.bpe import write_tokenizer
+from tests.corpora import random_documents, write_jsonl
 from training.evaluate import evaluate
 
 
@@ -36,6 +42,46 @@ def test_max_tokens_and_sequence_length(tmp_path: Path, model: Path) -> None:
     np.save(tmp_path / "stream.npy", np.arange(1000) % tiny_checkpoints.VOCABULARY)
     found = evaluate(model, str(tmp_path / "stream.npy"), sequence_length=10, max_tokens=50)
     assert found["tokens"] == 5 * 9
+
+
+def test_a_prepared_corpus_is_not_held_in_memory(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = np.random.default_rng(0).integers(60, size=700 * 10)
+    np.save(tmp_path / "plain.npy", tokens)
+    (tmp_path / "corpus").mkdir()
+    shard = write_shard(tmp_path / "corpus" / "0.arrow", tokens.astype(np.uint16))
+    manifest = Manifest(["a"], [], "tokenizer", 0, None, 1, len(tokens), "uint16", [shard])
+    manifest.save(tmp_path / "corpus")
+    read: list[int] = []
+    get = Blocks.__getitem__
+
+    def counted(blocks: Blocks, numbers: np.ndarray) -> np.ndarray:
+        read.append(len(numbers))
+        return get(blocks, numbers)
+
+    monkeypatch.setattr(Blocks, "__getitem__", counted)
+    for limit in (None, 100):
+        sources = [str(tmp_path / name) for name in ("corpus", "plain.npy")]
+        found, plain = (
+            evaluate(model, source, sequence_length=10, max_tokens=limit) for source in sources
+        )
+        assert found == plain
+    assert sum(read) == 700 + 10
+    assert max(read) == 64
+
+
+def test_a_data_set_without_an_end_is_refused(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text, "MOST_TOKENS", 500)
+    write_tokenizer(model, vocabulary=280)
+    write_jsonl(tmp_path / "train.jsonl", random_documents(50, seed=1))
+    source = f"hf:{tmp_path}:train"
+    with pytest.raises(UserError, match=r"more than 0M tokens: say with --max-tokens"):
+        load_text(source, tokenizer=Tokenizer(model), vocabulary=280, sequence_length=10)
+    how = {"tokenizer": Tokenizer(model), "vocabulary": 280, "sequence_length": 10}
+    assert load_text(source, **how, max_tokens=600).tokens == 600
 
 
 def test_refusals(tmp_path: Path, model: Path) -> None:

@@ -1,3 +1,6 @@
+import os
+import socket
+
 import pytest
 
 from evo.errors import UserError
@@ -52,6 +55,24 @@ def test_a_directory_appears_whole(tmp_path):
     assert (path / "a").read_text() == "1"
     assert path.stat().st_mode & 0o777 == 0o755
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_removed_once_it_is_old(tmp_path):
+    old, new, other = (tmp_path / f".{name}.tmp" for name in ("out.a", "out.b", "outer.c"))
+    for left in (old, new, other):
+        (left / "deep").mkdir(parents=True)
+        (left / "deep" / "a").write_text("1")
+    for path in (*old.rglob("*"), old, *other.rglob("*"), other, new, new / "deep"):
+        os.utime(path, (0, 0))
+    with atomic_directory(tmp_path / "out") as temporary:
+        (temporary / "a").write_text("1")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [new.name, other.name, "out"]
+
+
+def test_temporary_names_differ_between_machines(tmp_path):
+    with atomic_file(tmp_path / "a") as temporary:
+        temporary.write_text("1")
+        assert socket.gethostname() in temporary.name
 
 
 def test_nothing_is_left_of_a_directory_that_fails(tmp_path):

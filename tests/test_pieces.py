@@ -8,6 +8,7 @@ import pytest
 from evo.errors import UserError
 from evo.pieces import Piece, pieces_of
 from evo.sources import Part, documents
+from evo.text import npy_tokens
 from tests.corpora import random_documents, write_jsonl, write_mixed
 
 
@@ -56,6 +57,40 @@ def test_the_line_of_an_error_is_counted_from_the_start_of_the_file(tmp_path: Pa
     last = pieces_of([str(path)], 500)[-1]
     with pytest.raises(UserError, match=r"a\.jsonl, line 51: no JSON object"):
         read([last])
+
+
+def test_empty_files_are_in_no_piece(tmp_path: Path) -> None:
+    for name in ("a.txt", "c.txt", "e.jsonl", "g.txt"):
+        (tmp_path / name).touch()
+    for name in ("b.txt", "d.txt", "f.txt"):
+        (tmp_path / name).write_text(name)
+    (piece,) = pieces_of([str(tmp_path)])
+    assert read([piece]) == ["b.txt", "d.txt", "f.txt"]
+    assert piece.size == 15
+    assert pieces_of([str(tmp_path / "a.txt"), str(tmp_path / "e.jsonl")]) == []
+
+
+def test_what_is_of_unknown_size_stays_alone(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(name)
+    files = [str(tmp_path / name) for name in ("a.txt", "b.txt")]
+    pieces = pieces_of([files[0], "stdlib:validation", *files])
+    assert [piece.size for piece in pieces] == [5, None, 10]
+
+
+def test_parts_are_found_from_any_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster's tasks run in other ones than the command."""
+    (tmp_path / "corpus").mkdir()
+    write_jsonl(tmp_path / "corpus" / "train-0.jsonl", ["one", "two"])
+    np.save(tmp_path / "a.npy", np.arange(9))
+    monkeypatch.chdir(tmp_path)
+    pieces = [piece for name in ("corpus", "hf:corpus:train") for piece in pieces_of([name])]
+    tokens = [part for piece in pieces_of(["a.npy"]) for part in piece.parts]
+    monkeypatch.chdir("/")
+    assert read(pieces) == ["one", "two"] * 2
+    assert [len(some) for part in tokens for some in npy_tokens(part)] == [9]
 
 
 def test_every_file_of_the_hub_is_a_piece(tmp_path: Path) -> None:

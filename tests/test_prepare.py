@@ -15,21 +15,27 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from evo import pieces, tokenise_piece
+from evo import pieces, text_files, tokenise_piece
 from evo.cli import main
 from evo.cluster import connect
 from evo.errors import UserError
-from evo.pieces import pieces_of
-from evo.prepare import PrepareConfig, prepare
+from evo.pieces import Piece, pieces_of
+from evo.prepare import PrepareConfig, _tokenise, prepare
 from evo.prepared import Manifest, open_blocks
 from evo.shards import Blocks
-from evo.sources import documents
+from evo.sources import Part, documents
 from evo.text import load_text
 from evo.tokenizer import Tokenizer
 from tests.bpe import write_tokenizer
 from tests.corpora import random_documents, stream, write_jsonl, write_mixed
+
+
+def write_parquet(path: Path, texts: list[str]) -> None:
+    pq.write_table(pa.table({"text": texts}), path)
+
 
 SMALL = 1500
 """Bytes of a piece, so that there are some."""
@@ -94,8 +100,11 @@ def test_the_stream_is_that_of_plain_tokenisation(
 
 
 def test_the_number_of_workers_changes_nothing(config: PrepareConfig, tmp_path: Path) -> None:
-    one, two = (replace(config, out=tmp_path / str(n), workers=n) for n in (1, 2))
+    one, two = (
+        replace(config, out=tmp_path / str(n), workers=n, sequence_length=16) for n in (1, 2)
+    )
     assert prepare(one) == prepare(two)
+    assert Manifest.load(one.out).sequence_length == 16
     assert shards(one.out) == shards(two.out)
 
 
@@ -174,6 +183,46 @@ def test_a_killed_worker_is_replaced(config: PrepareConfig, expected: np.ndarray
     assert np.array_equal(read(config.out), expected)
 
 
+class Deadly(Piece):
+    """Kills every worker that is given it."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os._exit, (1,)
+
+
+def test_a_piece_that_kills_every_worker_ends_it(config: PrepareConfig) -> None:
+    first, *_, last = pieces_of(config.sources)
+    (config.out / "records").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"d\.jsonl\.gz: 5 workers died of it") as caught:
+        list(_tokenise([0, 1], [first, Deadly(last.parts, 0)], config))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_nobody_expected_is_one_line_with_the_name(
+    config: PrepareConfig, model: Path, tmp_path: Path
+) -> None:
+    path = Path(config.sources[0]) / "a.jsonl"
+    (config.out / "records").mkdir(parents=True)
+    odd = Piece((Part(str(path), path, start="a"),), 0)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"a\.jsonl cannot be tokenised: TypeError: ") as caught:
+        list(_tokenise([0], [odd], config))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_document_that_is_too_large_is_refused(
+    config: PrepareConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_files, "LARGEST_DOCUMENT", 400)
+    writers = {"a.jsonl": write_jsonl, "b.parquet": write_parquet}
+    for name, write in writers.items():
+        path = Path(config.sources[0]) / name
+        part = Part(str(path), path)
+        list(part.documents())
+        write(path, ["word " * 81])
+        with pytest.raises(UserError, match=f"{path.name} has one document of .*too large"):
+            list(part.documents())
+
+
 def test_a_finished_corpus_is_checked_and_mended(
     config: PrepareConfig, expected: np.ndarray
 ) -> None:
@@ -182,10 +231,25 @@ def test_a_finished_corpus_is_checked_and_mended(
     assert prepare(config) == first
     (config.out / "00003.arrow").write_bytes(b"damaged")
     (config.out / "00004.arrow").unlink()
-    assert prepare(replace(config, sequence_length=16)).sequence_length == 16
+    with pytest.raises(UserError, match="sequence_length was None, now it is 16"):
+        prepare(replace(config, sequence_length=16))
+    assert prepare(config) == first
     assert np.array_equal(read(config.out), expected)
     anew = {name for name, stamp in before.items() if changed(config.out / name) != stamp}
     assert anew == {"00003.arrow", "00004.arrow"}
+
+
+def test_only_what_was_changed_is_made_again(config: PrepareConfig, expected: np.ndarray) -> None:
+    first = prepare(config)
+    before = {name: changed(config.out / name) for name in shards(config.out)}
+    (Path(config.sources[0]) / "deep" / "d.jsonl.gz").touch()  # as a copy of the corpus is
+    record = config.out / "records" / "00003.json"
+    record.write_bytes(record.read_bytes()[:40])  # cut off
+    (config.out / "records" / "00004.json").write_bytes(b"")
+    assert prepare(config) == first
+    assert np.array_equal(read(config.out), expected)
+    anew = {name for name, stamp in before.items() if changed(config.out / name) != stamp}
+    assert anew == {"00003.arrow", "00004.arrow", max(before)}
 
 
 def test_what_cannot_be_read_ends_it_in_one_line(
@@ -202,7 +266,10 @@ def test_what_cannot_be_read_ends_it_in_one_line(
     assert main(["prepare", *flags, str(config.out)]) == 2
     assert "files_hash was" in capsys.readouterr().err
     assert main(["prepare", *flags, f"{config.out}-2"]) == 0
-    assert f"{config.out}-2: " in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert said.out.startswith(f"{config.out}-2: ")
+    assert said.out.count("\n") == 1
+    assert "9/9 pieces" in said.err
 
 
 def test_bad_input_leaves_nothing_behind(config: PrepareConfig, tmp_path: Path) -> None:
@@ -216,6 +283,10 @@ def test_bad_input_leaves_nothing_behind(config: PrepareConfig, tmp_path: Path) 
     refused("has no tokenizer.json", tokenizer=tmp_path)
     refused("--sequence-length 1", sequence_length=1)
     refused("--workers 0", workers=0)
+    corpus = config.sources[0]
+    refused("give at least one source, each once", text=[corpus, corpus])
+    file = str(Path(corpus) / "deep" / ".." / "c1.txt")
+    refused("c1.txt is in --text .*corpus and in --text", text=[corpus, file])
     (tmp_path / "done").mkdir()
     (tmp_path / "done" / "manifest.json").write_text("{}")
     refused("prepared already", text=[str(tmp_path / "done")])

@@ -83,6 +83,12 @@ def test_it_is_a_stream_too(corpus: Path, most: int | None) -> None:
     assert np.array_equal(load_stream(str(corpus), tokenizer=None, vocabulary=300), STREAM)
 
 
+def test_which_shards_blocks_lie_in(corpus: Path) -> None:
+    blocks = blocks_of(corpus, 30)
+    found = {number: blocks.shards_of(np.array([number])).tolist() for number in (0, 3, 4, 19, 20)}
+    assert found == {0: [0], 3: [0, 1, 2], 4: [2], 19: [2], 20: [3]}
+
+
 def test_a_corpus_in_blocks_keeps_their_length(corpus: Path) -> None:
     change(corpus, sequence_length=20)
     assert blocks_of(corpus, 32).shape == (50, 20)
@@ -123,3 +129,15 @@ def test_a_damaged_or_missing_shard_is_named(corpus: Path) -> None:
     (corpus / "0.arrow").unlink()
     with pytest.raises(UserError, match=r"0\.arrow is missing, and so are 1 others"):
         blocks_of(corpus, 8)
+
+
+def test_only_shards_that_are_read_are_checked(corpus: Path, tokenizer: Tokenizer) -> None:
+    (corpus / "600.arrow").unlink()
+    settings = {"tokenizer": None, "vocabulary": 300, "sequence_length": 20}
+    text = load_text(str(corpus), **settings, max_tokens=20)  # the first block
+    assert np.array_equal(text.blocks[0], STREAM[:20])
+    with pytest.raises(UserError, match=r"600\.arrow is missing"):
+        load_text(str(corpus), **settings, max_tokens=60)  # and the 16th and 33rd
+    (corpus / "0.arrow").unlink()
+    with pytest.raises(UserError, match=r"0\.arrow is missing"):
+        load_text(str(corpus), **settings, max_tokens=20)

@@ -51,6 +51,16 @@ def test_free_settings_may_differ(tmp_path):
         claim_run(tmp_path, changed, free=("teacher",))
 
 
+def test_what_a_killed_start_left_does_not_matter(tmp_path):
+    for name in (f".{FILE}.host.1.tmp", ".lock"):
+        (tmp_path / name).write_text("half")
+    assert claim_run(tmp_path, SETTINGS) is False
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".git").mkdir()
+    with pytest.raises(UserError, match="is not empty and no run"):
+        claim_run(tmp_path / "other", SETTINGS)
+
+
 def test_what_is_no_run_is_left_alone(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="is not empty and no run: name another --out"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import ray
 
-from evo import pieces
+from evo import pieces, text_files
 from evo.cluster import connect
 from evo.errors import UserError
 from evo.sources import documents
@@ -146,7 +146,7 @@ def test_a_document_that_is_too_large_is_refused(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.txt").write_text("word " * 100)
-    monkeypatch.setattr(pieces, "LARGEST_DOCUMENT", 400)
+    monkeypatch.setattr(text_files, "LARGEST_DOCUMENT", 400)
     with pytest.raises(UserError, match=r"one document of .*lines of a \.jsonl"):
         parts_of(str(tmp_path / "a.txt"))
 

@@ -3,6 +3,8 @@ import json
 import os
 import platform
 import shutil
+import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -11,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from evo import retry
 from evo.errors import UserError
 from evo.sources import documents
-from evo.text import load_text
+from evo.text import has_rows, load_text
 from evo.tokenizer import Tokenizer
 from tests.bpe import TEXT, write_tokenizer
 
@@ -111,6 +114,15 @@ def test_compressed_files_and_directories(load, refused, tokenizer, tmp_path):
     refused(tmp_path / "corpus", "has rows, each a block of its own")
 
 
+def test_null_is_an_empty_text_everywhere(tmp_path):
+    texts = ["one", None, "two"]
+    write_parquet(tmp_path / "train.parquet", texts)
+    (tmp_path / "hub").mkdir()
+    write_jsonl(tmp_path / "hub" / "train.jsonl", texts)
+    for source in (tmp_path / "train.parquet", tmp_path / "hub", f"hf:{tmp_path / 'hub'}:train"):
+        assert list(documents(str(source))) == ["one", "", "two"]
+
+
 def test_rows_of_a_2d_npy_are_blocks(load, refused, tmp_path):
     rows = np.random.default_rng(0).integers(300, size=(5, 6))
     np.save(tmp_path / "a.npy", rows)
@@ -124,6 +136,14 @@ def test_rows_of_a_2d_npy_are_blocks(load, refused, tmp_path):
     refused(tmp_path / "a.npy", "rows of 6 tokens, more than", sequence_length=5)
     np.save(tmp_path / "c.npy", rows[:, :4])
     refused(tmp_path / "*.npy", "different shapes")
+
+
+def test_whether_a_file_has_rows_is_told_without_reading_it(tmp_path):
+    np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.int64, (2**24, 2**10))  # a hole
+    began = time.monotonic()
+    assert has_rows(str(tmp_path / "a.npy"))
+    assert not has_rows(str(tmp_path))
+    assert time.monotonic() - began < 1
 
 
 def test_max_tokens_takes_blocks_evenly_spaced_in_the_text(load, refused, tmp_path):
@@ -249,6 +269,48 @@ def test_damaged_files(refused, tmp_path):
     refused(path, "float64 of shape")
     np.save(path, np.ones((2, 2, 2), int))
     refused(path, "1-D .* or 2-D")
+
+
+def test_a_file_that_cannot_be_read_now_is_tried_again(load, tmp_path, monkeypatch):
+    monkeypatch.setattr(retry, "WAITS", (0.2,) * 50)
+    for path in (tmp_path / "a.txt", tmp_path / "a.jsonl"):
+        path.symlink_to("/proc/self/mem")  # its first byte is an input/output error
+        content = TEXT if path.suffix == ".txt" else json.dumps({"text": TEXT})
+
+        def put_right(path=path, content=content):
+            time.sleep(0.5)
+            (tmp_path / "new").write_text(content)
+            os.replace(tmp_path / "new", path)
+
+        thread = threading.Thread(target=put_right)
+        thread.start()
+        assert list(documents(str(path))) == [TEXT]
+        thread.join()
+
+
+def test_a_file_that_stays_unreadable_is_one_line(refused, tmp_path, monkeypatch):
+    monkeypatch.setattr(retry, "WAITS", (0, 0))
+    for name in ("a.txt", "a.jsonl", "a.jsonl.gz", "a.parquet"):
+        (tmp_path / name).symlink_to("/proc/self/mem")
+        refused(tmp_path / name, "cannot be read: .*put/output error")
+
+
+def test_text_is_read_as_it_stands(load, tmp_path):
+    (tmp_path / "a.txt").write_bytes("one\r\ntwo\r\n".encode("utf-8-sig"))
+    assert list(documents(str(tmp_path / "a.txt"))) == ["one\r\ntwo\r\n"]
+
+
+def test_hidden_directories_are_no_text_and_other_files_are_counted(tmp_path, caplog):
+    caplog.set_level("INFO")
+    corpus = tmp_path / ".hidden" / "corpus"  # only what is below the source counts
+    (corpus / ".cache" / "x").mkdir(parents=True)
+    (corpus / ".cache" / "x" / "h.txt").write_text("no")
+    for name in ("b.TXT", "c.json.gz", "d.csv", "e.csv"):
+        (corpus / name).write_text("no")
+    (corpus / "a.txt").write_text("yes")
+    assert list(documents(str(corpus))) == list(documents(str(corpus))) == ["yes"]
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.endswith("4 files of other kinds are left out: 2 .csv, 1 .TXT, 1 .gz")
 
 
 def test_a_cache_that_cannot_be_written(refused, tmp_path, monkeypatch):

@@ -43,6 +43,14 @@ def test_a_stored_limit_on_the_length_cuts_nothing(tmp_path):
         assert ids.tolist() == expected.tolist()
 
 
+def test_a_lone_surrogate_is_replaced(tmp_path):
+    tokenizer = Tokenizer(write_tokenizer(tmp_path))
+    lone, pair = json.loads(r'"a \ud800 b"'), "\ud83d" + "\ude00"
+    encoded = tokenizer.encode(["daft", lone, pair])
+    assert [tokenizer.decode(ids) for ids in encoded] == ["daft", "a \ufffd b", "\U0001f600"]
+    assert tokenizer.encode_whole(lone, special=False) == encoded[1].tolist()
+
+
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json"])
 @pytest.mark.parametrize("token", ["!", {"content": "!"}])
 def test_which_token_ends_a_text(name, token, tmp_path):

@@ -121,6 +121,8 @@ def test_what_is_large_is_a_stream(
     assert text.tokens is None
     before = large.hash
     Path(corpora["whole"]).touch()
+    assert opened(student, [corpora["whole"]]).hash == before
+    np.save(corpora["whole"], np.arange(60 * LENGTH + 4) % 60)
     assert opened(student, [corpora["whole"]]).hash != before
     monkeypatch.setattr(training_text, "STREAMED_BYTES", 1000)
     assert opened(student, [corpora["other"]]).tokens == 20 * LENGTH  # rows, each a block

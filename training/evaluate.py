@@ -18,7 +18,9 @@ from evo import checkpoint
 from evo.checkpoint import Checkpoint
 from evo.errors import UserError
 from evo.nll import summed_nll
-from evo.text import load_stream, load_text, sequence_length_of
+from evo.prepared import is_prepared, open_blocks
+from evo.shards import Blocks, spaced
+from evo.text import Tokens, load_stream, load_text, sequence_length_of
 from training.sliding import summed_tail_nll, windows
 
 BLOCKS_PER_UPDATE = 64
@@ -135,13 +137,19 @@ def _device() -> str:
 
 def _blocks(
     stored: Checkpoint, text: str, length: int, max_tokens: int | None, stride: int | None
-) -> tuple[NDArray[np.integer], NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[Tokens | Blocks, NDArray[np.int64], NDArray[np.int64]]:
     """Token blocks, shape [N, T]; which of them are scored, shape [M]; and of how many of its last
     targets each, shape [M]."""
     vocabulary: Any = {"tokenizer": stored.tokenizer, "vocabulary": stored.vocabulary}
     if stride is None:
-        blocks = load_text(text, **vocabulary, sequence_length=length, max_tokens=max_tokens).blocks
-        return blocks, np.arange(len(blocks)), np.full(len(blocks), blocks.shape[1] - 1)
+        how: Any = {**vocabulary, "sequence_length": length, "max_tokens": max_tokens}
+        if is_prepared(text):  # may be larger than the memory
+            blocks: Tokens | Blocks = open_blocks(text, **how)
+            rows = spaced(len(blocks), blocks.shape[1], max_tokens)
+        else:
+            blocks = load_text(text, **how).blocks
+            rows = np.arange(len(blocks))
+        return blocks, rows, np.full(len(rows), blocks.shape[1] - 1)
     stream = load_stream(text, **vocabulary, max_tokens=max_tokens)
     starts, targets = windows(len(stream), length, stride)
     if max_tokens is not None:
@@ -149,6 +157,6 @@ def _blocks(
         if max_tokens < size:
             raise UserError(f"--max-tokens {max_tokens} is less than one window of {size} tokens")
         count = min(len(starts), 1 + (max_tokens - size) // stride)
-        spaced = np.arange(count) * len(starts) // count
-        starts, targets = starts[spaced], targets[spaced]
+        chosen = np.arange(count) * len(starts) // count
+        starts, targets = starts[chosen], targets[chosen]
     return sliding_window_view(stream, min(length, len(stream))), starts, targets

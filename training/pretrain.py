@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from evo.errors import UserError
 from evo.files import atomic_file, exclusive
+from evo.revisions import pin_sources
 from evo.strict_json import dumps
 from training import log
 from training.follow import Watcher
@@ -199,6 +200,8 @@ def pretrain(config: PretrainConfig, *, watcher: Watcher | None = None) -> dict[
     from training.inputs import read_inputs
     from training.resolve import demand_of, make_plan, resources, settings_of
 
+    run = Path(config.out).absolute()
+    config = _pinned(config, run)
     inputs = read_inputs(
         model=config.model,
         teacher=config.teacher,
@@ -218,7 +221,6 @@ def pretrain(config: PretrainConfig, *, watcher: Watcher | None = None) -> dict[
             f"a batch of {plan.batch} sequences cannot be shared by {workers} workers: "
             f"give fewer --workers or more --batch-tokens than {plan.tokens_per_step}"
         )
-    run = Path(config.out).absolute()
     settings = settings_of(config, inputs, plan)
     claim(run, settings)
     with exclusive(run):
@@ -248,6 +250,15 @@ def pretrain(config: PretrainConfig, *, watcher: Watcher | None = None) -> dict[
             watchers=[watcher or progress_display(run.name, plan.steps, flops), *loggers],
         )
         return _finish(run, settings)
+
+
+def _pinned(config: PretrainConfig, run: Path) -> PretrainConfig:
+    """The same, with the commits of the hub's data sets that the run was begun with."""
+    text = pin_sources(config.sources, run, "text")
+    if config.validation_text is None:
+        return replace(config, text=text)
+    (validation_text,) = pin_sources([config.validation_text], run, "validation_text")
+    return replace(config, text=text, validation_text=validation_text)
 
 
 def _origin(directory: Path, settings: dict[str, Any]) -> dict[str, Any]:

@@ -148,7 +148,10 @@ def parts_of(source: str) -> tuple[Part, ...]:
     Raises:
         UserError: it cannot be read.
     """
-    return tuple(part for piece in pieces_of([source]) for part in piece.parts)
+    found = tuple(part for piece in pieces_of([source]) for part in piece.parts)
+    if not found:
+        raise UserError(f"{source} is empty: there is no text in it")
+    return found
 
 
 class WindowReader:

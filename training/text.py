@@ -19,7 +19,7 @@ from evo.pieces import file_bytes
 from evo.prepared import is_prepared, open_blocks
 from evo.shards import Blocks
 from evo.sources import parts
-from evo.text import SAMPLED_TOKENS, Tokens, load_text, npy_rows
+from evo.text import SAMPLED_TOKENS, Tokens, has_rows, load_text
 from training.data import Extent
 from training.stream import StreamedText, parts_of
 
@@ -34,8 +34,8 @@ class Source:
     Attributes:
         name: as it was asked for.
         blocks: what is read: in memory, prepared, or a stream.
-        hash: of the content; of a stream, of what its files are called, their sizes, and when they
-            were changed, or their version on the hub.
+        hash: of the content; of a stream, of what its files are called and their sizes, or their
+            version on the hub.
     """
 
     name: str
@@ -155,7 +155,7 @@ def open_training_text(
             )
             return Source(name, blocks, blocks.hash)
         is_large = name.startswith("hf:") or sum(map(file_bytes, parts(name))) > STREAMED_BYTES
-        if is_large and npy_rows(name) is None:
+        if is_large and not has_rows(name):
             window = max(1, shuffle_tokens // sequence_length)
             return _stream(name, student, vocabulary, sequence_length, window)
         text = load_text(
@@ -194,10 +194,10 @@ def _stream(name: str, student: Checkpoint, vocabulary: int, length: int, window
         told = (student.tokenizer.hash, student.tokenizer.end_of_text)
         digest.update(repr(told).encode())
     for part in pieces:
-        status = None if part.path is None else part.path.stat()
-        file = None if status is None else (status.st_size, status.st_mtime_ns)
+        # Not when it was changed: a copy of the corpus must do to go on.
+        size = None if part.path is None else file_bytes(part)
         known_as = part.name if part.path is None else part.path.name
-        digest.update(repr((known_as, part.start, part.stop, part.version, file)).encode())
+        digest.update(repr((known_as, part.start, part.stop, part.version, size)).encode())
     model = Path(student.path).absolute()
     text = StreamedText(name, pieces, model, vocabulary, length, window)
     return Source(name, text, digest.hexdigest())
