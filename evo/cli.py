@@ -64,7 +64,8 @@ COMMANDS = {
         "evo.cli:run_prepare",
     ),
     "cache-logits": Command(
-        "keep a teacher's likeliest tokens on a text, for any number of students to distil from",
+        "keep a teacher's likeliest tokens on a text, for any number of students to distil from "
+        "(or: prepare --teacher)",
         "training.cache_logits:CacheLogitsConfig",
         "evo.cli:run_cache_logits",
     ),
@@ -348,9 +349,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     logging.getLogger("evo").setLevel(logging.INFO)
-    command = COMMANDS[name]
+    of_teacher = name == "prepare" and any(one.partition("=")[0] == "--teacher" for one in rest)
+    meant = "cache-logits" if of_teacher else name
     try:
-        _load(command.run)(_parse(name, rest))
+        _load(COMMANDS[meant].run)(_parse(meant, rest))
     except UserError as error:
         print(f"evo {name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

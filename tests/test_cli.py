@@ -296,6 +296,8 @@ def test_search_lists_what_is_missing(capsys):
         (["compare", "nowhere", "else"], "nowhere"),
         (["pretrain", "--model", "no", "--text", "x", "--tokens", "0", "--out", "o"], "tokens"),
         (["pretrain", "--model", "no", "--text", "x", "--tokens", "9", "--out", "o"], "no is no "),
+        (["prepare", "--teacher=t", "--text", "x", "--tokens", "9", "--out", "o", "--top-k", "0"],
+         "evo prepare: --top-k 0"),
         (["pretrain", "--loggers", "csv", "tb"], "--loggers: give some of tensorboard, wandb, csv"),
     ],
 )  # fmt: skip
