@@ -111,6 +111,10 @@ def _curves(axes: Axes, drawn: pd.DataFrame, name: str | None) -> None:
         elif rank == 0:
             axes.plot(*points[-1], marker="*", color=BEST, markersize=12, zorder=5)
     axes.set_xscale("log")
+    # Runs begin late in a decade and end early in the next: powers of ten alone would be too few.
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("training FLOPs")
     axes.set_ylabel("validation perplexity")
     if name:
