@@ -17,15 +17,13 @@ from typing import Any
 
 import torch
 import yaml
-from litgpt.config import Config
-from litgpt.model import GPT
-from litgpt.utils import save_config
 from torch import Tensor
 
 from evo import tokenizer as tokenizers
 from evo.cost import Architecture
 from evo.errors import UserError, first_line
 from evo.files import atomic_directory
+from evo.litgpt_model import GPT, Config, save_config
 from evo.model import architecture_of, build, is_tied, tensor_shapes, tie, widths_of
 from evo.subnet import Widths
 from evo.tokenizer import Tokenizer, load_tokenizer

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from litgpt.model import GPT
 from numpy.typing import NDArray
 from torch import Tensor
 
 from evo.errors import UserError
+from evo.litgpt_model import GPT
 from evo.nll import batches, in_parts, log_sum_exp, logit_tiles, row_sums, target_logits
 
 LEAST_TOP_K = 512

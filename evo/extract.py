@@ -11,11 +11,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from litgpt.config import Config
-from litgpt.model import GPT
 from torch import Tensor, nn
 
 from evo.checkpoint import HEAD
+from evo.litgpt_model import GPT, Config
 from evo.model import build, tie
 from evo.subnet import Mask, Subnet
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from litgpt.config import Config
-
 from evo.errors import UserError
+from evo.litgpt_model import Config
 
 GELU = {
     "gelu": "none",

@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from litgpt.config import Config
-
 from evo.errors import UserError
+from evo.litgpt_model import Config
 from evo.subnet import Widths
 
 SAID = {

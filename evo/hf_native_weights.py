@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-from litgpt.config import Config
 from torch import Tensor
 from torch.nn import functional
 
 from evo.checkpoint import HEAD
 from evo.hf_native import family_of, native_heads
+from evo.litgpt_model import Config
 from evo.subnet import Widths
 
 NEOX_NAMES = {

@@ -14,14 +14,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from litgpt.config import Config
-from litgpt.scripts import convert_hf_checkpoint as litgpt_convert
 from safetensors.torch import load_file
 from torch import Tensor
 
 from evo.checkpoint import EMBEDDING, HEAD
 from evo.errors import UserError, first_line
 from evo.hf_config import SourceConfig
+from evo.litgpt_model import Config, convert_hf_checkpoint
 from evo.model import architecture_of, tensor_shapes
 
 LAYOUTS = (
@@ -44,11 +43,11 @@ BIASES = {
 
 COPY: dict[str, Callable[..., None]] = {
     # Llama's query, key and value biases are those of Qwen2: litgpt's Llama function has none.
-    "llama": litgpt_convert.copy_weights_qwen_2_5,
-    "mistral": litgpt_convert.copy_weights_qwen_2_5,
-    "qwen2": litgpt_convert.copy_weights_qwen_2_5,
-    "qwen3": litgpt_convert.copy_weights_qwen_3,
-    "olmo2": litgpt_convert.copy_weights_olmo2,
+    "llama": convert_hf_checkpoint.copy_weights_qwen_2_5,
+    "mistral": convert_hf_checkpoint.copy_weights_qwen_2_5,
+    "qwen2": convert_hf_checkpoint.copy_weights_qwen_2_5,
+    "qwen3": convert_hf_checkpoint.copy_weights_qwen_3,
+    "olmo2": convert_hf_checkpoint.copy_weights_olmo2,
 }
 
 
@@ -160,7 +159,7 @@ def litgpt_weights(
 
 def _copy_function(family: str, config: Config) -> Callable[..., None]:
     if family == "gpt_neox":
-        return partial(litgpt_convert.copy_weights_gpt_neox, config)
+        return partial(convert_hf_checkpoint.copy_weights_gpt_neox, config)
     # A holder of queries, keys and values until all three of a layer have been seen.
     return partial(COPY[family], config, defaultdict(dict))
 

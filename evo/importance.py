@@ -15,11 +15,11 @@ from functools import partial
 
 import numpy as np
 import torch
-from litgpt.model import GPT, Block
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evo.cost import Architecture, forward_flops
+from evo.litgpt_model import GPT, Block
 from evo.model import hidden_states
 from evo.nll import summed_nll
 from evo.proxy import Importance

@@ -12,12 +12,11 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-from litgpt.config import Config
-from litgpt.model import GPT, Block, do_softcapping
 from torch import Tensor, nn
 
 from evo.cost import Architecture, Cost
 from evo.errors import UserError
+from evo.litgpt_model import GPT, Block, Config, do_softcapping
 from evo.subnet import Dimensions, Widths
 
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from litgpt.model import GPT, do_softcapping
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from evo import onednn
+from evo.litgpt_model import GPT, do_softcapping
 from evo.model import hidden_states
 
 

@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from litgpt.model import GPT
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evo.cost import Architecture, forward_flops
 from evo.importance import LAYER_SEQUENCES, spread_over
+from evo.litgpt_model import GPT
 from evo.nll import summed_nll
 from evo.order import Order
 

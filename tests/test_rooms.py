@@ -78,7 +78,17 @@ def test_the_search_side_loads_neither_ray_nor_torch():
 
 
 def test_the_scorer_loads_no_ray():
-    assert "ray" not in loaded_by(PLAIN)
+    assert not loaded_by(PLAIN) & {"ray", "transformers"}
+
+
+def test_litgpt_is_imported_in_one_place():
+    modules = {
+        path.relative_to(ROOT).as_posix()
+        for room in ROOMS
+        for path in sources(room)
+        if any(module.split(".")[0] == "litgpt" for module in imports(path))
+    }
+    assert modules == {"evo/litgpt_model.py"}
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -109,6 +109,11 @@ def wait_for_the_end(name, seconds=60):
 def first(loaded, expected):
     """A job that stays, so that there is one pool for the tests of this file."""
     with enter(loaded) as pool:
+        deadline = time.monotonic() + 120
+        while pool.workers < 2:
+            assert time.monotonic() < deadline
+            pool.wait(0)
+            time.sleep(0.2)
         yield pool
 
 
@@ -123,16 +128,18 @@ def test_the_second_job_needs_no_checkpoint_and_scores_its_own_text(
     assert len(before) == 3
     weights = loaded.path / "lit_model.pth"
     weights.rename(weights.with_suffix(".away"))
-    caplog.set_level("INFO", "evo.pool")
-    with enter(loaded, "other") as second:
-        assert f"sharing the pool {POOL}: teacher loaded, 2 workers" in caplog.messages
-        first.submit(units)
-        second.submit(units)
-        results = first.wait(60), second.wait(60)
-        assert_exact(results[1] + drain(second), units, expected, "other")
-        assert_exact(results[0] + drain(first), units, expected, "one")
-    assert pids() == before
-    weights.with_suffix(".away").rename(weights)
+    try:
+        caplog.set_level("INFO", "evo.pool")
+        with enter(loaded, "other") as second:
+            assert f"sharing the pool {POOL}: teacher loaded, 2 workers" in caplog.messages
+            first.submit(units)
+            second.submit(units)
+            results = first.wait(60), second.wait(60)
+            assert_exact(results[1] + drain(second), units, expected, "other")
+            assert_exact(results[0] + drain(first), units, expected, "one")
+        assert pids() == before
+    finally:
+        weights.with_suffix(".away").rename(weights)
 
 
 def test_jobs_share_evenly(first, loaded, subnets):

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from litgpt.model import GPT
 from torch import Tensor
+
+from evo.litgpt_model import GPT
 
 
 def use_float32_attention(model: GPT) -> None:

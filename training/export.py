@@ -14,7 +14,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from huggingface_hub import save_torch_state_dict
-from litgpt.config import Config
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from evo.files import atomic_directory, refuse_occupied
 from evo.hf_native import hidden_act, native_config, refuse_unsaid, rope_parameters
 from evo.hf_native_weights import native_weights
 from evo.import_hf import CHECKED_LENGTH, CHECKED_ROWS, TOLERANCE
+from evo.litgpt_model import Config
 from evo.subnet import Widths
 
 logger = logging.getLogger("evo")

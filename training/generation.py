@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from litgpt.model import GPT
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from evo.errors import UserError
+from evo.litgpt_model import GPT
 from evo.model import head_logits
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from math import sqrt
 
 import torch
-from litgpt.model import GPT
 from torch import nn
+
+from evo.litgpt_model import GPT
 
 
 @torch.no_grad()

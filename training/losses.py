@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from litgpt.model import GPT
 from torch import Tensor
 
+from evo.litgpt_model import GPT
 from training.divergences import TopK, divergence, top_k_of
 from training.plan import LossSettings
 

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from litgpt.model import GPT
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
@@ -27,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from evo.errors import UserError, first_line
+from evo.litgpt_model import GPT
 from training.student import Student
 from training.teacher import TeacherNetwork
 

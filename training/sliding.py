@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from litgpt.model import GPT
 from numpy.typing import NDArray
 
 from evo.errors import UserError
+from evo.litgpt_model import GPT
 from evo.nll import batches, in_parts, log_sum_exp, logit_tiles, target_logits
 
 

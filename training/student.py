@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from litgpt.model import GPT
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from evo.litgpt_model import GPT
 from evo.model import hidden_states
 from evo.nll import summed_nll
 from training.losses import Teacher, head_of, summed_losses

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from litgpt.model import GPT
 from torch import Tensor, nn
 
 from evo import checkpoint
+from evo.litgpt_model import GPT
 from evo.model import hidden_states
 from training.divergences import TopK, top_k_of
 from training.losses import TeacherStates, cast, head_of, logits_of, product_dtype, rows_per_chunk

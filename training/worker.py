@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed
-from litgpt.model import GPT
 from torch import Tensor, nn
 
 from evo import checkpoint
+from evo.litgpt_model import GPT
 from training.attention import use_float32_attention
 from training.data import Sampler
 from training.initialise import initialise

@@ -6,11 +6,10 @@ import statistics
 import time
 
 import torch
-from litgpt.config import Config
-from litgpt.model import GPT
 from torch import nn
 
 from evo.cost import SECOND
+from evo.litgpt_model import GPT, Config
 from evo.model import build, tie
 from evo.subnet import Widths
 

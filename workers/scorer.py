@@ -11,8 +11,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from litgpt.config import Config
-from litgpt.model import GPT
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,6 +18,7 @@ from evo.cost import parameters
 from evo.divergence import Divergence, summed_nll_and_divergence
 from evo.errors import UserError
 from evo.extract import extract
+from evo.litgpt_model import GPT, Config
 from evo.model import architecture_of
 from evo.nll import summed_nll
 from evo.subnet import Subnet

@@ -16,7 +16,6 @@ from typing import Any
 
 import ray
 import torch
-from litgpt.config import Config
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
 from ray.exceptions import (
@@ -30,6 +29,7 @@ from torch import Tensor
 
 from evo import checkpoint
 from evo.errors import UserError
+from evo.litgpt_model import Config
 
 FETCH_ATTEMPTS = 5
 FETCH_PAUSE = 2.0

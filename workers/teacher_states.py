@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from litgpt.config import Config
-from litgpt.model import GPT, Block
 from numpy.typing import NDArray
 from torch import Tensor
 
 from evo.checkpoint import HEAD
 from evo.divergence import Divergence, TeacherStates, teacher_states
+from evo.litgpt_model import GPT, Block, Config
 from evo.model import tie
 
 

@@ -16,11 +16,10 @@ import shutil
 from pathlib import Path
 
 import torch
-from litgpt.config import Config
-from litgpt.model import GPT
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from evo import checkpoint
+from evo.litgpt_model import GPT, Config
 from evo.sources import documents
 from training.initialise import initialise
 from training.pretrain import PretrainConfig, pretrain
