@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import pickle
 from collections.abc import Iterator, Sequence
@@ -171,6 +172,8 @@ def _tokenise(
     connect()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
+    for talker in ("progress", "execution.streaming_executor"):  # our own lines say as much
+        logging.getLogger(f"ray.data._internal.{talker}").setLevel(logging.ERROR)
     rows = [
         {"number": number, "name": pieces[number].name, "piece": pickle.dumps(pieces[number])}
         for number in missing

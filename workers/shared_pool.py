@@ -103,7 +103,8 @@ class SharedPool:
         self._host: ActorHandle | None = None
         welcome = self._enter()
         if welcome.started:
-            logger.info("sharing the pool %s: teacher loaded, %d workers", name, self.workers)
+            count = "1 worker" if self.workers == 1 else f"{self.workers} workers"
+            logger.info("sharing the pool %s: teacher loaded, %s", name, count)
         else:
             logger.info("the pool %s has no worker yet: it is loading the teacher", name)
 
