@@ -17,10 +17,8 @@ SUPPORTED := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_in
 quickstart: $(STAMP)
 	$(BIN)/evo quickstart $(ARGS)
 
-# Two at a time: half of what a file of tests does is to wait for processes to start. A file stays
-# in one process, for its fixtures (a Ray, a head node).
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -q $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

@@ -3,8 +3,6 @@
 import subprocess
 import sys
 
-import transformers
-
 from evo.litgpt_model import _transformers_later
 
 CODE = """
@@ -30,6 +28,8 @@ def test_transformers_is_imported_when_it_is_first_used():
 
 
 def test_transformers_that_is_there_already_is_left_alone():
+    import transformers
+
     with _transformers_later():
         assert sys.modules["transformers"] is transformers
     assert sys.modules["transformers"] is transformers
