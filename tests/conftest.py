@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,14 +17,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks are slowest on c
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tokenised text is cached in a directory of this run."""
     os.environ["EVO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_ray() -> Iterator[None]:
-    """The Ray that a file of tests has started ends with it, so that files run in any order."""
-    yield
-    if "ray" in sys.modules:
-        sys.modules["ray"].shutdown()
 
 
 @pytest.fixture(scope="session")
