@@ -15,13 +15,17 @@ import psutil
 
 def measured_on(packages: tuple[str, ...] = ("torch", "litgpt", "numpy")) -> dict[str, Any]:
     """The machine, the versions, the command, and how busy others kept the machine."""
-    cpu = platform.processor()
+    cpu, vectors = platform.processor(), None
     if (info := Path("/proc/cpuinfo")).is_file():
-        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        lines = info.read_text().splitlines()
+        names = [line for line in lines if line.startswith("model name")]
         cpu = names[0].partition(":")[2].strip() if names else cpu
+        flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
+        vectors = next((kind for kind in ("avx512f", "avx2") if kind in flags), None)
     script = Path(sys.argv[0]).stem
     return {
         "cpu": cpu,
+        "vectors": vectors,  # ratios of matrix products differ with it
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "python": platform.python_version(),
@@ -35,7 +39,10 @@ def measured_on(packages: tuple[str, ...] = ("torch", "litgpt", "numpy")) -> dic
 def sentence(machine: dict[str, Any]) -> str:
     """The same, to stand below a table."""
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    cores = f"{machine['cores']} cores"
+    if machine.get("vectors"):
+        cores += f", {machine['vectors']}"
     return (
-        f"`{machine['command']}`, {machine['date']}, {machine['cpu']} ({machine['cores']} cores), "
+        f"`{machine['command']}`, {machine['date']}, {machine['cpu']} ({cores}), "
         f"Python {machine['python']}, {versions}; load average {machine['load_average'][0]}."
     )
