@@ -7,10 +7,11 @@ sequences of 2048 tokens, 131,072 tokens per candidate in units of 16,384. Two t
 one `Scorer`, as Ray does with a worker: one gathers the next candidate's weights while the other
 one runs. With `--host` the teacher stays in host memory, as one larger than the GPU.
 
-Model FLOPs are those of `evo.cost.forward_flops` (attention counts the full square of a sequence,
-of which a causal kernel computes half); the device's rate is that of a product of two 8192 x 8192
-matrices, measured here. Writes cuda_scoring.json and cuda_scoring.md beside this file (`--host`:
-cuda_scoring_host). `--tiny` is a smoke test of the script on any machine, and writes nothing.
+Model FLOPs are those of `evo.genome.cost.forward_flops` (attention counts the full square of a
+sequence, of which a causal kernel computes half); the device's rate is that of a product of two
+8192 x 8192 matrices, measured here. Writes cuda_scoring.json and cuda_scoring.md beside this file
+(`--host`: cuda_scoring_host). `--tiny` is a smoke test of the script on any machine,
+and writes nothing.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from litgpt.config import Config
 from torch import Tensor
 
 from benchmarks.machine import measured_on, sentence
-from evo.bins import parse_bin
-from evo.cost import Architecture, Cost, forward_flops, parameters
-from evo.model import architecture_of, named_cost, tensor_shapes
-from evo.order import Order
-from evo.space import Space
-from evo.subnet import Subnet
-from workers.micro_batch import largest, try_on
-from workers.scorer import Scorer, ScoringSettings
+from evo.genome.bins import parse_bin
+from evo.genome.cost import Architecture, Cost, forward_flops, parameters
+from evo.genome.ranking import Order
+from evo.genome.space import Space
+from evo.genome.subnet import Subnet
+from evo.model.layerwise_gpt import architecture_of, named_cost, tensor_shapes
+from workers.scoring.scorer import Scorer, ScoringSettings
+from workers.tasks.micro_batch import largest, try_on
 
 HERE = Path(__file__).parent
 SAMPLES = 32

@@ -30,11 +30,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.machine import measured_on, sentence
-from training.driver import KEEP_MEMORY
-from training.losses import Head, TeacherStates, cast, logits_of, rows_per_chunk, summed_losses
-from training.plan import DivergenceKind, LossSettings
-from training.student import Student
-from training.teacher import TeacherNetwork, teacher_states, teacher_top_k
+from training.loop.plan import DivergenceKind, LossSettings
+from training.loop.student import Student
+from training.losses.chunked_loss import (
+    Head,
+    TeacherStates,
+    cast,
+    logits_of,
+    rows_per_chunk,
+    summed_losses,
+)
+from training.setup.launch import KEEP_MEMORY
+from training.teacher.network import TeacherNetwork, teacher_states, teacher_top_k
 
 HERE = Path(__file__).parent
 VOCABULARY = 50304

@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evo import checkpoint
-from evo.importance import importance_by_activation, importance_by_magnitude
-from evo.order import Order
-from evo.rungs import spread
-from evo.sensitivity import layer_sensitivity
-from evo.strategy import Scored, Strategy
-from evo.subnet import Subnet
-from evo.text import load_text
-from workers.scorer import Scorer, ScoringSettings
+from evo.algorithms.base import Scored, Strategy
+from evo.data.token_blocks import load_text
+from evo.genome.ranking import Order
+from evo.genome.subnet import Subnet
+from evo.model import checkpoint
+from evo.model.importance import importance_by_activation, importance_by_magnitude
+from evo.model.layer_sensitivity import layer_sensitivity
+from evo.search.rungs import spread
+from workers.scoring.scorer import Scorer, ScoringSettings
 
 TEXT, LENGTH = "stdlib:validation", 256
 HELD_OUT = 128

@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from litgpt.model import GPT
 
-from evo import checkpoint
+from evo.data.token_blocks import cache_directory
 from evo.embedded import teacher_path
 from evo.embedded.make import LEARNING_RATE, SHAPE
-from evo.text import cache_directory
-from training.initialise import initialise
+from evo.model import checkpoint
+from training.loop.init_weights import initialise
 from training.pretrain import PretrainConfig, pretrain
 
 LARGER = replace(

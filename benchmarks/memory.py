@@ -27,12 +27,12 @@ from litgpt.config import Config
 from litgpt.model import GPT
 
 from benchmarks.machine import measured_on, sentence
-from evo import checkpoint
-from evo.cost import parameters
-from evo.subnet import Subnet
-from workers.fleet import ScoringWorker
-from workers.scorer import ScoringSettings
-from workers.store import create_store
+from evo.genome.cost import parameters
+from evo.genome.subnet import Subnet
+from evo.model import checkpoint
+from workers.pool.teacher_store import create_store
+from workers.pool.worker_group import ScoringWorker
+from workers.scoring.scorer import ScoringSettings
 
 MIB = 2**20
 LENGTH, SEQUENCES, MICRO_BATCH = 512, 8, 4

@@ -1,7 +1,7 @@
 """The operators of the spaces in parts, to be taken out one by one, or tried alone.
 
-With the parts in `BUILT_IN` a space proposes exactly what `evo.space.Space` does; without any, what
-it did before they were there. The others were tried and did not earn their place.
+With the parts in `BUILT_IN` a space proposes exactly what `evo.genome.space.Space` does; without
+any, what it did before they were there. The others were tried and did not earn their place.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from evo import operators
-from evo.bins import Bin
-from evo.cost import Architecture
-from evo.evolution import Evolution
-from evo.limits import DIMENSIONS
-from evo.operators import Genes, Keys, crossed
-from evo.order import Order
-from evo.space import Space
-from evo.strategy import Proposal
-from evo.subnet import Subnet
+from evo.algorithms.base import Proposal
+from evo.algorithms.evolution import Evolution
+from evo.genome import mutation as operators
+from evo.genome.bins import Bin
+from evo.genome.cost import Architecture
+from evo.genome.mutation import Genes, Keys, crossed
+from evo.genome.ranking import Order
+from evo.genome.space import Space
+from evo.genome.subnet import Subnet
+from evo.genome.width_limits import DIMENSIONS
 
 PARTS = {
     "start": "samples near the ordered prefix, not drowned in noise",

@@ -33,16 +33,16 @@ from matplotlib.figure import Figure
 from benchmarks.in_process import HELD_OUT, LENGTH, TEXT, Bench
 from benchmarks.machine import measured_on, sentence
 from benchmarks.operator_parts import BUILT_IN, PARTS, EvolutionOfParts, SpaceOfParts
-from evo.baselines import RandomSearch
-from evo.bins import parse_bin
-from evo.cost import parameters
+from evo.algorithms.base import Budget, Strategy
+from evo.algorithms.evolution import Rates
+from evo.algorithms.random_search import RandomSearch
+from evo.data.token_blocks import cache_directory
 from evo.embedded import teacher_path
-from evo.evolution import Rates
-from evo.files import atomic_file
-from evo.order import KINDS
-from evo.space import SPACES
-from evo.strategy import Budget, Strategy
-from evo.text import cache_directory
+from evo.genome.bins import parse_bin
+from evo.genome.cost import parameters
+from evo.genome.ranking import KINDS
+from evo.genome.space import SPACES
+from evo.storage.files import atomic_file
 
 SEEDS = (0, 1, 2)
 BINS = ("25%", "50%")

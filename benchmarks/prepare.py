@@ -29,12 +29,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.machine import measured_on, sentence
+from evo.data.prepared_corpus import Manifest
+from evo.data.sources import documents, parts
+from evo.data.token_blocks import part_tokens
+from evo.data.token_shards import map_tokens
 from evo.embedded import teacher_path
-from evo.prepared import Manifest
-from evo.shards import map_tokens
-from evo.sources import documents, parts
-from evo.text import part_tokens
-from evo.tokenizer import Tokenizer
+from evo.model.tokenizer import Tokenizer
 
 HERE = Path(__file__).parent
 WORKERS = 2

@@ -28,11 +28,11 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import measured_on, sentence
 from dashboards.axes import COLOURS, GREY, new_figure, save, tidy
-from evo.bins import Bin
-from evo.cost import Architecture, parameters
-from evo.order import Order
-from evo.space import SPACES, Space
-from evo.subnet import Dimensions, Subnet
+from evo.genome.bins import Bin
+from evo.genome.cost import Architecture, parameters
+from evo.genome.ranking import Order
+from evo.genome.space import SPACES, Space
+from evo.genome.subnet import Dimensions, Subnet
 
 PYTHIA_6_9B = Architecture(
     dimensions=Dimensions(layers=32, channels=4096, groups=32, neurons=16384),

@@ -28,23 +28,23 @@ from benchmarks.agreement import TIMES, curve, fewest
 from benchmarks.larger_teacher import larger_teacher
 from benchmarks.machine import measured_on
 from benchmarks.rungs_report import draw, markdown, trace
-from evo import checkpoint
-from evo.bins import parse_bin
-from evo.cost import parameters
+from evo.algorithms.base import Budget
+from evo.algorithms.evolution import Evolution
+from evo.commands.search_config import SearchConfig
+from evo.data.token_blocks import load_text
 from evo.embedded import teacher_path
-from evo.evolution import Evolution
-from evo.files import atomic_file, cache_directory
-from evo.history import History, Shard
-from evo.importance import importance_by_activation
-from evo.lane import Lane
-from evo.order import Order
-from evo.rungs import Losses, Rungs, Stages, spread
-from evo.search_config import SearchConfig
-from evo.space import SPACES, Space
-from evo.strategy import Budget
-from evo.subnet import Subnet
-from evo.text import load_text
-from workers.scorer import Scorer, ScoringSettings
+from evo.genome.bins import parse_bin
+from evo.genome.cost import parameters
+from evo.genome.ranking import Order
+from evo.genome.space import SPACES, Space
+from evo.genome.subnet import Subnet
+from evo.model import checkpoint
+from evo.model.importance import importance_by_activation
+from evo.search.history import History, Shard
+from evo.search.rungs import Losses, Rungs, Stages, spread
+from evo.search.search import Lane
+from evo.storage.files import atomic_file, cache_directory
+from workers.scoring.scorer import Scorer, ScoringSettings
 
 HERE = Path(__file__).parent
 TEXT, LENGTH = "stdlib:validation", 256

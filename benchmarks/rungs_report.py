@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.agreement import AGREED, TIMES
 from benchmarks.machine import sentence
-from evo.files import atomic_file
-from evo.history import Row
+from evo.search.history import Row
+from evo.storage.files import atomic_file
 
 Trace = Sequence[Sequence[float]]
 """After each generation: evaluations, scored tokens, best fitness."""

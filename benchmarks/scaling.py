@@ -31,20 +31,20 @@ from benchmarks.machine import measured_on
 from benchmarks.proposals import BINS, PYTHIA_6_9B
 from benchmarks.scaling_report import draw, markdown
 from benchmarks.simulated_worker import SEQUENCE_SECONDS, SimulatedWorker
-from evo.cost import forward_flops
-from evo.driver import Driver
+from evo.algorithms.evolution import Evolution
+from evo.commands.search_config import SearchConfig
+from evo.commands.search_driver import Driver
 from evo.embedded import teacher_path
-from evo.evolution import Evolution
-from evo.history import History
-from evo.lane import Lane
-from evo.order import Order
-from evo.rungs import Rungs, Stages
-from evo.search_config import SearchConfig
-from evo.space import SPACES, Space
-from evo.subnet import Subnet
-from workers.pool import Pool, PoolSettings, UnitResult
-from workers.queues import Unit
-from workers.scorer import ScoringSettings
+from evo.genome.cost import forward_flops
+from evo.genome.ranking import Order
+from evo.genome.space import SPACES, Space
+from evo.genome.subnet import Subnet
+from evo.search.history import History
+from evo.search.rungs import Rungs, Stages
+from evo.search.search import Lane
+from workers.pool.pool import Pool, PoolSettings, UnitResult
+from workers.pool.queues import Unit
+from workers.scoring.scorer import ScoringSettings
 
 HERE = Path(__file__).parent
 WORKERS = (1, 4, 16, 64)

@@ -37,10 +37,10 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from benchmarks.machine import measured_on, sentence
-from evo.cost import forward_flops
-from evo.model import architecture_of
-from evo.subnet import Subnet
-from workers.scorer import Scorer, ScoringSettings
+from evo.genome.cost import forward_flops
+from evo.genome.subnet import Subnet
+from evo.model.layerwise_gpt import architecture_of
+from workers.scoring.scorer import Scorer, ScoringSettings
 
 MICRO_BATCHES = (1, 2, 4, 8)
 CHUNKS = (32, 128, 511)
@@ -265,7 +265,8 @@ def markdown(result: dict) -> str:
     lines += [
         "",
         "Peak memory is beyond the loaded network; ours holds the extracted candidate besides. "
-        "FLOPs are those of all matrix products (`evo.cost.forward_flops`), without the softmax's "
+        "FLOPs are those of all matrix products (`evo.genome.cost.forward_flops`), without the "
+        "softmax's "
         f"exponentials. A square product of 2048 in the same run: {shares}.",
         "",
         sentence(result["machine"]),

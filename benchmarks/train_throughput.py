@@ -25,9 +25,9 @@ from litgpt.config import Config
 from litgpt.model import GPT
 
 from benchmarks.machine import measured_on, sentence
-from evo import checkpoint
-from training import log
-from training.initialise import initialise
+from evo.model import checkpoint
+from training.logs import log
+from training.loop.init_weights import initialise
 
 HERE = Path(__file__).parent
 NAME = "pythia-31m"

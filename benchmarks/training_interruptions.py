@@ -25,10 +25,10 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.machine import measured_on, sentence
-from evo import checkpoint
 from evo.embedded import teacher_path
-from training import log
-from training.feed import digest
+from evo.model import checkpoint
+from training.data.prefetch import digest
+from training.logs import log
 
 STEPS, BATCH, LENGTH, TEXT_BLOCKS = 200, 4, 64, 150
 HERE = Path(__file__).parent

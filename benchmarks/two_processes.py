@@ -15,16 +15,16 @@ import psutil
 import torch
 from numpy.typing import NDArray
 
-from evo import checkpoint
-from evo.bins import parse_bin
-from evo.cost import parameters
+from evo.data.token_blocks import load_text
 from evo.embedded import teacher_path
-from evo.order import Order
-from evo.space import Space
-from evo.text import load_text
-from workers.pool import Pool, PoolSettings
-from workers.queues import Unit
-from workers.scorer import Scorer, ScoringSettings
+from evo.genome.bins import parse_bin
+from evo.genome.cost import parameters
+from evo.genome.ranking import Order
+from evo.genome.space import Space
+from evo.model import checkpoint
+from workers.pool.pool import Pool, PoolSettings
+from workers.pool.queues import Unit
+from workers.scoring.scorer import Scorer, ScoringSettings
 
 LENGTH, UNIT_SEQUENCES, SHARDS = 256, 16, 4
 SPACE, BIN = "coarse-layerwise", "25%"

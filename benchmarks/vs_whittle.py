@@ -28,11 +28,11 @@ from benchmarks.machine import measured_on
 from benchmarks.whittle_abilities import abilities, evo_resumes, whittle_resumes
 from benchmarks.whittle_report import markdown, picture
 from benchmarks.whittle_runs import CONTENDERS, Setting, run_evo, run_whittle
-from evo import checkpoint
+from evo.data.token_blocks import load_text
 from evo.embedded import teacher_path
-from evo.files import cache_directory
-from evo.subnet import Subnet
-from evo.text import load_text
+from evo.genome.subnet import Subnet
+from evo.model import checkpoint
+from evo.storage.files import cache_directory
 
 HERE = Path(__file__).parent
 TEXT = "stdlib:validation"

@@ -24,13 +24,13 @@ from benchmarks.whittle_runs import (
     job_of,
     rows_of,
 )
-from evo import checkpoint
-from evo.bins import parse_bin
-from evo.cost import parameters
-from evo.order import Order
-from evo.space import SPACES, Space
-from evo.subnet import Subnet
-from workers.scorer import Scorer, ScoringSettings
+from evo.genome.bins import parse_bin
+from evo.genome.cost import parameters
+from evo.genome.ranking import Order
+from evo.genome.space import SPACES, Space
+from evo.genome.subnet import Subnet
+from evo.model import checkpoint
+from workers.scoring.scorer import Scorer, ScoringSettings
 
 PER_SPACE = 5
 SCORES = 5

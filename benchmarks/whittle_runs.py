@@ -17,13 +17,13 @@ from litgpt.model import GPT
 from numpy.typing import NDArray
 
 from benchmarks.watched import Watched
-from evo.bins import parse_bin
-from evo.checkpoint import Checkpoint
-from evo.cost import parameters
-from evo.extract import extract
-from evo.history import History, Row
-from evo.nll import summed_nll
-from evo.subnet import Subnet
+from evo.genome.bins import parse_bin
+from evo.genome.cost import parameters
+from evo.genome.subnet import Subnet
+from evo.model.checkpoint import Checkpoint
+from evo.model.extract import extract
+from evo.model.nll import summed_nll
+from evo.search.history import History, Row
 
 WHITTLE_SEARCH = Path(__file__).parent / "whittle_search.py"
 BIN = "25%"

@@ -22,7 +22,7 @@ from dashboards.axes import (
     tidy,
 )
 from dashboards.history_statistics import scored
-from evo.front import Point, best_of_bins, pareto_front
+from evo.search.pareto_front import Point, best_of_bins, pareto_front
 
 FRONT = "#111827"
 HEADROOM = 1.4
@@ -33,7 +33,7 @@ def front_picture(histories: Mapping[str, pd.DataFrame], path: Path) -> None:
     """Draw every candidate that was scored in full, the front, and the best of each bin.
 
     Args:
-        histories: by the searches' names, `SPACE@BIN`; columns as in `evo.history.Row`.
+        histories: by the searches' names, `SPACE@BIN`; columns as in `evo.search.history.Row`.
         path: of the PNG.
 
     Raises:

@@ -1,6 +1,6 @@
 """Pictures of searches, as PNG files: how fitness fell, and which shapes were fit.
 
-The picture of training curves is `training.picture.draw_curves`.
+The picture of training curves is `dashboards.training_curves.draw_curves`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from dashboards.axes import (
     tidy,
 )
 from dashboards.history_statistics import best_so_far, generation_medians, scored, winner
-from evo.subnet import Dimensions, Subnet
+from evo.genome.subnet import Dimensions, Subnet
 
 GENERATIONS = "viridis_r"
 MOST_COLUMNS = 3
@@ -46,7 +46,7 @@ def search_curves(histories: Mapping[str, pd.DataFrame], path: Path) -> None:
 
     Args:
         histories: by the searches' names, `SPACE@BIN` (or `LABEL@PANEL` in general); columns as
-            in `evo.history.Row`. Those in which nothing is scored yet are left out.
+            in `evo.search.history.Row`. Those in which nothing is scored yet are left out.
         path: of the PNG.
 
     Raises:
@@ -123,7 +123,7 @@ def population_shapes(
     winner's widths in each of the teacher's layers.
 
     Args:
-        history: of one search, columns as in `evo.history.Row`.
+        history: of one search, columns as in `evo.search.history.Row`.
         path: of the PNG.
         dimensions: of the teacher.
         title: over the picture.

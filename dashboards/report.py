@@ -13,7 +13,7 @@ from dashboards.html import UNKNOWN, Markup, code, element, identifier, page, pi
 from dashboards.pictures import search_curves
 from dashboards.search_run import RunRecord, SearchRecord, read_run
 from dashboards.search_section import search_section
-from evo.files import atomic_file
+from evo.storage.files import atomic_file
 
 PAGE = "index.html"
 

@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 
 from evo.errors import UserError
-from evo.history import History, frame
-from evo.order import Order
-from evo.settings import read_settings
-from evo.subnet import Dimensions
+from evo.genome.ranking import Order
+from evo.genome.subnet import Dimensions
+from evo.search.history import History, frame
+from evo.storage.run_directory import read_settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class SearchRecord:
         name: `SPACE@BIN`.
         directory: where its files are, or will be.
         history: one row per evaluated candidate of the generations that have ended, columns as
-            in `evo.history.Row`; without rows before the first one has.
+            in `evo.search.history.Row`; without rows before the first one has.
         generations: how many have ended.
         ended: why the search has ended; None where it goes on, or was stopped.
         summary: its part of `summary.json`; None before the whole run has ended.

@@ -12,8 +12,8 @@ from dashboards.history_statistics import failures, has_nll, operator_statistics
 from dashboards.html import UNKNOWN, Markup, code, element, identifier, picture, table
 from dashboards.pictures import population_shapes, search_curves
 from dashboards.search_run import RunRecord, SearchRecord
-from evo.history import perplexity
-from evo.subnet import Dimensions, Subnet
+from evo.genome.subnet import Dimensions, Subnet
+from evo.search.history import perplexity
 
 
 def search_section(run: RunRecord, search: SearchRecord, out: Path) -> Iterator[Markup]:

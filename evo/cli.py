@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evo.errors import UserError
-from evo.strict_json import dumps
+from evo.storage.strict_json import dumps
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,18 @@ class Command:
 COMMANDS = {
     "quickstart": Command(
         "search the built-in teacher, pretrain the winner, compare: 5 minutes on a laptop",
-        "evo.quickstart:QuickstartConfig",
-        "evo.quickstart:quickstart",
+        "evo.commands.quickstart:QuickstartConfig",
+        "evo.commands.quickstart:quickstart",
     ),
     "import": Command(
         "make a teacher of a Hugging Face checkpoint",
-        "evo.import_hf:ImportConfig",
+        "evo.huggingface.import_checkpoint:ImportConfig",
         "evo.cli:run_import",
         ("checkpoint",),
     ),
     "search": Command(
         "search a teacher for its best subnets in parameter bins",
-        "evo.search_config:SearchConfig",
+        "evo.commands.search_config:SearchConfig",
         "evo.cli:run_search",
     ),
     "extract": Command(
@@ -60,7 +60,7 @@ COMMANDS = {
     ),
     "prepare": Command(
         "tokenise a corpus on all of a cluster, once for all runs that read it",
-        "evo.prepare:PrepareConfig",
+        "evo.data.prepare:PrepareConfig",
         "evo.cli:run_prepare",
     ),
     "cache-logits": Command(
@@ -76,7 +76,7 @@ COMMANDS = {
     ),
     "sweep": Command(
         "pretraining runs over settings, side by side, and which of them is best",
-        "training.sweep:SweepConfig",
+        "training.sweep.sweep:SweepConfig",
         "evo.cli:run_sweep",
     ),
     "compare": Command(
@@ -93,7 +93,7 @@ COMMANDS = {
     ),
     "export": Command(
         "write a checkpoint as a Hugging Face directory",
-        "training.export:ExportConfig",
+        "evo.huggingface.export_checkpoint:ExportConfig",
         "evo.cli:run_export",
         ("model",),
     ),
@@ -206,7 +206,7 @@ class ReportConfig:
 
 def run_import(config: Any) -> None:
     """`evo import`."""
-    from evo.import_hf import import_checkpoint
+    from evo.huggingface.import_checkpoint import import_checkpoint
 
     print(dumps(import_checkpoint(config), indent=2))
 
@@ -215,8 +215,8 @@ def run_search(config: Any) -> None:
     """`evo search`."""
     from rich.table import Table
 
-    from evo.display import result_console
-    from evo.driver import search
+    from evo.commands.search_display import result_console
+    from evo.commands.search_driver import search
 
     summary = search(config)
     table = Table(title=str(config.out))
@@ -238,7 +238,7 @@ def run_search(config: Any) -> None:
 
 def run_extract(config: ExtractConfig) -> None:
     """`evo extract`."""
-    from evo.winner import extract_candidate
+    from evo.search.winner import extract_candidate
 
     row = extract_candidate(config.run, config.search, config.candidate, config.out)
     print(
@@ -248,7 +248,7 @@ def run_extract(config: ExtractConfig) -> None:
 
 def run_prepare(config: Any) -> None:
     """`evo prepare`."""
-    from evo.prepare import prepare
+    from evo.data.prepare import prepare
 
     made = prepare(config)
     print(
@@ -275,22 +275,22 @@ def run_pretrain(config: Any) -> None:
 
 def run_sweep(config: Any) -> None:
     """`evo sweep`."""
-    from training.sweep import sweep
+    from training.sweep.sweep import sweep
 
     sweep(config)
 
 
 def run_compare(config: CompareConfig) -> None:
     """`evo compare`."""
-    from training.compare import compare
+    from training.comparison.compare import compare
 
     compare(config.runs, baseline=config.baseline, out=config.out)
 
 
 def run_eval(config: EvalConfig) -> None:
     """`evo eval`."""
-    from evo.files import atomic_file, refuse_occupied
-    from training.evaluate import evaluate, evaluate_tasks
+    from evo.storage.files import atomic_file, refuse_occupied
+    from training.evaluation.evaluate import evaluate, evaluate_tasks
 
     if config.out is not None:
         refuse_occupied(config.out)
@@ -322,7 +322,7 @@ def run_eval(config: EvalConfig) -> None:
 
 def run_export(config: Any) -> None:
     """`evo export`."""
-    from training.export import export
+    from evo.huggingface.export_checkpoint import export
 
     print(dumps(export(config), indent=2))
 

@@ -21,8 +21,8 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def hf_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The Hugging Face checkpoint of a family of tests/families.py."""
-    from tests.families import FAMILIES, write
+    """The Hugging Face checkpoint of a family of tests/support/families.py."""
+    from tests.support.families import FAMILIES, write
 
     root = tmp_path_factory.mktemp("hf")
 
@@ -39,7 +39,7 @@ def teacher(
     tmp_path_factory: pytest.TempPathFactory, hf_checkpoint: Callable[[str], Path]
 ) -> Callable[[str], Path]:
     """The teacher directory that `evo import` makes of it."""
-    from evo.import_hf import ImportConfig, import_checkpoint
+    from evo.huggingface.import_checkpoint import ImportConfig, import_checkpoint
 
     root = tmp_path_factory.mktemp("teachers")
 

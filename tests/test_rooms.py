@@ -11,12 +11,12 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("evo", "workers", "training", "dashboards")
 TOP = {
     "evo/cli.py",
-    "evo/driver.py",
-    "evo/study.py",
-    "evo/study_lanes.py",
-    "evo/summary.py",
-    "evo/search_config.py",
-    "evo/quickstart.py",
+    "evo/commands/search_driver.py",
+    "evo/commands/search_inputs.py",
+    "evo/commands/search_lanes.py",
+    "evo/commands/search_summary.py",
+    "evo/commands/search_config.py",
+    "evo/commands/quickstart.py",
     "evo/embedded/make.py",
 }
 """What runs things from end to end, or says how, and so knows every room."""
@@ -37,7 +37,7 @@ LAYERS = [
 """The search side, which needs neither Ray nor torch; each file imports only from above its row."""
 
 LIGHT = [name for names in LAYERS for name in names]
-PLAIN = ["workers.queues", "workers.scorer"]
+PLAIN = ["workers.pool.queues", "workers.scoring.scorer"]
 
 
 def sources(room: str) -> list[Path]:
@@ -88,7 +88,7 @@ def test_litgpt_is_imported_in_one_place():
         for path in sources(room)
         if any(module.split(".")[0] == "litgpt" for module in imports(path))
     }
-    assert modules == {"evo/litgpt_model.py"}
+    assert modules == {"evo/model/litgpt.py"}
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -115,12 +115,12 @@ def test_arrows_point_down():
 def test_nothing_depends_on_what_runs_it():
     """The search's own files know nothing of the driver or the command line above them."""
     above = {
-        "evo.driver",
-        "evo.study",
-        "evo.study_lanes",
-        "evo.summary",
+        "evo.commands.search_driver",
+        "evo.commands.search_inputs",
+        "evo.commands.search_lanes",
+        "evo.commands.search_summary",
         "evo.cli",
-        "evo.quickstart",
+        "evo.commands.quickstart",
         "evo.embedded.make",
     }
     wrong = [

@@ -20,19 +20,20 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from safetensors.numpy import save_file
 
-from evo import checkpoint
-from evo.checksums import Summed, checksum, damaged
-from evo.cluster import connect
-from evo.cost import forward_flops
+from evo.data.token_blocks import sequence_length_of
+from evo.data.token_shards import Blocks
 from evo.errors import UserError, first_line
-from evo.files import atomic_file, exclusive
-from evo.settings import claim_run
-from evo.shards import Blocks
-from evo.text import sequence_length_of
+from evo.genome.cost import forward_flops
+from evo.model import checkpoint
+from evo.ray_connection import connect
+from evo.storage.checksums import Summed, checksum, damaged
+from evo.storage.files import atomic_file, exclusive
+from evo.storage.run_directory import claim_run
 from training.cache_logits import CacheLogitsConfig
-from training.resolve import workers_and_gpus
-from training.teacher import load_teacher, teacher_top_k
-from training.teacher_logits import (
+from training.data.training_text import open_training_text
+from training.setup.resolve import workers_and_gpus
+from training.teacher.network import load_teacher, teacher_top_k
+from training.teacher.stored_logits import (
     LogitsSettings,
     Tokens,
     block_hashes,
@@ -41,7 +42,6 @@ from training.teacher_logits import (
     read_manifest,
     write_manifest,
 )
-from training.text import open_training_text
 
 SHARD_BYTES = 2**28
 """At most, of a shard of more than one sequence."""

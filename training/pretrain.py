@@ -8,15 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from evo.data.revisions import pin_sources
 from evo.errors import UserError
-from evo.files import atomic_file, exclusive
-from evo.revisions import pin_sources
-from evo.strict_json import dumps
-from training import log
-from training.follow import Watcher
-from training.loggers import LoggerName, check_loggers, open_loggers
-from training.plan import DivergenceKind, Tail
-from training.progress import progress_display
+from evo.storage.files import atomic_file, exclusive
+from evo.storage.strict_json import dumps
+from training.logs import log
+from training.logs.loggers import LoggerName, check_loggers, open_loggers
+from training.logs.progress import progress_display
+from training.logs.tail import Watcher
+from training.loop.plan import DivergenceKind, Tail
 from training.run_directory import CHECKPOINTS, RESULT, SUMMARY, claim
 
 
@@ -196,9 +196,9 @@ def pretrain(config: PretrainConfig, *, watcher: Watcher | None = None) -> dict[
         UserError: bad input, a run directory of other settings, or a loss that is not finite.
     """
     # Only now: torch and Ray take seconds to import, which `--help` should not.
-    from training.driver import fit
-    from training.inputs import read_inputs
-    from training.resolve import demand_of, make_plan, resources, settings_of
+    from training.setup.inputs import read_inputs
+    from training.setup.launch import fit
+    from training.setup.resolve import demand_of, make_plan, resources, settings_of
 
     run = Path(config.out).absolute()
     config = _pinned(config, run)

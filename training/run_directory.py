@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from evo.settings import claim_run
+from evo.storage.run_directory import claim_run
 
 SUMMARY = "summary.json"
 

@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from evo import checkpoint
-from evo.litgpt_model import GPT, Config
-from evo.sources import documents
-from training.initialise import initialise
+from evo.data.sources import documents
+from evo.model import checkpoint
+from evo.model.litgpt import GPT, Config
+from training.loop.init_weights import initialise
 from training.pretrain import PretrainConfig, pretrain
 
 VOCABULARY = 2048

@@ -1,0 +1,234 @@
+"""Ask and tell: what every search algorithm has in common.
+
+`ask` gives a generation of candidates that were never asked for before, `tell` takes their
+fitness. A strategy is a pure function of its space, its settings, its seed and what it is told;
+between generations its state is small enough to write down.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from evo.errors import UserError
+from evo.genome.enumeration import enumerate_space
+from evo.genome.space import Space
+from evo.genome.subnet import Subnet
+
+TRIES = 32
+"""Draws for one new candidate, before asking whether there is a new one at all."""
+
+ENUMERABLE = 50_000
+"""Spaces of at most so many candidates are listed to find those that are left,"""
+
+ENUMERABLE_BYTES = 2**30
+"""if their genomes take at most so much memory."""
+
+Seed = int | Sequence[int]
+"""What `numpy.random.default_rng` takes."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A candidate that is to be scored.
+
+    Attributes:
+        subnet: what it keeps.
+        operator: how it was made: `sample`, `mutation`, `crossover`, `switch`, `enumeration`, or
+            `start`, from another run's.
+        parents: ids of the candidates it was made from.
+    """
+
+    subnet: Subnet
+    operator: str
+    parents: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A candidate with its fitness.
+
+    Attributes:
+        subnet: what it keeps.
+        fitness: the lower the better, such as mean negative log-likelihood; None where
+            scoring failed or ended at a rung.
+    """
+
+    subnet: Subnet
+    fitness: float | None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a search goes on.
+
+    Attributes:
+        population: candidates of a generation.
+        generations: generations after the first, random one.
+        patience: end after so many generations without a better best; None to never.
+
+    Raises:
+        UserError: a population below 1, or the like.
+    """
+
+    population: int = 50
+    generations: int = 100
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.population < 1:
+            raise UserError(f"a population of {self.population} cannot evolve: give at least 1")
+        if self.generations < 0:
+            raise UserError(f"{self.generations} generations cannot be: give 0 or more")
+        if self.patience is not None and self.patience < 1:
+            raise UserError(f"a patience of {self.patience} generations cannot be: give at least 1")
+
+
+class Strategy(ABC):
+    """A search algorithm.
+
+    Args:
+        space: where candidates come from.
+        budget: how long to go on.
+        seed: of all randomness.
+
+    Attributes:
+        generation: the one that `ask` gives next, or that awaits its `tell`.
+        ended: why there is nothing more to ask for: `budget`, `patience` or `space exhausted`;
+            None while there is.
+        best: the best candidate so far.
+        starts: what the first generation begins with, each once, a population at most; set before
+            the first `ask`, as it is by `evo.search.warm_start`.
+    """
+
+    def __init__(self, space: Space, budget: Budget, seed: Seed) -> None:
+        self.space, self.budget = space, budget
+        self.rng = np.random.default_rng(seed)
+        self.generation = 0
+        self.ended: str | None = None
+        self.best: Scored | None = None
+        self.improved = 0
+        self.seen: set[str] = set()
+        self.starts: Sequence[Proposal] = ()
+
+    def ask(self, meanwhile: Callable[[], None] = lambda: None) -> list[Proposal]:
+        """The next generation, without a candidate that was asked for before.
+
+        Fewer than the population where the space has no more; none once the search has ended.
+
+        Args:
+            meanwhile: called after each proposal, as a generation of them may take a second.
+        """
+        proposals = list(self.starts) if self.generation == 0 else []
+        self.seen.update(one.subnet.id for one in proposals)
+        while self.ended is None and len(proposals) < self.budget.population:
+            proposal = self._new()
+            if proposal is None:
+                break
+            self.seen.add(proposal.subnet.id)
+            proposals.append(proposal)
+            meanwhile()
+        if not proposals and self.ended is None:
+            self.ended = "space exhausted"
+        return proposals
+
+    def tell(self, scored: Sequence[Scored]) -> None:
+        """The fitness of all that `ask` gave, in any order."""
+        ranked = sorted(scored, key=lambda one: one.subnet.id)
+        valid = [one for one in ranked if one.fitness is not None]
+        before = self.best
+        self.best = min([*([before] if before else []), *valid], key=rank_key, default=None)
+        if self.best is not None and (
+            before is None or rank_key(self.best)[0] < rank_key(before)[0]
+        ):
+            self.improved = self.generation
+        self._learn(valid)
+        patience = self.budget.patience
+        if len(scored) < self.budget.population:
+            self.ended = "space exhausted"
+        elif self.generation >= self.budget.generations:
+            self.ended = "budget"
+        elif patience is not None and self.generation - self.improved >= patience:
+            self.ended = "patience"
+        self.generation += 1
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs besides the scored candidates; JSON."""
+        return {
+            "generation": self.generation,
+            "ended": self.ended,
+            "improved": self.improved,
+            "rng": json.loads(json.dumps(self.rng.bit_generator.state, default=int)),
+        }
+
+    def restore(self, state: dict[str, Any], scored: Sequence[Scored]) -> None:
+        """Go on from the end of a generation.
+
+        Args:
+            state: as `state` gave it then.
+            scored: every candidate up to that generation, in any order.
+        """
+        self.generation, self.ended = state["generation"], state["ended"]
+        self.improved = state["improved"]
+        self.rng.bit_generator.state = state["rng"]
+        self.seen = {one.subnet.id for one in scored}
+        valid = sorted((one for one in scored if one.fitness is not None), key=rank_key)
+        self.best = valid[0] if valid else None
+        self._learn(valid)
+
+    @property
+    def places(self) -> int:
+        """How many candidates may be parents of the next generation."""
+        return 1
+
+    @property
+    def leaders(self) -> list[Scored]:
+        """Those that are now, the best first."""
+        return [self.best] if self.best else []
+
+    @abstractmethod
+    def _propose(self) -> Proposal:
+        """One candidate, perhaps one seen before."""
+
+    @abstractmethod
+    def _learn(self, scored: Sequence[Scored]) -> None:
+        """Take in candidates that were scored in full."""
+
+    def _new(self) -> Proposal | None:
+        for _ in range(TRIES):
+            proposal = self._propose()
+            if proposal.subnet.id not in self.seen:
+                return proposal
+        if self._every is None:
+            return self._new_sample()
+        unseen = [candidate for candidate in self._every if candidate not in self.seen]
+        if not unseen:
+            return None
+        genome = self._every[unseen[self.rng.integers(len(unseen))]]
+        dimensions = self.space.architecture.dimensions
+        return Proposal(Subnet.unpack(genome, dimensions), "enumeration")
+
+    @cached_property
+    def _every(self) -> dict[str, bytes] | None:
+        """The genomes of all candidates of the space; None where they are too many."""
+        packed = len(Subnet.full(self.space.architecture.dimensions).pack())
+        return enumerate_space(self.space, min(ENUMERABLE, ENUMERABLE_BYTES // packed))
+
+    def _new_sample(self) -> Proposal | None:
+        """A random candidate from a space that has very many more than were ever seen."""
+        for _ in range(TRIES**2):
+            subnet = self.space.sample(self.rng)
+            if subnet.id not in self.seen:
+                return Proposal(subnet, "sample")
+        return None
+
+
+def rank_key(scored: Scored) -> tuple[float, str]:
+    assert scored.fitness is not None
+    return scored.fitness, scored.subnet.id

@@ -1,0 +1,1 @@
+"""A file per command: its config, and what it runs."""

@@ -1,0 +1,129 @@
+"""The progress of searches: a live table on a terminal, one line per generation in a log."""
+
+from __future__ import annotations
+
+import logging
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from evo.algorithms.base import Budget
+from evo.search.history import perplexity
+from evo.search.search import Progress
+
+logger = logging.getLogger("evo.search")
+
+
+def result_console() -> Console:
+    """Where results are printed: stdout, wide enough for a table where that is no terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=140)
+
+
+class SearchDisplay:
+    """Shows searches while they run; a context manager.
+
+    Args:
+        names: of the searches.
+        budget: theirs.
+        console: where the live table is drawn, where that is a terminal.
+        is_nll: whether fitness is an NLL, whose perplexity is then shown.
+    """
+
+    def __init__(
+        self, names: list[str], budget: Budget, console: Console, *, is_nll: bool = True
+    ) -> None:
+        self._budget, self._is_nll = budget, is_nll
+        self._rows: dict[str, tuple[Progress | None, str]] = dict.fromkeys(
+            names, (None, "starting")
+        )
+        self._first: dict[str, tuple[int, float]] = {}
+        self._rate = 0.0
+        self._workers = 0
+        self._live = Live(console=console, refresh_per_second=4, get_renderable=self._table)
+        self._is_live = console.is_terminal
+
+    def __enter__(self) -> SearchDisplay:
+        if self._is_live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._is_live:
+            self._live.stop()
+
+    def pool(self, workers: int, units_per_second: float) -> None:
+        """How many workers score, and how fast."""
+        self._workers, self._rate = workers, units_per_second
+
+    def generation(self, name: str, progress: Progress, ended: str | None) -> None:
+        """A generation was completed."""
+        self._first.setdefault(name, (progress.evaluations, time.monotonic()))
+        self._rows[name] = (progress, ended or "")
+        left = "" if ended else f"  left {_duration(self._seconds_left(name, progress))}"
+        line = (
+            f"{name}  generation {progress.generation}/{self._budget.generations}  "
+            f"best {self._fitness(progress.best)}  median {self._fitness(progress.median)}  "
+            f"evaluations {progress.evaluations}  tokens {progress.tokens:,}  "
+            f"units/s {self._rate:.1f}{left}"
+        )
+        if progress.screened:
+            line += f"  screened {progress.screened}"
+        if progress.failed:
+            line += f"  failed {progress.failed}"
+        if ended:
+            line += f"  ended: {ended}"
+        # On a terminal the table says it all; the log file gets the line either way.
+        logger.log(logging.DEBUG if self._is_live else logging.INFO, line)
+
+    def _seconds_left(self, name: str, progress: Progress) -> float | None:
+        evaluations, began = self._first[name]
+        done = progress.evaluations - evaluations
+        total = self._budget.population * (self._budget.generations + 1)
+        if not done:
+            return None
+        return (time.monotonic() - began) / done * (total - progress.evaluations)
+
+    def _table(self) -> Table:
+        table = Table(title=f"{self._workers} workers, {self._rate:.1f} units/s", title_style="dim")
+        for column in ("search", "generation", "evaluations", "best", "median", "left"):
+            table.add_column(column, justify="left" if column == "search" else "right")
+        for name, (progress, ended) in self._rows.items():
+            if progress is None:
+                table.add_row(name, "", "", "", "", ended)
+                continue
+            left = ended or _duration(self._seconds_left(name, progress))
+            table.add_row(
+                name,
+                f"{progress.generation}/{self._budget.generations}",
+                str(progress.evaluations),
+                self._fitness(progress.best),
+                self._fitness(progress.median),
+                left,
+            )
+        return table
+
+    def _fitness(self, fitness: float | None) -> str:
+        if fitness is None:
+            return "none"
+        return f"{fitness:.4f}" + (
+            f" (perplexity {perplexity(fitness):.4g})" if self._is_nll else ""
+        )
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h {minutes:02}m"
+    return f"{minutes}m {seconds:02}s" if minutes else f"{seconds}s"

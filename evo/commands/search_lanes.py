@@ -1,0 +1,109 @@
+"""The lanes of a study: a search for every bin and space."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+
+import numpy as np
+
+from evo.algorithms.base import Strategy
+from evo.algorithms.evolution import Evolution
+from evo.algorithms.one_plus_lambda import OnePlusLambda
+from evo.algorithms.random_search import LocalSearch, RandomSearch
+from evo.commands.search_config import SearchConfig
+from evo.commands.search_inputs import Study
+from evo.genome.bins import Bin
+from evo.genome.importance_proxy import Importance, Proxy
+from evo.genome.ranking import Order
+from evo.genome.space import Space
+from evo.search import warm_start
+from evo.search.history import History
+from evo.search.score_cache import ScoreCache, score_key
+from evo.search.search import Lane
+from evo.storage.files import cache_directory
+from workers.tasks.ranking import measure_importance
+
+
+def lanes_of(study: Study, order: Order) -> list[Lane]:
+    """A lane for every bin and space."""
+    cached = study.config.score_cache and not study.proxy
+    if study.config.cost == "latency":
+        cached = False  # a score from the cache has no latency
+    cache = _cache(study) if cached else None
+    proxy = _proxy(study)
+    return [
+        _lane(study, space, bin, order, cache, proxy)
+        for bin in study.bins
+        for space in study.config.spaces
+    ]
+
+
+def _cache(study: Study) -> ScoreCache:
+    scoring = asdict(study.scoring)
+    without = "cache_bytes", "teacher_bytes", "device_share", "latency_length"  # change no bits
+    for name in without:
+        scoring.pop(name, None)
+    teacher = f"{study.teacher.hash} {study.teacher.config}"
+    return ScoreCache(cache_directory() / "scores", score_key(teacher, study.blocks, scoring))
+
+
+def _lane(
+    study: Study,
+    space_name: str,
+    bin: Bin,
+    order: Order,
+    cache: ScoreCache | None,
+    proxy: Proxy | None,
+) -> Lane:
+    name = f"{space_name}@{bin.name}"
+    space = study.space(space_name, bin, order)
+    history = History(study.config.out / "searches" / name)
+    seed = _seed(study.config.seed, name)
+    strategy = _strategy(study.config, space, seed)
+    if study.taken and history.state is None:
+        rng = np.random.default_rng([*seed, 1])  # a stream of its own
+        strategy.starts = warm_start.starts(study.taken, space, study.config.budget.population, rng)
+    return Lane(
+        name,
+        strategy,
+        history,
+        study.stages,
+        study.config.stages,
+        weights=study.weights,
+        cache=cache,
+        proxy=proxy,
+    )
+
+
+def _strategy(config: SearchConfig, space: Space, seed: list[int]) -> Strategy:
+    if config.algorithm == "random":
+        return RandomSearch(space, config.budget, seed)
+    if config.algorithm == "local":
+        return LocalSearch(space, config.budget, seed)
+    if config.algorithm == "one-plus-lambda":
+        return OnePlusLambda(space, config.budget, seed)
+    return Evolution(space, config.budget, seed, config.rates)
+
+
+def _proxy(study: Study) -> Proxy | None:
+    """The fitness, where that is one that needs no scoring."""
+    if not study.proxy:
+        return None
+    path = study.config.out / "importance.npz"
+    if not path.is_file():
+        measure_importance(
+            study.teacher.path.resolve(),
+            study.teacher.hash,
+            study.config.fitness,
+            study.order_text.blocks,
+            study.order_text.hash,
+            study.scoring,
+            study.config.gpus_per_worker,
+        ).save(path)
+    return Proxy(Importance.load(path), study.teacher.config.head_size)
+
+
+def _seed(seed: int, name: str) -> list[int]:
+    """Searches of one run draw from streams of their own."""
+    return [seed, int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")]

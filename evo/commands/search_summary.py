@@ -1,0 +1,101 @@
+"""What a study found: its winners extracted, its `summary.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from evo.commands.search_inputs import Study
+from evo.model.importance import activation_flops
+from evo.model.layer_sensitivity import sensitivity_flops
+from evo.search.history import Row, perplexity
+from evo.search.pareto_front import best_of_bins, pareto_front, points_of
+from evo.search.search import Lane
+from evo.search.winner import save_candidate
+from evo.storage.files import atomic_file
+from evo.storage.strict_json import dumps, plain
+
+
+def conclude(
+    study: Study, lanes: list[Lane], winners: Mapping[str, float | None] | None = None
+) -> dict[str, Any]:
+    """Extract the winners and write the summary.
+
+    Args:
+        study: whose searches they are.
+        lanes: all ended.
+        winners: the NLL of those candidates whose rows have none.
+    """
+    winners = winners or {}
+    searches = [_conclude(study, lane, winners) for lane in lanes]
+    points = [
+        point
+        for lane in lanes
+        for point in points_of(lane.name, [_with_nll(r, winners) for r in lane.history.rows])
+    ]
+    summary: dict[str, Any] = {
+        "teacher": str(study.teacher.path.resolve()),
+        "text": study.text.summary(),
+        "fitness": study.config.fitness,
+        "order": study.config.order,
+        "order_flops": _order_flops(study),
+        "searches": searches,
+        "best": [asdict(point) for point in best_of_bins(points)],
+        "front": [asdict(point) for point in pareto_front(points)],
+    }
+    with atomic_file(study.config.out / "summary.json") as temporary:
+        temporary.write_text(dumps(summary, indent=2) + "\n")
+    return plain(summary)
+
+
+def _order_flops(study: Study) -> int:
+    architecture, (sequences, length) = study.teacher.architecture, study.order_text.blocks.shape
+    flops = 0
+    if "activation" in (study.config.order, study.config.fitness):
+        flops += activation_flops(architecture, sequences, length)
+    if study.needs_sensitivity:
+        flops += sensitivity_flops(architecture, sequences, length)
+    return flops
+
+
+def _conclude(study: Study, lane: Lane, winners: Mapping[str, float | None]) -> dict[str, Any]:
+    space, bin = lane.strategy.space, lane.strategy.space.bin
+    row = lane.best_row()
+    if row is not None:
+        row = _with_nll(row, winners)
+    winner = lane.history.directory / "winner"
+    if row is not None and not winner.is_dir():
+        save_candidate(
+            study.teacher, row, winner, space=space.name, bin=bin.name, seed=study.config.seed
+        )
+    summary = {
+        "name": lane.name,
+        "space": space.name,
+        "bin": bin.name,
+        "cost": bin.cost.kind,
+        "cost_length": bin.cost.length,
+        "low": bin.low,
+        "high": bin.high,
+        "candidate": row.candidate if row else None,
+        "params": row.params if row else None,
+        "fitness": row.fitness if row else None,
+        "nll": row.nll if row else None,
+        "perplexity": row.perplexity if row else None,
+        "evaluations": lane.evaluations,
+        "scored_in_full": sum(one.status == "full" for one in lane.history.rows),
+        "generations": lane.strategy.generation,
+        "tokens_scored": lane.tokens,
+        "flops": lane.scored_flops(study.text.blocks.shape[1]),
+        "seconds": sum(one.seconds for one in lane.history.rows),
+        "cached_units": lane.cached_units,
+        "ended": lane.ended,
+        "winner": str(winner.resolve()) if row else None,
+    }
+    return summary
+
+
+def _with_nll(row: Row, winners: Mapping[str, float | None]) -> Row:
+    """A row whose NLL was measured after the search."""
+    nll = winners.get(row.candidate)
+    return row if nll is None else replace(row, nll=nll, perplexity=perplexity(nll))

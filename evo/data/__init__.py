@@ -1,0 +1,1 @@
+"""Sources of text, tokenising, prepared corpora, the text of the fitness."""

@@ -1,0 +1,182 @@
+"""Data sets of the Hugging Face hub, read as streams: `hf:REPO[@COMMIT][:CONFIG]:SPLIT`.
+
+A data set consists of files; files are read one by one, so that each can be read by another
+process, and reading can go on in the middle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from evo.data.retry import attempt, pause, resumed
+from evo.errors import UserError, first_line
+
+COMMIT = re.compile("[0-9a-f]{40}")
+
+
+def files(source: str) -> int:
+    """How many files a data set has.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    return attempt(lambda: _open(source)[0].num_shards, partial(_wait, source))
+
+
+def version(source: str) -> str:
+    """16 hexadecimal digits, of the names of a data set's files and of its commit.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    return attempt(lambda: _open(source)[1], partial(_wait, source))
+
+
+def pin(source: str) -> str:
+    """A data set with the commit that it has now; a local directory, which has none, as it is.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    name = _name(source)
+    if name.commit is not None or Path(name.repository).is_dir():
+        return source
+    commit = attempt(lambda: _open(source)[2], partial(_wait, source))
+    if commit is None:
+        return source
+    return source.replace(name.repository, f"{name.repository}@{commit}", 1)
+
+
+def unpin(source: str) -> str:
+    """A data set without its commit.
+
+    Raises:
+        UserError: it is no source.
+    """
+    commit = _name(source).commit
+    return source if commit is None else source.replace(f"@{commit}", "", 1)
+
+
+def absolute(source: str) -> str:
+    """A data set in a local directory with its absolute path; one of the hub as it is.
+
+    Raises:
+        UserError: it is no source.
+    """
+    directory = Path(_name(source).repository)
+    if directory.is_absolute() or not directory.is_dir():
+        return source
+    return source.replace(str(directory), str(directory.absolute()), 1)
+
+
+def documents(
+    source: str, start: int = 0, stop: int | None = None, *, expected: str | None = None
+) -> Iterator[str]:
+    """The documents of a data set, or of some of its files, in their order.
+
+    Where the connection is lost, the file is read again up to where it was: slow, but exact.
+
+    Args:
+        source: `hf:REPO[@COMMIT][:CONFIG]:SPLIT`.
+        start: the first file.
+        stop: the file before which to stop.
+        expected: the version that is meant.
+
+    Raises:
+        UserError: it cannot be opened or read, also after some tries, or is of another version.
+    """
+    if expected is not None and version(source) != expected:
+        raise UserError(f"{source} is not what it was: it has changed on the hub")
+    for file in range(start, files(source) if stop is None else stop):
+        yield from resumed(partial(_texts, source, file), partial(_wait, source))
+
+
+def _texts(source: str, file: int) -> Iterator[str]:
+    rows = _open(source)[0]
+    for row in rows.shard(num_shards=rows.num_shards, index=file):
+        yield _text(source, row)
+
+
+def _text(source: str, row: Any) -> str:
+    if "text" not in row:
+        raise UserError(f"{source} has no column 'text', but {sorted(row)}")
+    text = row["text"] if row["text"] is not None else ""
+    if not isinstance(text, str):
+        raise UserError(f"{source}: a text is {type(text).__name__}, not a string")
+    return text
+
+
+class _Name(NamedTuple):
+    """A source, taken apart."""
+
+    repository: str
+    commit: str | None
+    configuration: str | None
+    split: str
+
+
+def _name(source: str) -> _Name:
+    fields = source.split(":")
+    if len(fields) not in (3, 4) or not all(fields):
+        raise UserError(f"{source} is no source: write hf:REPO[@COMMIT][:CONFIG]:SPLIT")
+    configuration = fields[2] if len(fields) == 4 else None
+    repository, at, commit = fields[1].rpartition("@")
+    if not at or Path(fields[1]).is_dir():
+        return _Name(fields[1], None, configuration, fields[-1])
+    if not COMMIT.fullmatch(commit):
+        raise UserError(f"{source}: {commit!r} is no commit, which has 40 hexadecimal digits")
+    return _Name(repository, commit, configuration, fields[-1])
+
+
+@lru_cache(maxsize=8)
+def _open(source: str) -> tuple[Any, str, str | None]:
+    """The data set as a stream, its version, and its commit where it has one; the hub is asked once
+    for what it consists of."""
+    repository, commit, configuration, split = _name(source)
+    from datasets import load_dataset_builder
+
+    builder = load_dataset_builder(repository, configuration, revision=commit)
+    found = (builder.config.data_files or {}).get(split)
+    if found is None:
+        raise UserError(f"{source}: {repository} has no split {split!r} that consists of files")
+    told = repr((list(found), found.origin_metadata))
+    version = hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+    made_of = str(builder.hash)
+    commit = made_of if COMMIT.fullmatch(made_of) else None
+    return builder.as_streaming_dataset(split), version, commit
+
+
+def _wait(source: str, error: Exception, waits: Iterator[float]) -> None:
+    """Wait for the next try; `datasets` itself tries for some minutes before it gives up.
+
+    Raises:
+        UserError: trying again is of no use, or there have been enough tries.
+        Exception: the same again, where it is none that reading raises.
+    """
+    from aiohttp import ClientError
+    from datasets.exceptions import DatasetsError
+    from httpx import HTTPError
+
+    connection = (OSError, ClientError, HTTPError)
+    if not isinstance(error, (*connection, DatasetsError, ValueError, TypeError, RuntimeError)):
+        raise error
+    passes = isinstance(error, connection) and not _is_final(error)
+    if not (passes and pause(source, error, waits)):
+        raise UserError(f"{source} cannot be read from the hub: {first_line(error)}") from error
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether there is no such data set for us, or no connection that could come back."""
+    from datasets import config
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if isinstance(error, HfHubHTTPError) and error.response is not None:
+        return error.response.status_code < 500 and error.response.status_code != 429
+    offline = config.HF_HUB_OFFLINE and isinstance(error, ConnectionError)
+    return offline or isinstance(error, DatasetsError)

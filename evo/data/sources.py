@@ -1,0 +1,186 @@
+"""Sources of text: where documents come from.
+
+A source is one of
+
+- `stdlib:train`, `stdlib:validation`: the source text of the running Python's standard library,
+  split by file; always there, no download;
+- a path or glob of `.txt` (one document per file), `.jsonl` (field `text`; also compressed,
+  `.jsonl.zst` and `.jsonl.gz`), `.parquet` (column `text`) or `.npy` (token ids: 1-D is a stream
+  to pack, 2-D is one block per row), or a directory of such files;
+- a directory that `evo prepare` wrote (see `evo.data.prepared_corpus`);
+- `hf:REPO[@COMMIT][:CONFIG]:SPLIT`: a data set of the Hugging Face hub, streamed.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import logging
+import sysconfig
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+from evo.data import hub
+from evo.data.retry import attempt, resumed
+from evo.data.text_files import SUFFIXES, check_document, read_file, suffix, wait_for_file
+from evo.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+KINDS = (
+    "stdlib:train, stdlib:validation, hf:REPO[@COMMIT][:CONFIG]:SPLIT, a directory of "
+    "`evo prepare`, or a path, glob or directory of " + ", ".join(SUFFIXES)
+)
+STDLIB_VALIDATION_SHARE = 1 / 16
+
+READING = 2
+"""Goes up when files are read in another way: what was cached before is of no use then."""
+
+
+def documents(source: str) -> Iterator[str]:
+    """The documents of a source of text, in a fixed order.
+
+    Raises:
+        UserError: an unknown source, or one that cannot be read.
+    """
+    for part in parts(source):
+        yield from part.documents()
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a source that is read, and tokenised, at once.
+
+    Attributes:
+        name: of the source, or the file's path.
+        path: of the file, where it is one.
+        start: what comes before is not of this part. Counted in bytes of a `.jsonl`, whose lines
+            belong where they begin; row groups of a `.parquet`; token ids of a `.npy`; files of a
+            data set of the hub.
+        stop: where it ends, counted alike; None: with the file.
+        version: of a data set of the hub, the one that is meant; None: whichever there is.
+    """
+
+    name: str
+    path: Path | None = None
+    start: int = 0
+    stop: int | None = None
+    version: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """The suffix of a file's name, or `stdlib` or `hf`."""
+        if self.path is None:
+            return self.name.partition(":")[0]
+        return suffix(self.path)
+
+    def documents(self) -> Iterator[str]:
+        """The part's documents, in a fixed order.
+
+        Raises:
+            UserError: it cannot be read, or a document is too large to be tokenised at once.
+        """
+        for document in self._documents():
+            check_document(self.name, document)
+            yield document
+
+    def _documents(self) -> Iterator[str]:
+        if self.path is None:
+            if self.kind == "hf":
+                return hub.documents(self.name, self.start, self.stop, expected=self.version)
+            return _stdlib(self.name)
+        read = partial(read_file, self.path, self.start, self.stop)
+        return resumed(read, partial(wait_for_file, self.path))
+
+    def cache_key(self) -> str | None:
+        """A hash of the content, or None where only reading it all would tell."""
+        digest = hashlib.blake2b(digest_size=12)
+        if self.path is not None:
+            path = self.path
+            return attempt(lambda: _content_hash(path), partial(wait_for_file, path))
+        if self.name.startswith("stdlib:"):
+            for document in self.documents():
+                digest.update(document.encode() + b"\0")
+        else:
+            return None
+        return digest.hexdigest()
+
+
+def _content_hash(path: Path) -> str:
+    digest = hashlib.blake2b(f"{READING} {suffix(path)}".encode(), digest_size=12)
+    with path.open("rb") as file:
+        while chunk := file.read(2**24):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def paths_of(source: str) -> list[Path]:
+    """The files of a source that is a path, glob or directory, sorted.
+
+    Raises:
+        UserError: there is none, or one that is no text.
+    """
+    if Path(source).is_dir():
+        visible = [path for path in Path(source).rglob("*") if _is_visible(path, Path(source))]
+        paths = sorted(filter(suffix, visible))
+        _tell_left_out(source, [path for path in visible if not suffix(path)])
+    else:
+        found = [source] if Path(source).is_file() else glob.glob(source, recursive=True)
+        paths = sorted(Path(path) for path in found)
+    if not paths:
+        raise UserError(f"no text at {source}: a source is {KINDS}")
+    for path in paths:
+        if not suffix(path) or not path.is_file():
+            raise UserError(f"{path} is no text that can be read: a source is {KINDS}")
+    return paths
+
+
+def _is_visible(path: Path, source: Path) -> bool:
+    names = path.relative_to(source).parts
+    return not any(name.startswith(".") for name in names) and path.is_file()
+
+
+def _tell_left_out(source: str, paths: Iterable[Path]) -> None:
+    kinds = Counter(path.suffix or path.name for path in paths)
+    if kinds:
+        listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
+        others = ", ..." if len(kinds) > 5 else ""
+        _tell_once(f"{source}: {kinds.total()} files of other kinds are left out: {listed}{others}")
+
+
+@lru_cache  # a command looks into its sources several times
+def _tell_once(message: str) -> None:
+    logger.info("%s", message)
+
+
+def parts(source: str) -> list[Part]:
+    """What a source consists of.
+
+    Raises:
+        UserError: an unknown source.
+    """
+    if source.startswith("stdlib:"):
+        if source not in ("stdlib:train", "stdlib:validation"):
+            raise UserError(f"unknown source {source}: a source is {KINDS}")
+        return [Part(source)]
+    if source.startswith("hf:"):
+        return [Part(hub.absolute(source))]
+    # Absolute, as tasks on other nodes read them in other working directories.
+    return [Part(str(path.absolute()), path.absolute()) for path in paths_of(source)]
+
+
+def _stdlib(source: str) -> Iterator[str]:
+    """The standard library's files; by the hash of its path, one in 16 is held out."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    excluded = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+    for path in sorted(root.rglob("*.py")):
+        relative = path.relative_to(root)
+        if excluded & set(relative.parts) or any(p.startswith("config-") for p in relative.parts):
+            continue
+        digest = hashlib.blake2b(relative.as_posix().encode(), digest_size=4).digest()
+        held_out = int.from_bytes(digest, "big") / 2**32 < STDLIB_VALIDATION_SHARE
+        if held_out == (source == "stdlib:validation"):
+            yield path.read_text(encoding="utf-8", errors="replace")

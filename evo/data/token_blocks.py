@@ -1,0 +1,331 @@
+"""Corpora to token blocks.
+
+`evo.data.sources` says what a source is. Documents are tokenised, each is followed by the
+end-of-text token, and the stream is packed into blocks. What was tokenised is cached by content and
+tokenizer, in `$EVO_CACHE` or `~/.cache/evo`. What `evo prepare` wrote needs no tokenising.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evo.data.prepared_corpus import is_prepared, open_blocks, read_stream
+from evo.data.sources import Part, parts, paths_of
+from evo.data.token_shards import Blocks, spaced
+from evo.errors import UserError, first_line
+from evo.model.tokenizer import Tokenizer
+from evo.storage.files import atomic_file, cache_directory
+
+Tokens = NDArray[np.int32]
+Item = TypeVar("Item")
+LONGEST_DEFAULT_SEQUENCE = 2048
+SAMPLED_TOKENS = 2**25
+"""Of a text up to this long all is read, also where less is used."""
+
+MOST_TOKENS = 2**28
+"""Of a data set of the hub, which may have no end, where nobody says how many to use."""
+
+DOCUMENTS_PER_BATCH = 512
+CHARACTERS_PER_BATCH = 2**20
+"""The tokenizer's own record of a batch takes a hundred bytes per token."""
+
+NPY_CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class Text:
+    """Token blocks of a source.
+
+    Attributes:
+        source: as it was asked for.
+        blocks: token ids, shape [N, T].
+        hash: of the blocks' content, 16 hexadecimal digits.
+        note: what else identifies the source; of `stdlib`, Python's version.
+    """
+
+    source: str
+    blocks: Tokens
+    hash: str
+    note: str = ""
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the blocks hold."""
+        return self.blocks.size
+
+
+def load_text(
+    source: str,
+    *,
+    tokenizer: Tokenizer | None,
+    vocabulary: int,
+    sequence_length: int,
+    max_tokens: int | None = None,
+) -> Text:
+    """Read, tokenise and pack a source.
+
+    Args:
+        source: see `evo.data.sources`.
+        tokenizer: not needed for `.npy`.
+        vocabulary: token ids must be below it.
+        sequence_length: tokens of a block. Rows of a 2-D `.npy`, and blocks of a corpus that was
+            prepared in blocks, keep their own length, which may not exceed it.
+        max_tokens: use no more than so many tokens, in blocks evenly spaced in what is read: the
+            front of a text is no fair sample of it. Read are the first 33M tokens, or `max_tokens`
+            if those are more; of a stream from the hub, which may have no end, just these; of a
+            prepared corpus, the blocks themselves, out of all of it.
+
+    Raises:
+        UserError: an unknown source, one that cannot be read, or text shorter than one block.
+    """
+    if sequence_length < 2:
+        raise UserError(
+            f"a sequence length of {sequence_length} leaves nothing to predict: give at least 2"
+        )
+    rows = _rows(source)
+    blocks: Tokens | Blocks
+    if is_prepared(source):
+        blocks = open_blocks(
+            source,
+            tokenizer=tokenizer,
+            vocabulary=vocabulary,
+            sequence_length=sequence_length,
+            max_tokens=max_tokens,
+        )
+    elif rows is not None:
+        if rows.shape[1] > sequence_length:
+            raise UserError(
+                f"{source} has rows of {rows.shape[1]} tokens, more than the sequence "
+                f"length of {sequence_length}"
+            )
+        blocks = rows
+    else:
+        stream = _stream(source, tokenizer, _tokens_to_read(source, max_tokens))
+        blocks = stream[: len(stream) // sequence_length * sequence_length]
+        blocks = blocks.reshape(-1, sequence_length)
+        if not len(blocks):
+            raise UserError(
+                f"{source} is too short: {len(stream)} tokens, less than one block of "
+                f"{sequence_length}"
+            )
+    numbers = spaced(len(blocks), blocks.shape[1], max_tokens)
+    # Of a prepared corpus, they are read only now.
+    blocks = blocks[numbers] if len(numbers) < len(blocks) else blocks[:]
+    check_ids(source, blocks, vocabulary)
+    blocks = np.ascontiguousarray(blocks, np.int32)
+    digest = hashlib.blake2b(np.array(blocks.shape, "<i8").tobytes(), digest_size=8)
+    digest.update(blocks.data)
+    note = f"Python {platform.python_version()}" if source.startswith("stdlib:") else ""
+    return Text(source, blocks, digest.hexdigest(), note)
+
+
+def load_stream(
+    source: str, *, tokenizer: Tokenizer | None, vocabulary: int, max_tokens: int | None = None
+) -> Tokens:
+    """The token ids of a source one after the other, shape [N].
+
+    Args:
+        source: see `evo.data.sources`.
+        tokenizer: not needed for `.npy`.
+        vocabulary: token ids must be below it.
+        max_tokens: read no more than so many, or than the first 33M if those are more.
+
+    Raises:
+        UserError: an unknown source, one that cannot be read, or a 2-D `.npy`, whose rows do not
+            follow each other.
+    """
+    if has_rows(source):
+        raise UserError(f"{source} holds rows, each for itself: there is no text to slide over")
+    most = _tokens_to_read(source, max_tokens)
+    if is_prepared(source):
+        return read_stream(source, tokenizer=tokenizer, vocabulary=vocabulary, max_tokens=most)
+    stream = _stream(source, tokenizer, most)
+    check_ids(source, stream, vocabulary)
+    return stream
+
+
+def check_ids(source: str, tokens: Tokens, vocabulary: int) -> None:
+    """Make sure that token ids are a model's.
+
+    Raises:
+        UserError: one is below 0, or beyond the vocabulary.
+    """
+    low, high = int(tokens.min()), int(tokens.max())
+    if low < 0 or high >= vocabulary:
+        raise UserError(
+            f"{source} has token id {low if low < 0 else high}, but the model's "
+            f"vocabulary ends at {vocabulary - 1}"
+        )
+
+
+def _tokens_to_read(source: str, max_tokens: int | None) -> int | None:
+    if max_tokens is None or source.startswith("hf:"):
+        return max_tokens
+    return max(max_tokens, SAMPLED_TOKENS)
+
+
+def sequence_length_of(asked: int | None, block_size: int) -> int:
+    """The tokens of a sequence: as asked for, else the model's block size, at most 2048.
+
+    Raises:
+        UserError: more than the model takes, or too few to predict anything.
+    """
+    length = asked if asked is not None else min(block_size, LONGEST_DEFAULT_SEQUENCE)
+    if not 2 <= length <= block_size:
+        raise UserError(
+            f"--sequence-length {length} cannot be: give 2 to {block_size}, this model's block size"
+        )
+    return length
+
+
+def _stream(source: str, tokenizer: Tokenizer | None, max_tokens: int | None) -> Tokens:
+    pieces: list[Tokens] = []
+    total = 0
+    for part in parts(source):
+        for piece in _tokens_of(part, tokenizer):
+            pieces.append(piece)
+            total += len(piece)
+            if max_tokens is None and part.kind == "hf" and total > MOST_TOKENS:
+                raise UserError(
+                    f"{source} has more than {MOST_TOKENS / 1e6:,.0f}M tokens: say with "
+                    "--max-tokens how many to use, or run `evo prepare` on it"
+                )
+            if max_tokens is not None and total >= max_tokens:
+                return np.concatenate(pieces)
+    if not total:
+        raise UserError(f"{source} is empty: there is no text in it")
+    return np.concatenate(pieces)
+
+
+def _tokens_of(part: Part, tokenizer: Tokenizer | None) -> Iterator[Tokens]:
+    # A stream from the hub may have no end: only what is asked for is read, and nothing is cached.
+    key = None if part.kind == ".npy" else part.cache_key()
+    if key is None or tokenizer is None:
+        yield from part_tokens(part, tokenizer)
+        return
+    cached = cache_directory() / "tokens" / f"{key}-{tokenizer.hash}-{tokenizer.end_of_text}.npy"
+    if not cached.is_file():
+        tokens = np.concatenate([np.empty(0, np.int32), *part_tokens(part, tokenizer)])
+        with atomic_file(cached) as temporary, temporary.open("wb") as file:
+            np.save(file, tokens)
+    yield np.load(cached, mmap_mode="r")
+
+
+def part_tokens(part: Part, tokenizer: Tokenizer | None) -> Iterator[Tokens]:
+    """The token ids of a part of a source, 1-D, some thousands at once.
+
+    Args:
+        part: of a source.
+        tokenizer: not needed for `.npy`.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if part.kind == ".npy":
+        yield from npy_tokens(part)
+    elif tokenizer is None:
+        raise UserError(
+            f"{part.name} is text, but the checkpoint has no tokenizer: give token ids "
+            "as .npy, or import the checkpoint with its tokenizer"
+        )
+    else:
+        yield from tokenise(part.documents(), tokenizer)
+
+
+def npy_tokens(part: Part) -> Iterator[Tokens]:
+    """The token ids of a `.npy` file, as they are.
+
+    Raises:
+        UserError: it cannot be read, or has rows.
+    """
+    tokens = load_npy(Path(part.name))
+    if tokens.ndim > 1:
+        raise UserError(
+            f"{part.name} has rows, each a block of its own, which cannot be joined with other "
+            "text: make it 1-D, or use it alone"
+        )
+    stop = len(tokens) if part.stop is None else part.stop
+    for start in range(part.start, stop, NPY_CHUNK):
+        yield tokens[start : min(start + NPY_CHUNK, stop)]
+
+
+def tokenise(documents: Iterable[str], tokenizer: Tokenizer) -> Iterator[Tokens]:
+    """The token ids of documents, and the end-of-text token after each; empty ones are left out."""
+    end = np.array([tokenizer.end_of_text], np.int32)
+    for batch in batches_of(filter(None, documents), len):
+        yield np.concatenate([one for tokens in tokenizer.encode(batch) for one in (tokens, end)])
+
+
+def batches_of(items: Iterable[Item], characters: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Items in lists that are neither long nor large; a large one is alone.
+
+    Args:
+        items: documents, or something that has one.
+        characters: how long an item's document is.
+    """
+    batch: list[Item] = []
+    size = 0
+    for item in items:
+        more = characters(item)
+        if batch and (len(batch) == DOCUMENTS_PER_BATCH or size + more > CHARACTERS_PER_BATCH):
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += more
+    if batch:
+        yield batch
+
+
+def load_npy(path: Path) -> Tokens:
+    """Token ids, memory-mapped, of whatever integers the file has.
+
+    Raises:
+        UserError: it is no such file.
+    """
+    try:
+        tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{path} is no .npy file of token ids: {first_line(error)}") from error
+    if not isinstance(tokens, np.ndarray):  # an archive of several
+        raise UserError(f"{path} is no .npy file of token ids, but an .npz archive")
+    if not np.issubdtype(tokens.dtype, np.integer) or tokens.ndim not in (1, 2) or not tokens.size:
+        raise UserError(
+            f"{path} holds {tokens.dtype} of shape {tokens.shape}: token ids are "
+            "integers, 1-D (a stream) or 2-D (one block per row), and not empty"
+        )
+    if tokens.ndim == 2 and tokens.shape[1] < 2:
+        raise UserError(f"{path} has rows of one token: there is nothing to predict")
+    return tokens
+
+
+def has_rows(source: str) -> bool:
+    """Whether a source is 2-D `.npy` files, of which each row is a block; reads only their heads.
+
+    Raises:
+        UserError: they are of different shapes, or no such files.
+    """
+    if (
+        source.startswith(("stdlib:", "hf:"))
+        or not source.endswith(".npy")
+        or Path(source).is_dir()
+    ):
+        return False
+    shapes = {load_npy(path).shape[1:] for path in paths_of(source)}
+    if len(shapes) > 1:
+        raise UserError(f"{source} mixes .npy files of different shapes")
+    return shapes != {()}
+
+
+def _rows(source: str) -> Tokens | None:
+    """The rows of 2-D `.npy` files, or None where the source is something else."""
+    return (
+        np.concatenate([load_npy(path) for path in paths_of(source)]) if has_rows(source) else None
+    )

@@ -1,0 +1,1 @@
+"""What a subnet keeps, costs and may be, and how it is varied. numpy only."""

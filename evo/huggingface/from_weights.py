@@ -1,0 +1,184 @@
+"""A Hugging Face checkpoint's weights: its files read, and its tensors under litgpt's names.
+
+litgpt's own `copy_weights_*` do the renaming; they know some families' biases by no name, which
+are renamed here.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from evo.errors import UserError, first_line
+from evo.huggingface.from_config import SourceConfig
+from evo.model.checkpoint import EMBEDDING, HEAD
+from evo.model.layerwise_gpt import architecture_of, tensor_shapes
+from evo.model.litgpt import Config, convert_hf_checkpoint
+
+LAYOUTS = (
+    ("model.safetensors.index.json", "model*.safetensors"),
+    ("pytorch_model.bin.index.json", "pytorch_model*.bin"),
+)
+"""The index of a sharded checkpoint, and the names of its files; the preferred layout first."""
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+NO_WEIGHTS = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
+"""Buffers of older versions of transformers, which are no weights."""
+
+BIASES = {
+    ".self_attn.o_proj.bias": ".attn.proj.bias",
+    ".mlp.gate_proj.bias": ".mlp.fc_1.bias",
+    ".mlp.up_proj.bias": ".mlp.fc_2.bias",
+    ".mlp.down_proj.bias": ".mlp.proj.bias",
+}
+
+COPY: dict[str, Callable[..., None]] = {
+    # Llama's query, key and value biases are those of Qwen2: litgpt's Llama function has none.
+    "llama": convert_hf_checkpoint.copy_weights_qwen_2_5,
+    "mistral": convert_hf_checkpoint.copy_weights_qwen_2_5,
+    "qwen2": convert_hf_checkpoint.copy_weights_qwen_2_5,
+    "qwen3": convert_hf_checkpoint.copy_weights_qwen_3,
+    "olmo2": convert_hf_checkpoint.copy_weights_olmo2,
+}
+
+
+def read_weights(directory: Path) -> dict[str, Tensor]:
+    """Every tensor of a checkpoint by its Hugging Face name, mapped from the files, not copied.
+
+    Raises:
+        UserError: no weights, a shard that is missing or damaged, or tensors of a dtype that is
+            not in `DTYPES`.
+    """
+    weights: dict[str, Tensor] = {}
+    for path in _files(directory):
+        if not path.is_file():
+            raise UserError(f"{path} is missing: the index of the weights names it")
+        try:
+            weights.update(_read_file(path))
+        except Exception as error:  # torch, zipfile and safetensors each raise kinds of their own
+            raise UserError(
+                f"{path} cannot be read, it is damaged or no checkpoint: {first_line(error)}"
+            ) from error
+    for name, tensor in weights.items():
+        if not isinstance(tensor, Tensor):
+            raise UserError(f"{directory}: {name} is no tensor")
+        if tensor.dtype not in DTYPES and not name.endswith(NO_WEIGHTS):
+            raise UserError(
+                f"{directory}: {name} is {tensor.dtype}: float32, bfloat16 or float16 is needed"
+            )
+    return weights
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    # torch's format from before 1.6 is no zip file, and cannot be mapped
+    mapped = zipfile.is_zipfile(path)
+    return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+
+
+def _files(directory: Path) -> list[Path]:
+    for index, pattern in LAYOUTS:
+        if (path := directory / index).is_file():
+            try:
+                shards = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
+                return [directory / name for name in sorted(set(shards))]
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UserError(
+                    f"{path} is no index of weights (an object `weight_map`)"
+                ) from error
+        if files := sorted(directory.glob(pattern)):
+            return files
+    raise UserError(f"{directory} has no weights: {LAYOUTS[0][1]} or {LAYOUTS[1][1]} is needed")
+
+
+def litgpt_weights(
+    source: SourceConfig, config: Config, weights: dict[str, Tensor], dtype: torch.dtype | None
+) -> dict[str, Tensor]:
+    """The tensors under litgpt's names, checked against the config.
+
+    Args:
+        source: the checkpoint's own config.
+        config: litgpt's of the same network.
+        weights: by their Hugging Face names.
+        dtype: to convert to; None keeps each as it is.
+
+    Returns:
+        Every tensor that the config asks for; tied ones are one tensor under two names.
+
+    Raises:
+        UserError: a tensor is missing, unknown, or of another shape than the config asks for.
+    """
+    directory = source.path.parent
+    head = "embed_out.weight" if source.family == "gpt_neox" else "lm_head.weight"
+    embedding = {"gpt_neox": "gpt_neox.embed_in.weight"}.get(
+        source.family, "model.embed_tokens.weight"
+    )
+    weights = {n: t for n, t in weights.items() if not n.endswith(NO_WEIGHTS)}
+    for name in (embedding,) if source.tied else (embedding, head):
+        if name not in weights:
+            raise UserError(f"{directory}: the weights lack the tensor {name}")
+    if source.tied and head in weights and not torch.equal(weights.pop(head), weights[embedding]):
+        raise UserError(
+            f"{directory}: {source.path.name} says tie_word_embeddings, "
+            f"but {head} is not {embedding}"
+        )
+
+    converted: dict[str, Tensor] = {}
+    for name in list(weights):
+        for suffix, ours in BIASES.items():
+            if name.endswith(suffix):
+                layer = name.removeprefix("model.layers.").removesuffix(suffix)
+                tensor = weights.pop(name)
+                converted[f"transformer.h.{layer}{ours}"] = tensor.to(dtype or tensor.dtype)
+    try:
+        _copy_function(source.family, config)(converted, weights, dtype=dtype)
+    except KeyError as error:
+        name = str(error.args[0]).replace("{}", "*")
+        raise UserError(
+            f"{directory}: the weights have a tensor {name} that no {source.family} model has"
+        ) from error
+    except RuntimeError as error:  # query, key and value rows that cannot be split by head
+        raise UserError(
+            f"{directory}: the weights do not match config.json: {first_line(error)}"
+        ) from error
+    if source.tied:
+        converted[HEAD] = converted[EMBEDDING]
+    _check(directory, config, converted)
+    return converted
+
+
+def _copy_function(family: str, config: Config) -> Callable[..., None]:
+    if family == "gpt_neox":
+        return partial(convert_hf_checkpoint.copy_weights_gpt_neox, config)
+    # A holder of queries, keys and values until all three of a layer have been seen.
+    return partial(COPY[family], config, defaultdict(dict))
+
+
+def _check(directory: Path, config: Config, weights: dict[str, Tensor]) -> None:
+    expected = tensor_shapes(config, architecture_of(config, tied=False).full_widths)
+    for name, shape in expected.items():
+        if name not in weights:
+            raise UserError(
+                f"{directory}: the weights lack what litgpt calls {name}, "
+                f"which config.json asks for, of shape {tuple(shape)}"
+            )
+        if tuple(weights[name].shape) != shape:
+            raise UserError(
+                f"{directory}: the weights do not match config.json: what litgpt calls {name} is "
+                f"{tuple(weights[name].shape)}, but {tuple(shape)} is asked for"
+            )
+    if surplus := sorted(set(weights) - set(expected)):
+        raise UserError(
+            f"{directory}: the weights have what litgpt calls {surplus[0]}, "
+            "which config.json does not ask for"
+        )

@@ -1,0 +1,209 @@
+"""`evo import`: a Hugging Face checkpoint to a teacher in litgpt's layout."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evo.errors import UserError, first_line
+from evo.genome.cost import parameters
+from evo.huggingface.from_config import SourceConfig, litgpt_config
+from evo.huggingface.from_weights import litgpt_weights, read_weights
+from evo.model import checkpoint as checkpoints
+from evo.model import tokenizer as tokenizers
+from evo.model.checkpoint import Checkpoint
+from evo.model.layerwise_gpt import architecture_of, build, tie
+from evo.model.tokenizer import load_tokenizer
+from evo.storage.files import refuse_occupied
+
+logger = logging.getLogger("evo")
+
+TOLERANCE = 1e-4
+"""Of the difference to transformers' logits, in units of the largest logit (at least 1)."""
+
+CHECKED_ROWS, CHECKED_LENGTH = 2, 64
+
+
+@dataclass(frozen=True)
+class ImportConfig:
+    """What to import, and how.
+
+    Attributes:
+        checkpoint: a Hugging Face checkpoint directory, or a repo id such as
+            EleutherAI/pythia-410m, which is downloaded.
+        out: the teacher's directory; must not exist yet, or be empty.
+        dtype: of the stored weights: float32, bfloat16, float16, or keep (as they are).
+        revision: branch, tag or commit of a repo id.
+        verify: compare the logits with transformers' on random tokens, in float32 (where
+            transformers is installed). It needs memory for the model twice, in float32.
+
+    Raises:
+        UserError: an unknown dtype.
+    """
+
+    checkpoint: str
+    out: Path
+    dtype: Literal["keep", "float32", "bfloat16", "float16"] = "keep"
+    revision: str | None = None
+    verify: bool = True
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("keep", "float32", "bfloat16", "float16"):
+            raise UserError(f"dtype {self.dtype!r} is none of keep, float32, bfloat16, float16")
+
+
+def import_checkpoint(config: ImportConfig) -> dict[str, Any]:
+    """Write a teacher that computes what a Hugging Face checkpoint computes.
+
+    Returns:
+        What was imported: `checkpoint`, `out`, `family`, `parameters`, `tied`, `tokenizer`
+        (whether there is one), `verified`, and `logit_difference`, the largest one to
+        transformers' logits, None where they were not compared.
+
+    Raises:
+        UserError: the checkpoint cannot be found, read or said in a litgpt `Config`, its weights
+            do not match its config, the logits differ, or `out` cannot be written. Nothing is
+            left behind then.
+    """
+    refuse_occupied(config.out)
+    directory = _locate(config.checkpoint, config.revision)
+    source = SourceConfig.read(directory / "config.json")
+    tokenizer = load_tokenizer(directory)
+    name = directory.resolve().name if Path(config.checkpoint).is_dir() else config.checkpoint
+    litgpt = litgpt_config(source, tokenizer.vocabulary if tokenizer else None, name)
+    dtype = None if config.dtype == "keep" else getattr(torch, config.dtype)
+    weights = litgpt_weights(source, litgpt, read_weights(directory), dtype)
+    architecture = architecture_of(litgpt, tied=source.tied)
+    widths = architecture.full_widths
+    imported = Checkpoint(directory, litgpt, widths, weights, source.tied, tokenizer)
+    if tokenizer is None:
+        logger.warning("%s has no tokenizer: the teacher will work with token ids only", directory)
+    difference = _verify(source, imported, dtype) if config.verify else None
+
+    with torch.device("meta"):
+        model = build(litgpt, widths)
+    model.load_state_dict(weights, assign=True)
+    if source.tied:
+        tie(model)
+    checkpoints.save(config.out, model, tokenizer_from=directory)
+    return {
+        "checkpoint": config.checkpoint,
+        "out": str(config.out),
+        "family": source.family,
+        "parameters": parameters(architecture, widths),
+        "tied": source.tied,
+        "tokenizer": tokenizer is not None,
+        "verified": difference is not None,
+        "logit_difference": difference,
+    }
+
+
+def _locate(checkpoint: str, revision: str | None) -> Path:
+    """The directory of a checkpoint, downloaded where it is a repo id."""
+    directory = Path(checkpoint).expanduser()
+    if directory.is_dir():
+        if (directory / checkpoints.WEIGHTS).is_file():
+            raise UserError(
+                f"{directory} is a litgpt checkpoint: use it as a teacher without importing it"
+            )
+        return directory
+    if directory.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", checkpoint):
+        raise UserError(
+            f"{checkpoint} is no directory: name a Hugging Face checkpoint directory, "
+            "or a repo id such as EleutherAI/pythia-410m"
+        )
+    from huggingface_hub import snapshot_download
+
+    settings = ["*.json", *tokenizers.FILES]
+    try:
+        for weights in ("model*.safetensors", "pytorch_model*.bin"):  # not both: twice the size
+            directory = Path(
+                snapshot_download(
+                    checkpoint,
+                    revision=revision,
+                    allow_patterns=[*settings, weights],
+                    ignore_patterns=["*/*"],
+                )
+            )
+            if any(directory.glob(weights)):
+                break
+    except Exception as error:  # the hub and the HTTP library under it raise kinds of their own
+        raise UserError(
+            f"{checkpoint} is no directory, and cannot be fetched from the Hugging Face hub: "
+            f"{first_line(error)}"
+        ) from error
+    return directory
+
+
+def _verify(source: SourceConfig, imported: Checkpoint, dtype: torch.dtype | None) -> float | None:
+    """The largest difference to transformers' logits, or None where it is not installed.
+
+    Raises:
+        UserError: the difference is above `TOLERANCE`.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        logger.warning("the logits were not compared: transformers is not installed")
+        return None
+    config = imported.config
+    rng = np.random.default_rng(0)
+    length = min(CHECKED_LENGTH, config.block_size)
+    tokens = torch.from_numpy(rng.integers(config.padded_vocab_size, size=(CHECKED_ROWS, length)))
+    with torch.inference_mode():
+        expected = transformers_logits(source, tokens, dtype)
+        logits = imported.model()(tokens)
+    if not expected.isfinite().all():
+        raise UserError(f"{imported.path}: its logits are not finite: the weights are no good")
+    difference = (logits - expected).abs().max().item()
+    if not difference <= TOLERANCE * max(1.0, expected.abs().max().item()):  # NaN fails too
+        raise UserError(
+            f"{imported.path}: imported, its logits differ from transformers' by {difference:.3g}: "
+            "this checkpoint computes something that evo does not know"
+        )
+    return difference
+
+
+def transformers_logits(
+    source: SourceConfig, tokens: Tensor, dtype: torch.dtype | None = None
+) -> Tensor:
+    """What transformers computes with a checkpoint, in float32.
+
+    Args:
+        source: the checkpoint's config.
+        tokens: token ids, shape [B, T].
+        dtype: what the weights are rounded to first.
+
+    Returns:
+        Shape [B, T, V].
+
+    Raises:
+        UserError: transformers cannot load the checkpoint.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    directory = source.path.parent
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        if source.family == "gpt_neox" and "rotary_pct" not in source.fields:
+            # transformers 5.3 writes the share that is rotated, but reads back 0.25.
+            written = source.fields.get("rope_parameters") or {}
+            config.rope_parameters.update(written)
+        model = AutoModelForCausalLM.from_pretrained(
+            directory, config=config, dtype=torch.float32, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(f"{directory}: transformers cannot load it: {first_line(error)}") from error
+    if dtype is not None:
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(dtype).float()
+    return model.eval()(tokens).logits

@@ -1,0 +1,1 @@
+"""Networks of litgpt: checkpoints, extraction, losses, importance. torch, but no Ray."""

@@ -1,0 +1,249 @@
+"""Checkpoint directories in litgpt's layout: read, checked against their config, and written.
+
+`lit_model.pth` (or `model.safetensors`), `model_config.yaml`, tokenizer files; a layer-wise
+network has besides `blocks.yaml`, the widths of each block; an extracted one `subnet.json`, where
+it came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from evo.errors import UserError, first_line
+from evo.genome.cost import Architecture
+from evo.genome.subnet import Widths
+from evo.model import tokenizer as tokenizers
+from evo.model.layerwise_gpt import architecture_of, build, is_tied, tensor_shapes, tie, widths_of
+from evo.model.litgpt import GPT, Config, save_config
+from evo.model.tokenizer import Tokenizer, load_tokenizer
+from evo.storage.files import atomic_directory
+
+WEIGHTS, SAFE_WEIGHTS = "lit_model.pth", "model.safetensors"
+EMBEDDING, HEAD = "transformer.wte.weight", "lm_head.weight"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in memory, on the CPU, in the dtype in which it was stored.
+
+    Attributes:
+        path: the directory.
+        config: litgpt's description; of a layer-wise network, what its blocks have in common.
+        widths: of its blocks.
+        weights: every tensor by litgpt's name; tied ones are one tensor under two names.
+        tied: whether embedding and output head are one matrix.
+        tokenizer: None where the directory has none.
+    """
+
+    path: Path
+    config: Config
+    widths: Widths
+    weights: dict[str, Tensor]
+    tied: bool
+    tokenizer: Tokenizer | None
+
+    @property
+    def architecture(self) -> Architecture:
+        """The numbers on which cost depends."""
+        return architecture_of(self.config, tied=self.tied)
+
+    @property
+    def vocabulary(self) -> int:
+        """Token ids are below this: the tokenizer's own size, else the padded one."""
+        padded = self.config.padded_vocab_size
+        return min(self.tokenizer.vocabulary, padded) if self.tokenizer else padded
+
+    @cached_property
+    def hash(self) -> str:
+        """Of the shape and the weights' content."""
+        return weights_hash(self.weights)
+
+    def model(self, dtype: torch.dtype = torch.float32) -> GPT:
+        """The network, with weights of its own, in evaluation mode."""
+        model = self._empty().to(dtype).to_empty(device="cpu")
+        model.load_state_dict(self.weights)
+        return self._ready(model)
+
+    def mapped_model(self) -> GPT:
+        """The network, its weights where they lie in the file, in their stored dtype.
+
+        A worker's memory holds none of them until they are read. Writing to one copies what is
+        written to; the file stays as it is.
+        """
+        model = self._empty()
+        model.load_state_dict(self.weights, assign=True)
+        return self._ready(model)
+
+    def _empty(self) -> GPT:
+        with torch.device("meta"):
+            return build(self.config, self.widths)
+
+    def _ready(self, model: GPT) -> GPT:
+        if self.tied:
+            tie(model)
+        reset_rope(model)
+        return model.eval()
+
+
+def reset_rope(model: GPT) -> None:
+    """Compute the rotary tables, which are no part of a checkpoint, in float32."""
+    model.cos, model.sin = model.rope_cache(device=model.lm_head.weight.device)
+
+
+def weights_hash(weights: dict[str, Tensor]) -> str:
+    """16 hexadecimal digits over names, dtypes, shapes and bytes."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(weights):
+        tensor = weights[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def load_config(directory: Path) -> tuple[Config, Widths]:
+    """A checkpoint's config and widths, without its weights.
+
+    Raises:
+        UserError: no such directory, no config in it, or one that cannot be read.
+    """
+    if not directory.is_dir():
+        raise UserError(
+            f"{directory} is no directory: name a checkpoint directory (`evo import` makes one)"
+        )
+    path = directory / "model_config.yaml"
+    if not path.is_file():
+        hint = (
+            " (it looks like a Hugging Face checkpoint: `evo import` it first)"
+            if (directory / "config.json").is_file()
+            else ""
+        )
+        raise UserError(f"{directory} has no model_config.yaml{hint}")
+    try:
+        config = Config.from_file(path)
+        widths = architecture_of(config, tied=False).full_widths
+        if (blocks := directory / "blocks.yaml").is_file():
+            path = blocks
+            listed = yaml.safe_load(blocks.read_text())["blocks"]
+            widths = Widths(
+                config.n_embd,
+                tuple(int(block["n_query_groups"]) for block in listed),
+                tuple(int(block["intermediate_size"]) for block in listed),
+            )
+    except (
+        TypeError,
+        ValueError,
+        KeyError,
+        AssertionError,
+        AttributeError,
+        OSError,
+        yaml.YAMLError,
+    ) as error:
+        raise UserError(
+            f"{path} is not a model config that litgpt can read: {first_line(error)}"
+        ) from error
+    return config, widths
+
+
+def load(directory: Path) -> Checkpoint:
+    """A checkpoint, its weights checked against its config.
+
+    Raises:
+        UserError: anything missing, damaged, or not fitting together.
+    """
+    directory = Path(directory)
+    config, widths = load_config(directory)
+    weights, path = _read_weights(directory)
+    expected = tensor_shapes(config, widths)
+    for name, shape in expected.items():
+        if name not in weights:
+            raise UserError(f"{path} lacks the tensor {name} that model_config.yaml asks for")
+        if tuple(weights[name].shape) != shape:
+            raise UserError(
+                f"{path}: {name} is {tuple(weights[name].shape)}, but model_config.yaml "
+                f"asks for {shape}"
+            )
+    if surplus := sorted(set(weights) - set(expected)):
+        raise UserError(f"{path} has a tensor {surplus[0]} that model_config.yaml does not know")
+    tied = torch.equal(weights[EMBEDDING], weights[HEAD]) and not config.lm_head_bias
+    if tied:
+        weights[HEAD] = weights[EMBEDDING]
+    return Checkpoint(directory, config, widths, weights, tied, load_tokenizer(directory))
+
+
+def _read_weights(directory: Path) -> tuple[dict[str, Tensor], Path]:
+    path = directory / WEIGHTS
+    if not path.is_file():
+        path = directory / SAFE_WEIGHTS
+    if not path.is_file():
+        raise UserError(f"{directory} has no {WEIGHTS} and no {SAFE_WEIGHTS}")
+    try:
+        if path.name == SAFE_WEIGHTS:
+            from safetensors.torch import load_file
+
+            weights = load_file(path)
+        else:
+            weights = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            weights = weights.get("model", weights)  # litgpt's own training checkpoints nest it
+        if not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+            raise ValueError("it holds other things than tensors")
+    except Exception as error:  # torch, zipfile and safetensors each raise kinds of their own
+        raise UserError(
+            f"{path} cannot be read, it is damaged or no checkpoint: {first_line(error)}"
+        ) from error
+    return weights, path
+
+
+def save(
+    directory: Path,
+    model: GPT,
+    *,
+    tokenizer_from: Path | None = None,
+    origin: dict[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a network as a checkpoint directory, whole or not at all.
+
+    Args:
+        directory: must not exist yet, or be empty.
+        model: either kind of network.
+        tokenizer_from: a checkpoint directory whose tokenizer files are copied.
+        origin: written as `subnet.json`, with `tied` added.
+        dtype: of the stored floating-point tensors; by default as they are.
+
+    Raises:
+        UserError: the directory exists, or cannot be written.
+    """
+    widths = widths_of(model)
+    weights = {name: t.detach().to("cpu", dtype) for name, t in model.state_dict().items()}
+    if is_tied(model):
+        weights[HEAD] = weights[EMBEDDING]
+    with atomic_directory(directory) as temporary:
+        try:
+            torch.save(weights, temporary / WEIGHTS)
+        except RuntimeError as error:  # torch's zip writer hides a full disk behind its own kind
+            raise UserError(f"cannot write {directory / WEIGHTS}: {first_line(error)}") from error
+        save_config(model.config, temporary)
+        if not widths.is_uniform:
+            blocks = [
+                {"n_query_groups": g, "intermediate_size": f}
+                for g, f in zip(widths.groups, widths.neurons, strict=True)
+            ]
+            (temporary / "blocks.yaml").write_text(yaml.safe_dump({"blocks": blocks}))
+        if tokenizer_from is not None:
+            for name in tokenizers.FILES:
+                if (tokenizer_from / name).is_file():
+                    shutil.copy(tokenizer_from / name, temporary / name)
+        if origin is not None:
+            sizes = asdict(replace(widths, head_size=model.config.head_size))
+            described = {**origin, "tied": is_tied(model), "widths": sizes}
+            (temporary / "subnet.json").write_text(json.dumps(described, indent=2) + "\n")

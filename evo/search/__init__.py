@@ -1,0 +1,1 @@
+"""A search without Ray: rungs, history, resume, winners, warm start, Pareto front."""

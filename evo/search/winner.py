@@ -1,0 +1,89 @@
+"""Candidates of a run as standalone checkpoints."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from evo.errors import UserError
+from evo.genome.subnet import Subnet
+from evo.model import checkpoint
+from evo.model.checkpoint import Checkpoint
+from evo.model.extract import extract
+from evo.search.history import History, Row
+from evo.storage.run_directory import read_settings
+
+
+def save_candidate(
+    teacher: Checkpoint, row: Row, directory: Path, *, space: str, bin: str, seed: int
+) -> None:
+    """Cut a candidate out of its teacher and write it, in the teacher's stored dtype.
+
+    Raises:
+        UserError: the directory exists, or cannot be written.
+    """
+    subnet = Subnet.unpack(row.genome, teacher.architecture.dimensions)
+    stored = teacher.weights[checkpoint.EMBEDDING].dtype
+    model = extract(teacher.config, teacher.weights, subnet, tied=teacher.tied, dtype=stored)
+    origin: dict[str, Any] = {
+        "teacher": teacher.config.name,
+        "teacher_path": str(teacher.path.resolve()),
+        "teacher_hash": teacher.hash,
+        "candidate": row.candidate,
+        "space": space,
+        "bin": bin,
+        "seed": seed,
+        "params": row.params,
+        "fitness": row.fitness,
+        "nll": None if math.isnan(row.nll) else row.nll,
+        "perplexity": None if math.isnan(row.nll) else row.perplexity,
+    }
+    checkpoint.save(directory, model, tokenizer_from=teacher.path, origin=origin)
+
+
+def extract_candidate(run: Path, search: str | None, candidate: str | None, out: Path) -> Row:
+    """Extract a candidate of a run.
+
+    Args:
+        run: a search's run directory.
+        search: `SPACE@BIN`; may be None where the run has only one.
+        candidate: its id, or the first digits of it; None for the best so far.
+        out: the checkpoint directory to make.
+
+    Returns:
+        The candidate's row.
+
+    Raises:
+        UserError: no such run, search or candidate; the teacher has changed since.
+    """
+    settings = read_settings(run)
+    searches = sorted(path.name for path in (run / "searches").glob("*@*"))
+    if search is None and len(searches) == 1:
+        search = searches[0]
+    if search not in searches:
+        problem = "say which search" if search is None else f"{run} has no search {search!r}"
+        raise UserError(f"{problem}: --search is one of {', '.join(searches) or 'none'}")
+    rows = History(run / "searches" / search).rows
+    row = _pick(rows, candidate, search)
+    teacher = checkpoint.load(Path(settings["teacher"]))
+    if teacher.hash != settings["teacher_hash"]:
+        raise UserError(f"the teacher in {teacher.path} is not the one that {run} searched")
+    space, _, bin = search.partition("@")
+    save_candidate(teacher, row, out, space=space, bin=bin, seed=settings["seed"])
+    return row
+
+
+def _pick(rows: list[Row], candidate: str | None, search: str) -> Row:
+    if candidate is None:
+        scored = [row for row in rows if row.status == "full"]
+        if not scored:
+            raise UserError(f"{search} has no candidate that is scored in full yet")
+        return min(scored, key=lambda row: (row.fitness, row.candidate))
+    found = [row for row in rows if row.candidate.startswith(candidate)]
+    if len(found) != 1:
+        raise UserError(
+            f"{len(found)} candidates of {search} have an id that begins with {candidate!r}: give "
+            "all digits of one in its history.parquet"
+        )
+    return found[0]

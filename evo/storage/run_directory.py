@@ -1,0 +1,88 @@
+"""A run directory's settings: written once, compared ever after.
+
+Running the same command again goes on where the run stopped; running another one into the same
+directory is refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evo.errors import UserError
+from evo.storage.files import atomic_file, output_errors
+
+FILE = "settings.yaml"
+
+
+def claim_run(directory: Path, settings: dict[str, Any], *, free: tuple[str, ...] = ()) -> bool:
+    """Make a run directory, or find it made by the same settings.
+
+    Args:
+        directory: of the run.
+        settings: resolved, plain values; what the result is a function of, and what is in `free`.
+        free: keys that may differ at every start, such as the number of workers.
+
+    Returns:
+        Whether the run has been started before.
+
+    Raises:
+        UserError: the directory holds another run, or something else, or cannot be written.
+    """
+    path = directory / FILE
+    if path.is_file():
+        before, now = flat(read_settings(directory)), flat(settings)
+        for key in sorted(set(before) | set(now)):
+            if key not in free and before.get(key) != now.get(key):
+                raise UserError(
+                    f"{directory} is a run with other settings: {key} was {before.get(key)!r}, now "
+                    f"it is {now.get(key)!r}; use the same settings, or another --out"
+                )
+        return True
+    with output_errors(directory):
+        if directory.is_dir() and not all(map(_is_leftover, directory.iterdir())):
+            raise UserError(f"{directory} is not empty and no run: name another --out")
+        directory.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as temporary:
+        temporary.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return False
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether a file is what a start leaves that was killed before it wrote the settings."""
+    return path.name == ".lock" or (path.name.startswith(".") and path.name.endswith(".tmp"))
+
+
+def settle(directory: Path, name: str, value: Any) -> None:
+    """Write down a setting that was left open when the run was claimed."""
+    settings = read_settings(directory)
+    with atomic_file(directory / FILE) as temporary:
+        temporary.write_text(yaml.safe_dump({**settings, name: value}, sort_keys=False))
+
+
+def flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with those of a part named `part.name`."""
+    parts: dict[str, Any] = {}
+    for name, value in settings.items():
+        inner = (
+            {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {}
+        )
+        parts |= inner or {name: value}
+    return parts
+
+
+def read_settings(directory: Path) -> dict[str, Any]:
+    """The settings of a run.
+
+    Raises:
+        UserError: the directory is no run.
+    """
+    try:
+        settings = yaml.safe_load((directory / FILE).read_bytes())
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{directory} is no run: it has no {FILE} that can be read") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{directory} is no run: its {FILE} is damaged")
+    return settings

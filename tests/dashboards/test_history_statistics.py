@@ -1,0 +1,115 @@
+"""Statistics of histories, against plain loops over the rows."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dashboards.history_statistics import (
+    best_so_far,
+    failures,
+    generation_medians,
+    operator_statistics,
+    winner,
+)
+from evo.search.history import History, Row, frame
+from tests.support.histories import evolve
+
+
+@pytest.fixture(scope="module", params=["coarse-uniform", "fine-layerwise"])
+def history(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> History:
+    """A third has failed; of the others, who is no parent may have been screened out, looking
+    better than all on the little that it was scored on."""
+    history = evolve(
+        tmp_path_factory.mktemp("search"), request.param, generations=6, failing="NaN in the logits"
+    )
+    parents = {parent for row in history.rows for parent in row.parents}
+    history.rows = [
+        replace(row, status="screened", nll=0.1, fitness=0.1)
+        if row.status == "full" and row.candidate not in parents and int(row.candidate, 16) % 2
+        else row
+        for row in history.rows
+    ]
+    assert {row.status for row in history.rows} == {"full", "screened", "failed"}
+    return history
+
+
+def valid(rows: list[Row]) -> list[Row]:
+    return [row for row in rows if row.status == "full"]
+
+
+def test_winner_is_the_best_that_was_scored(history: History) -> None:
+    best = winner(frame(history.rows))
+    expected = min(valid(history.rows), key=lambda row: (row.fitness, row.candidate))
+    assert best is not None
+    assert best["candidate"] == expected.candidate
+
+
+def test_no_winner_where_nothing_is_scored(history: History) -> None:
+    failed = [row for row in history.rows if row.status == "failed"]
+    assert failed
+    assert winner(frame(failed)) is None
+    assert winner(frame([])) is None
+
+
+def test_best_so_far_never_rises_and_passes_over_failures(history: History) -> None:
+    best, expected = math.inf, []
+    for row in history.rows:
+        best = min(best, row.nll) if row.status == "full" else best
+        expected.append(best if best < math.inf else math.nan)
+    np.testing.assert_array_equal(best_so_far(frame(history.rows)), expected)
+
+
+def test_generation_medians(history: History) -> None:
+    medians = generation_medians(frame(history.rows))
+    assert medians.index.tolist() == list(range(7))
+    for generation, (evaluations, nll) in medians.iterrows():
+        rows = [row for row in history.rows if row.generation == generation]
+        assert evaluations == 8 * (generation + 1)
+        assert nll == pytest.approx(statistics.median(row.nll for row in valid(rows)))
+
+
+def test_operator_statistics(history: History) -> None:
+    table = operator_statistics(frame(history.rows)).set_index("operator")
+    nll = {row.candidate: row.nll for row in history.rows}
+    new_bests: list[str] = []
+    best = math.inf
+    for generation in range(7):
+        top = min(
+            valid([row for row in history.rows if row.generation == generation]),
+            key=lambda row: row.nll,
+        )
+        if top.nll < best:
+            best = top.nll
+            new_bests += [top.operator] if generation else []
+    assert new_bests
+    assert table["candidates"].sum() == len(history.rows)
+    for operator, row in table.iterrows():
+        own = [one for one in history.rows if one.operator == operator]
+        bred = [one for one in own if one.parents and one.status != "failed"]
+        assert row["candidates"] == len(own)
+        assert row["failed"] == sum(one.status == "failed" for one in own)
+        assert row["screened"] == sum(one.status == "screened" for one in own)
+        assert row["with_parents"] == len(bred)
+        assert row["better_than_parents"] == sum(
+            all(one.nll < nll[parent] for parent in one.parents) for one in valid(bred)
+        )
+        assert row["new_bests"] == new_bests.count(str(operator))
+        assert row["best_nll"] == min(one.nll for one in valid(own))
+
+
+def test_failures_are_counted_by_reason_whatever_the_shard(history: History) -> None:
+    rows = [row for row in history.rows if row.status == "failed"]
+    table = failures(frame(history.rows))
+    assert table.to_dict("records") == [
+        {
+            "reason": "NaN in the logits",
+            "candidates": len(rows),
+            "example": min(row.candidate for row in rows),
+        }
+    ]
+    assert failures(frame(valid(history.rows))).empty

@@ -1,0 +1,185 @@
+"""A search as a Ray job on a cluster with token authentication, watched through its metrics."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from workers.pool.metrics import COUNTERS, GAUGES
+
+ROOT = Path(__file__).parents[3]
+GENERATIONS = 10
+"""So many that the search goes on while metrics are reported several times."""
+
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running head node."""
+
+    environment: dict[str, str]
+    dashboard: str
+    metrics: str
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    directory = Path(tempfile.mkdtemp(prefix="evo-", dir="/tmp"))  # sockets need a short path
+    (directory / "token").write_text(secrets.token_hex(32))
+    environment = {
+        **os.environ,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(directory / "token"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    ports = [free_port() for _ in range(5)]
+    command = [
+        RAY, "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={directory}/ray",
+        f"--port={ports[0]}", f"--dashboard-port={ports[1]}", f"--metrics-export-port={ports[2]}",
+        "--disable-usage-stats", f"--ray-client-server-port={ports[3]}",
+        f"--dashboard-agent-listen-port={ports[4]}",
+    ]  # fmt: skip
+    log = (directory / "log").open("w")
+    process = subprocess.Popen(
+        command, env=environment, stdout=log, stderr=log, start_new_session=True
+    )
+    try:
+        found = Head(environment, f"http://127.0.0.1:{ports[1]}", f"http://127.0.0.1:{ports[2]}")
+
+        def is_up() -> bool:
+            assert process.poll() is None, (directory / "log").read_text()
+            return answers(found.dashboard)
+
+        wait_until(is_up, 120, lambda: (directory / "log").read_text())
+        yield found
+    finally:
+        started = psutil.Process(process.pid).children(recursive=True)
+        for one in (process, *started):  # told to end, they would take half a minute
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                one.kill()
+        process.wait(30)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=5)
+    except urllib.error.HTTPError as error:
+        return error.code in (401, 403)  # it is there, and wants the token
+    except OSError:
+        return False
+    return True
+
+
+def wait_until(true: Callable[[], bool], seconds: float, say: Callable[[], str]) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, say()
+        time.sleep(0.5)
+
+
+def series(metrics: str) -> set[tuple[str, str]]:
+    """The names and bins of a search's metrics that the endpoint shows now."""
+    try:
+        text = urllib.request.urlopen(f"{metrics}/metrics", timeout=10).read().decode()
+    except OSError:
+        return set()
+    return {
+        (sample.name, sample.labels["bin"])
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name.startswith("ray_evo_search_")
+    }
+
+
+def test_a_submitted_search_ends_well_and_shows_every_metric_without_a_gap(
+    head: Head, teacher: Callable[[str], Path], tmp_path: Path
+) -> None:
+    np.save(tmp_path / "tokens.npy", np.random.default_rng(0).integers(0, 112, (400, 80)))
+    search = [
+        "evo", "search", "--teacher", str(teacher("llama")), "--text",
+        str(tmp_path / "tokens.npy"), "--bins", "40%", "60%", "--out", str(tmp_path / "run"),
+        "--population", "8", "--generations", str(GENERATIONS), "--order", "index",
+        "--shard-tokens", "8000", "--rungs", "full",
+    ]  # fmt: skip
+    submit = [RAY, "job", "submit", f"--address={head.dashboard}", "--working-dir", str(ROOT),
+              "--no-wait", "--submission-id=search", "--", *search]  # fmt: skip
+    said = ""
+
+    def submitted() -> bool:  # the head answers before the agent is there that takes jobs
+        nonlocal said
+        done = subprocess.run(
+            submit, env=head.environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        said = done.stdout + done.stderr
+        return done.returncode == 0 or "already exists" in said
+
+    wait_until(submitted, 120, lambda: said)
+
+    def ask(path: str) -> dict:
+        token = Path(head.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
+        headers = {"Authorization": f"Bearer {token}"}
+        request = urllib.request.Request(f"{head.dashboard}/api/jobs/{path}", headers=headers)
+        return json.loads(urllib.request.urlopen(request, timeout=30).read())
+
+    def status() -> str:
+        return str(ask("search")["status"])
+
+    wanted = {
+        (f"ray_{name}", bin)
+        for bin in ("40%", "60%")
+        for name in (*GAUGES, *(f"{counter}_total" for counter in COUNTERS))
+    }
+    seen: list[set[tuple[str, str]]] = []
+
+    def ended() -> bool:
+        if not (tmp_path / "run" / "summary.json").exists():
+            seen.append(series(head.metrics) & wanted)
+        return status() in ("SUCCEEDED", "FAILED", "STOPPED")
+
+    wait_until(ended, 200, status)
+    logs = str(ask("search/logs")["logs"])
+    assert status() == "SUCCEEDED", logs
+    assert len(json.loads((tmp_path / "run" / "summary.json").read_text())["searches"]) == 2
+    for generation in range(GENERATIONS + 1):
+        assert logs.count(f"generation {generation}/{GENERATIONS}") == 2, logs
+    complete = [index for index, found in enumerate(seen) if found == wanted]
+    assert complete, f"never all there: {wanted - set().union(*seen)}"
+    for found in seen[complete[0] :]:
+        assert found == wanted, f"a gap: {wanted - found}"
+
+
+def test_a_job_without_the_token_is_refused(head: Head) -> None:
+    stranger = {k: v for k, v in head.environment.items() if not k.startswith("RAY_AUTH")}
+    stranger["HOME"] = "/nonexistent"
+    done = subprocess.run(
+        [RAY, "job", "list", f"--address={head.dashboard}"],
+        env=stranger, capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "auth" in (done.stdout + done.stderr).lower()

@@ -1,0 +1,414 @@
+import dataclasses
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evo.algorithms.base import Budget, Proposal
+from evo.algorithms.evolution import Evolution, Rates
+from evo.genome.bins import Bin
+from evo.genome.cost import Cost, LatencyPrices, forward_flops, parameters
+from evo.genome.space import Space
+from evo.genome.subnet import Subnet
+from evo.search.history import History, Row, Shard
+from evo.search.rungs import Rungs, Stages, survivors
+from evo.search.score_cache import CachedScore, ScoreCache
+from evo.search.search import Lane
+from tests.support.architectures import NEOX, random_order, share
+
+SEQUENCES, TARGETS = 40, 5
+BUDGET = Budget(population=12, generations=3)
+FILES = ("history.parquet", "state.json", "journal.jsonl")
+RUNGS = {
+    "full": Rungs(),
+    "rungs": Rungs((0.1, 0.3), survivors=0.4),
+    "abort": Rungs((0.1,), survivors=1, confidence=1),
+}
+WEIGHTS = np.random.default_rng(3).uniform(0.5, 2, SEQUENCES)
+
+
+def lane_in(
+    directory: Path,
+    kind: str,
+    name: str = "coarse-layerwise",
+    cache: ScoreCache | None = None,
+    bin: Bin | None = None,
+) -> Lane:
+    bin = bin or share(NEOX, 0.4, 0.45)
+    space = Space(name, NEOX, random_order(NEOX.dimensions), bin)
+    strategy = Evolution(space, BUDGET, 0, Rates(elites=3))
+    stages = Stages.of(RUNGS[kind], SEQUENCES, 4)
+    return Lane("lane", strategy, History(directory), stages, RUNGS[kind], WEIGHTS, cache)
+
+
+def losses(candidate: str) -> np.ndarray:
+    """Of every sequence: candidates differ, sequences differ, and there is noise."""
+    seed = int(candidate, 16)
+    rng = np.random.default_rng(seed)
+    return TARGETS * (4 + rng.random() + np.arange(SEQUENCES) / 20 + rng.normal(0, 0.2, SEQUENCES))
+
+
+def score(lane: Lane, candidate: str, shard: int) -> Shard:
+    """A pure function of the unit; one candidate of eight fails on its first shard."""
+    if int(candidate, 16) % 8 == 0 and shard == 0:
+        return Shard(candidate, shard, (), 0, 0.5, "out of memory")
+    start, stop = lane.stages.shards[shard]
+    nll = tuple(losses(candidate)[start:stop].tolist())
+    return Shard(candidate, shard, nll, TARGETS * (stop - start), 0.5)
+
+
+def seen_in(generation: int) -> np.ndarray:
+    """Sequences in the order of scoring: each generation screens on others than the one before."""
+    return np.roll(np.arange(SEQUENCES), -(generation * 4 % SEQUENCES))
+
+
+def units_of(wanted: list[tuple[Proposal, int]]) -> list[tuple[str, int]]:
+    return [(proposal.subnet.id, shard) for proposal, shard in wanted]
+
+
+def generations(lane: Lane, rng: np.random.Generator) -> Iterator[list[tuple[str, int]]]:
+    """Run generation by generation, units in any order; yields what was scored."""
+    while True:
+        queue = units_of(lane.begin_generation()) + units_of(lane.advance())
+        if lane.ended:
+            return
+        scored = []
+        while queue:
+            assert not lane.complete
+            taken = [queue.pop(rng.integers(len(queue))) for _ in range(min(3, len(queue)))]
+            lane.take([score(lane, *unit) for unit in taken])
+            queue += units_of(lane.advance())
+            queue = [unit for unit in queue if unit[0] not in lane.dropped]
+            scored += taken
+        assert lane.complete
+        lane.end_generation()
+        yield scored
+
+
+def finish(lane: Lane, seed: int = 0) -> list[tuple[str, int]]:
+    rng = np.random.default_rng(seed)
+    return [unit for units in generations(lane, rng) for unit in units]
+
+
+def rows_of(lane: Lane) -> list[str]:
+    return [repr(row) for row in lane.history.rows]
+
+
+@pytest.fixture(scope="module", params=list(RUNGS))
+def kind(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def whole(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Lane:
+    """A search that was never interrupted."""
+    lane = lane_in(tmp_path_factory.mktemp("whole"), kind)
+    finish(lane)
+    return lane
+
+
+def test_rows(whole, kind):
+    rows, strategy = whole.history.rows, whole.strategy
+    assert len(rows) == len({row.candidate for row in rows}) == 48
+    assert [row.generation for row in rows] == sorted([0, 1, 2, 3] * 12)
+    expected = {"full", "failed"} | ({"screened"} if kind != "full" else set())
+    assert {row.status for row in rows} == expected
+    for row in rows:
+        subnet = Subnet.unpack(row.genome, NEOX.dimensions)
+        assert subnet.id == row.candidate
+        assert row.params == parameters(NEOX, subnet.widths)
+        assert row.params in strategy.space.bin
+        assert (row.layers, row.channels) == (subnet.widths.layers, subnet.widths.channels)
+        assert (row.groups, row.neurons) == (subnet.widths.groups, subnet.widths.neurons)
+        if row.status == "failed":
+            assert math.isnan(row.nll)
+            assert math.isnan(row.fitness)
+            assert math.isnan(row.perplexity)
+            assert row.reason == "shard 0: out of memory"
+            continue
+        count = row.tokens // TARGETS
+        assert count == SEQUENCES if row.status == "full" else 4 <= count < SEQUENCES
+        seen = np.arange(SEQUENCES) if kind == "full" else seen_in(row.generation)
+        per_target = losses(row.candidate)[seen[:count]] / TARGETS
+        expected_nll = np.average(per_target, weights=WEIGHTS[seen[:count]])
+        assert row.nll == row.fitness == pytest.approx(expected_nll, rel=1e-14)
+        assert row.perplexity == math.exp(row.nll)
+        assert row.reason == ""
+
+
+def test_only_full_rows_are_parents_and_winners(whole):
+    rows = {row.candidate: row for row in whole.history.rows}
+    parents = {rows[parent].status for row in rows.values() for parent in row.parents}
+    assert parents == {"full"}
+    full = [row for row in rows.values() if row.status == "full"]
+    assert whole.best_row() == min(full, key=lambda row: row.fitness)
+
+
+@pytest.mark.parametrize(("case", "ends"), [("rungs", (4, 12)), ("abort", (4,))])
+def test_decisions_are_those_of_plain_arithmetic(tmp_path, case, ends):
+    """The stages of every generation, played again from all losses at once."""
+    lane, rungs = lane_in(tmp_path, case), RUNGS[case]
+    finish(lane)
+    elites: dict[str, np.ndarray] = {}
+    first_seen = set()
+    for generation in range(4):
+        seen = seen_in(generation)
+        first_seen.add(seen[0])
+        rows = [row for row in lane.history.rows if row.generation == generation]
+        running = {r.candidate: losses(r.candidate) * WEIGHTS for r in rows if r.status != "failed"}
+        parents = {row.candidate: row.parents for row in rows}
+        full_elites = dict(elites)
+        expected = {row.candidate: 0 for row in rows if row.status == "failed"}
+        for count in ends:
+            part = {}
+            for name, one in running.items():
+                known = [elites[each] for each in parents[name]] or list(elites.values())
+                easier = np.mean(known, axis=0) if known else np.zeros(SEQUENCES)
+                part[name] = (one - easier)[seen[:count]] + easier.mean()
+            past = {name: one.mean() for name, one in elites.items()}
+            kept = survivors(rungs, part, past, 3)
+            expected |= dict.fromkeys(running.keys() - kept, count)
+            running = {name: one for name, one in running.items() if name in kept}
+        for name, one in running.items():
+            expected[name] = SEQUENCES
+            if len(full_elites) == 3:
+                limit = sorted(each.sum() for each in full_elites.values())[-1]
+                beyond = [
+                    end for end in range(4, 41, 4) if one[seen[:end]].sum() > limit * (1 + 1e-9)
+                ]
+                expected[name] = min(beyond, default=SEQUENCES)
+            if expected[name] == SEQUENCES:
+                elites[name] = one
+        elites = dict(sorted(elites.items(), key=lambda item: item[1].sum())[:3])
+        assert {row.candidate: row.tokens // TARGETS for row in rows if row.status != "failed"} == {
+            name: count for name, count in expected.items() if count
+        }
+    assert len(first_seen) == 4
+    counts = {row.tokens // TARGETS for row in lane.history.rows if row.status == "screened"}
+    assert counts & set(ends) if case == "rungs" else counts - set(ends)
+
+
+def test_progress(whole, kind):
+    last = [row for row in whole.history.rows if row.generation == 3]
+    full = [row for row in whole.history.rows if row.status == "full"]
+    scored = [row.nll for row in full if row.generation == max(one.generation for one in full)]
+    progress = whole.progress
+    assert (progress.generation, progress.evaluations) == (3, 48)
+    assert progress.tokens == sum(row.tokens for row in whole.history.rows)
+    assert progress.best == whole.best_row().nll
+    assert progress.median == pytest.approx(np.median(scored))
+    assert progress.failed == sum(row.status == "failed" for row in last)
+    assert progress.screened == sum(row.status == "screened" for row in last)
+    assert whole.scored_flops(32) == sum(
+        row.tokens * forward_flops(NEOX, Subnet.unpack(row.genome, NEOX.dimensions).widths, 32)
+        for row in whole.history.rows
+    )
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_order_of_results_does_not_matter(whole, kind, tmp_path, seed):
+    lane = lane_in(tmp_path, kind)
+    finish(lane, seed)
+    assert rows_of(lane) == rows_of(whole)
+
+
+@pytest.mark.parametrize(("finished", "units"), [(0, 7), (0, 30), (2, 0), (2, 7), (3, 30)])
+def test_killed_within_a_generation(whole, kind, tmp_path, finished, units):
+    lane, rng = lane_in(tmp_path, kind), np.random.default_rng(5)
+    running = generations(lane, rng)
+    for _ in range(finished):
+        next(running)
+    queue = units_of(lane.begin_generation())
+    for _ in range(units):
+        if not queue:
+            break
+        lane.take([score(lane, *queue.pop(rng.integers(len(queue))))])
+        queue += units_of(lane.advance())
+        queue = [unit for unit in queue if unit[0] not in lane.dropped]
+    with (tmp_path / "journal.jsonl").open("ab") as file:
+        file.write(b'{"candidate": "dead')
+
+    resumed = lane_in(tmp_path, kind)
+    assert resumed.strategy.generation == finished
+    assert resumed.evaluations == 12 * finished
+    if finished:
+        assert resumed.progress.generation == finished - 1
+    left = units_of(resumed.begin_generation()) + units_of(resumed.advance())
+    assert sorted(left) == sorted(queue)
+    resumed = lane_in(tmp_path, kind)
+    again = finish(resumed)
+    assert rows_of(resumed) == rows_of(whole)
+    assert len(again) == len(set(again))
+
+
+@pytest.mark.parametrize("generation", [0, 3])
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_killed_between_the_writes_that_end_a_generation(
+    whole, kind, tmp_path, generation, written
+):
+    """Of table, state and journal, the first `written` are those of after the generation."""
+    lane = lane_in(tmp_path / "run", kind)
+    running = generations(lane, np.random.default_rng(0))
+    for _ in range(generation):
+        next(running)
+    queue = units_of(lane.begin_generation())
+    while queue:
+        lane.take([score(lane, *unit) for unit in queue])
+        queue = units_of(lane.advance())
+    shutil.copytree(tmp_path / "run", tmp_path / "before")
+    lane.end_generation()
+
+    (tmp_path / "killed").mkdir()
+    for number, name in enumerate(FILES):
+        source = tmp_path / ("run" if number < written else "before") / name
+        if source.is_file():
+            shutil.copy(source, tmp_path / "killed" / name)
+    resumed = lane_in(tmp_path / "killed", kind)
+    if written < 2:
+        resumed.begin_generation()
+        assert resumed.advance() == []
+        assert resumed.complete
+        resumed.end_generation()
+    again = finish(resumed)
+    assert not {row.candidate for row in lane.history.rows} & {unit[0] for unit in again}
+    assert rows_of(resumed) == rows_of(whole)
+
+
+def test_a_finished_search_stays_finished(whole, kind):
+    resumed = lane_in(whole.history.directory, kind)
+    assert resumed.ended == "budget"
+    assert resumed.progress == whole.progress
+    assert resumed.best_row() == whole.best_row()
+    assert resumed.begin_generation() == []
+    assert resumed.advance() == []
+    assert not resumed.has_begun
+    assert not resumed.complete
+
+
+def test_all_failed(tmp_path, kind):
+    lane = lane_in(tmp_path, kind)
+    wanted = units_of(lane.begin_generation())
+    lane.take([Shard(candidate, shard, (), 0, 0.1, "NaN") for candidate, shard in wanted])
+    assert lane.advance() == []
+    progress = lane.end_generation()
+    assert (progress.best, progress.median, progress.failed) == (None, None, 12)
+    assert lane.best_row() is None
+    assert lane_in(tmp_path, kind).progress == progress
+    assert all(isinstance(row, Row) and row.tokens == 0 for row in lane.history.rows)
+
+
+def without_seconds(lane: Lane) -> list[str]:
+    return [repr(dataclasses.replace(row, seconds=0.0)) for row in lane.history.rows]
+
+
+@pytest.mark.parametrize("kind", RUNGS)
+def test_what_an_earlier_run_scored_is_not_scored_again(tmp_path, kind):
+    first = lane_in(tmp_path / "first", kind, cache=ScoreCache(tmp_path / "cache", {}))
+    scored = finish(first)
+    assert first.cached_units == 0
+    second = lane_in(tmp_path / "second", kind, cache=ScoreCache(tmp_path / "cache", {}))
+    again = finish(second, seed=1)
+    assert without_seconds(second) == without_seconds(first)
+    failing = {unit for unit in scored if score(first, *unit).failure is not None}
+    assert failing
+    assert failing <= set(again)  # it may have been the machine's fault
+    # besides, only what the first run did not wait for
+    assert not (set(again) - failing) & set(scored)
+    assert second.cached_units > 0.9 * len(scored)
+    assert sum(row.seconds for row in second.history.rows) < 0.2 * sum(
+        row.seconds for row in first.history.rows
+    )
+
+
+@pytest.mark.parametrize("kind", RUNGS)
+def test_a_cache_of_some_units_changes_nothing(tmp_path, kind):
+    whole = lane_in(tmp_path / "whole", kind)
+    scored = finish(whole)
+    cache, rng = ScoreCache(tmp_path / "cache", {}), np.random.default_rng(0)
+    known = [unit for unit in scored if rng.random() < 0.4]
+    stages = Stages.of(RUNGS[kind], SEQUENCES, 4)
+    turned = {row.candidate: stages.turned(row.generation) for row in whole.history.rows}
+    for candidate, shard in known:
+        whole.stages = turned[candidate]
+        one = score(whole, candidate, shard)
+        if one.failure is None:
+            cache.put([CachedScore(candidate, *whole.stages.shards[shard], one.nll, one.tokens)])
+    lane = lane_in(tmp_path / "lane", kind, cache=cache)
+    again = finish(lane, seed=1)
+    assert without_seconds(lane) == without_seconds(whole)
+    assert lane.cached_units > 0.2 * len(scored)
+    assert len(again) < len(scored)
+
+
+def test_killed_with_a_cache_that_is_gone(tmp_path):
+    """What came from the cache is in no journal; without the cache it is scored."""
+    filled = ScoreCache(tmp_path / "cache", {})
+    whole = lane_in(tmp_path / "whole", "rungs", cache=filled)
+    finish(whole)
+    killed = lane_in(tmp_path / "killed", "rungs", cache=filled)
+    running = generations(killed, np.random.default_rng(0))
+    next(running)
+    killed.begin_generation()
+    killed.advance()
+    resumed = lane_in(tmp_path / "killed", "rungs")
+    finish(resumed)
+    assert without_seconds(resumed) == without_seconds(whole)
+
+
+def test_a_latency_outside_the_bin_is_a_failure(kind, tmp_path):
+    """Measured with the first shard: what was predicted, times something of the candidate's own."""
+    ms = 10**12
+    cost = Cost("latency", 8, LatencyPrices(ms, ms // 99, ms, ms // 50, ms // 999, 0, ms // 999))
+    bin = share(NEOX, 0.4, 0.45, cost)
+    measured: dict[str, int] = {}
+
+    def timed(lane: Lane, candidate: str, shard: int, predicted: int) -> Shard:
+        one = score(lane, candidate, shard)
+        if shard or one.failure is not None:
+            return one
+        measured[candidate] = int(predicted * (0.8 + 0.4 * (int(candidate, 16) % 101) / 100))
+        return dataclasses.replace(one, latency=measured[candidate])
+
+    def run(directory: Path, *, dies_every: int | None) -> Lane:
+        def fresh() -> Lane:
+            return lane_in(directory, kind, bin=bin)
+
+        lane, predicted, count = fresh(), {}, 0
+        while True:
+            wanted = lane.begin_generation() + lane.advance()
+            if lane.ended:
+                return lane
+            while wanted and not lane.complete:
+                proposal, shard = wanted.pop(0)
+                candidate = proposal.subnet.id
+                if candidate in lane.dropped:
+                    continue
+                predicted[candidate] = cost.of(NEOX, proposal.subnet.widths)
+                assert predicted[candidate] in bin
+                lane.take([timed(lane, candidate, shard, predicted[candidate])])
+                count += 1
+                if dies_every and count % dies_every == 0:
+                    lane = fresh()
+                    wanted = lane.begin_generation() + lane.advance()
+                else:
+                    wanted += lane.advance()
+            lane.end_generation()
+
+    lane = run(tmp_path / "whole", dies_every=None)
+    assert rows_of(run(tmp_path / "killed", dies_every=7)) == rows_of(lane)
+    reasons = 0
+    for row in lane.history.rows:
+        if "out of memory" in row.reason:
+            continue
+        assert row.cost == measured[row.candidate]
+        outside = not bin.low <= row.cost <= bin.high
+        assert (row.status == "failed") == outside
+        if outside:
+            reasons += 1
+            shown = f"{row.cost / ms:.4g}"
+            assert row.reason == f"latency {shown} ms is outside the bin {bin.name}"
+            assert row.tokens == TARGETS * lane.stages.sizes[0]
+    assert 0 < reasons < len(lane.history.rows)

@@ -1,0 +1,94 @@
+"""Searches whose fitness is a formula of the shape, run by the search's own parts, without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+from evo.algorithms.base import Budget
+from evo.algorithms.evolution import Evolution
+from evo.genome.bins import Bin
+from evo.genome.cost import Architecture, parameters
+from evo.genome.ranking import Order
+from evo.genome.space import Space
+from evo.genome.subnet import Dimensions, Subnet
+from evo.search.history import History, Shard
+from evo.search.rungs import Rungs, Stages
+from evo.search.search import Lane
+
+DIMENSIONS = Dimensions(layers=6, channels=64, groups=8, neurons=128)
+ARCHITECTURE = Architecture(
+    dimensions=DIMENSIONS,
+    vocabulary=256,
+    head_size=8,
+    queries_per_group=1,
+    mlp_matrices=2,
+    bias=True,
+    attention_bias=True,
+    head_bias=False,
+    tied=False,
+    norm_parameters=2,
+    norms_per_block=2,
+)
+TOKENS = 100
+
+
+def fitness(subnet: Subnet) -> float:
+    """In nats per token, the lower the more is kept."""
+    widths = subnet.widths
+    shares = (
+        widths.layers / DIMENSIONS.layers,
+        widths.channels / DIMENSIONS.channels,
+        sum(widths.groups) / (widths.layers * DIMENSIONS.groups),
+        sum(widths.neurons) / (widths.layers * DIMENSIONS.neurons),
+    )
+    return 2.0 + float(sum((1 - share) ** 2 for share in shares))
+
+
+def evolve(
+    directory: Path,
+    space: str = "coarse-uniform",
+    share: int = 50,
+    *,
+    generations: int = 4,
+    stop_after: int | None = None,
+    failing: str | None = None,
+) -> History:
+    """Run a search of eight candidates a generation.
+
+    Args:
+        directory: of the search.
+        space: one of the four.
+        share: of the teacher's parameters, in percent.
+        generations: after the first.
+        stop_after: stop when so many have ended.
+        failing: why every third candidate of a generation fails; by default none does.
+    """
+    size = parameters(ARCHITECTURE, ARCHITECTURE.full_widths)
+    bin = Bin(f"{share}%", int(size * share * 0.0095), int(size * share * 0.0105))
+    order = Order.by_index(DIMENSIONS)
+    strategy = Evolution(Space(space, ARCHITECTURE, order, bin), Budget(8, generations), [1])
+    rungs = Rungs()
+    history = History(directory)
+    lane = Lane(f"{space}@{bin.name}", strategy, history, Stages.of(rungs, 1, 1), rungs)
+    numbers = count()
+
+    def score(subnet: Subnet, shard: int) -> Shard:
+        if failing and not next(numbers) % 3:
+            return Shard(subnet.id, shard, (), 0, 0.5, failing)
+        return Shard(subnet.id, shard, (fitness(subnet) * TOKENS,), TOKENS, 0.5)
+
+    while not lane.ended and strategy.generation != stop_after:
+        score_generation(lane, score)
+    return history
+
+
+def score_generation(lane: Lane, score: Callable[[Subnet, int], Shard]) -> None:
+    """Ask, score unit by unit through all stages, tell."""
+    queue = lane.begin_generation() + lane.advance()
+    while queue:
+        lane.take([score(proposal.subnet, shard) for proposal, shard in queue])
+        queue = lane.advance()
+    if lane.complete:
+        lane.end_generation()

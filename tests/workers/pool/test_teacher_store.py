@@ -1,0 +1,83 @@
+import time
+
+import psutil
+import pytest
+import ray
+import torch
+from litgpt.config import Config
+from litgpt.model import GPT
+
+from evo.errors import UserError
+from evo.model import checkpoint
+from workers.pool.teacher_store import create_store, fetch_teacher
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray():
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def bfloat16_teacher(directory, channels=64):
+    torch.manual_seed(0)
+    config = Config(
+        name="test",
+        n_layer=1,
+        n_embd=channels,
+        n_head=4,
+        intermediate_size=4 * channels,
+        block_size=32,
+        vocab_size=20_000,
+        padded_vocab_size=20_000,
+    )
+    checkpoint.save(directory, GPT(config), dtype=torch.bfloat16)
+    return directory
+
+
+def test_gives_the_checkpoints_own_weights(teacher):
+    loaded = checkpoint.load(teacher("llama-tied"))
+    fetched = fetch_teacher(create_store(loaded.path))
+    assert fetched.tied
+    assert fetched.config == loaded.config
+    assert fetched.weights.keys() == loaded.weights.keys()
+    for name, tensor in fetched.weights.items():
+        assert tensor.dtype == loaded.weights[name].dtype
+        assert torch.equal(tensor, loaded.weights[name])
+    assert fetched.weights["lm_head.weight"] is fetched.weights["transformer.wte.weight"]
+
+
+def test_weights_are_mapped_not_copied(tmp_path):
+    path = bfloat16_teacher(tmp_path / "teacher", channels=1024)
+    loaded = checkpoint.load(path)
+    store = create_store(path)
+    ray.get(store.teacher.remote())
+    before = psutil.Process().memory_full_info().uss
+    first, second = fetch_teacher(store), fetch_teacher(store)
+    grown = psutil.Process().memory_full_info().uss - before
+    size = sum(tensor.nbytes for tensor in loaded.weights.values())
+    assert size > 80e6
+    assert grown < 0.1 * size
+    for name, tensor in first.weights.items():
+        assert tensor.dtype == torch.bfloat16
+        assert torch.equal(tensor, loaded.weights[name])
+        assert tensor.data_ptr() == second.weights[name].data_ptr()
+
+
+def test_comes_back_after_its_process_was_killed(tmp_path):
+    store = create_store(bfloat16_teacher(tmp_path / "teacher"))
+    before = fetch_teacher(store)
+    expected = {name: tensor.clone() for name, tensor in before.weights.items()}
+    ray.kill(store, no_restart=False)
+    after = fetch_teacher(store)
+    # What was mapped before stays there, though its owner is gone.
+    time.sleep(1)
+    for name, tensor in expected.items():
+        assert torch.equal(after.weights[name], tensor)
+        assert torch.equal(before.weights[name], tensor)
+
+
+def test_a_bad_checkpoint_is_the_users_error(tmp_path):
+    with pytest.raises(UserError, match="no directory") as caught:
+        fetch_teacher(create_store(tmp_path / "nowhere"))
+    assert len(str(caught.value).splitlines()) == 1

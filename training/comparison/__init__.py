@@ -1,0 +1,1 @@
+"""FLOPs to match: curves of finished runs against a baseline."""

@@ -1,0 +1,237 @@
+"""Runs side by side: at what fraction of the baseline's FLOPs each reaches where it ended.
+
+Runs that differ in nothing but the seed are compared as one, with an interval over their seeds, see
+`training.comparison.seeds`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from evo.commands.search_display import result_console
+from evo.errors import UserError
+from evo.storage.files import atomic_file
+from evo.storage.run_directory import FILE as SETTINGS
+from evo.storage.run_directory import read_settings
+from training.comparison.curves import Comparison, Curve, against, read_curve
+from training.comparison.seeds import Interval, group_by_seed, group_names, ratio_interval
+
+
+@dataclass(frozen=True)
+class Group:
+    """A setting's runs against the baseline's.
+
+    Attributes:
+        name: of the setting.
+        runs: directories, one for each seed.
+        curves: theirs.
+        against: for each of the baseline's runs, the comparisons of these with it; none for the
+            baseline itself.
+    """
+
+    name: str
+    runs: tuple[Path, ...]
+    curves: tuple[Curve, ...]
+    against: tuple[tuple[Comparison, ...], ...] = ()
+
+    @property
+    def flops(self) -> float:
+        """Of a whole run, the mean over seeds."""
+        return math.fsum(curve.flops[-1] for curve in self.curves) / len(self.curves)
+
+    @property
+    def perplexity(self) -> float:
+        """At the last validation, the geometric mean over seeds."""
+        logs = [math.log(curve.perplexity[-1]) for curve in self.curves]
+        return math.exp(math.fsum(logs) / len(logs))
+
+    @property
+    def has_cached_teacher(self) -> bool:
+        """Whether the FLOPs are without those of the teacher, see `Curve`."""
+        return any(curve.cached_teacher for curve in self.curves)
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether a run is there from its start, so that the ratios are lower bounds."""
+        return any(one.match.is_bound for row in self.against for one in row)
+
+    @property
+    def interval(self) -> Interval:
+        """Of the ratio of the baseline's FLOPs to those to match it; 0: a run never matches it."""
+        if not self.against:
+            return Interval(1.0, 1.0, 1.0, None)
+        return ratio_interval(
+            np.array([[one.ratio or 0.0 for one in row] for row in self.against], np.float64)
+        )
+
+    @property
+    def ratio(self) -> float | None:
+        """Its middle; None: a run never matches the baseline."""
+        return self.interval.ratio or None
+
+    @property
+    def ratio_text(self) -> str:
+        """For a table: `≥ 8.00x` where it is a bound."""
+        if self.ratio is not None:
+            return f"{'≥ ' if self.is_bound else ''}{self.ratio:.2f}x"
+        pairs = [one.ratio for row in self.against for one in row]
+        if len(pairs) == 1 or not any(pairs):
+            return "not reached"
+        return f"not reached by {pairs.count(None)} of {len(pairs)} pairs"
+
+    @property
+    def interval_text(self) -> str:
+        """For a table; empty for a single run against a single one."""
+        interval = self.interval
+        if interval.kind is None:
+            return ""
+        low, high = (f"{one:.2f}" if one else "none" for one in (interval.low, interval.high))
+        return f"{low} – {high}"
+
+
+def compare(
+    runs: Sequence[Path], *, baseline: Path | None = None, out: Path | None = None
+) -> list[Group]:
+    """Print a table of runs; with `out`, also write `comparison.json` and `comparison.png` there.
+
+    Args:
+        runs: run directories of `evo pretrain`.
+        baseline: whose last perplexity is to be matched, with all that differ from it by their
+            seed; by default the first run.
+        out: a directory.
+
+    Raises:
+        UserError: a directory that is no run, or runs that were validated on different text.
+    """
+    if not runs:
+        raise UserError("name at least one run directory of `evo pretrain`")
+    paths = list(dict.fromkeys(map(Path, runs)))
+    reference_run = paths[0] if baseline is None else Path(baseline)
+    if reference_run not in paths:
+        paths.insert(0, reference_run)
+    _check_comparable(paths)
+    found = _groups(paths, reference_run)
+    reference = next(group for group in found if reference_run in group.runs)
+    result_console().print(table(reference, found))
+    if out is not None:
+        from dashboards.training_curves import draw_groups
+
+        draw_groups(found, reference, Path(out) / "comparison.png")
+        with atomic_file(Path(out) / "comparison.json") as temporary:
+            temporary.write_text(json.dumps(_described(reference, found), indent=2) + "\n")
+    return found
+
+
+def _groups(runs: Sequence[Path], reference_run: Path) -> list[Group]:
+    members = group_by_seed(runs)
+    groups = [
+        Group(name, tuple(paths), tuple(read_curve(path) for path in paths))
+        for name, paths in zip(group_names(members), members, strict=True)
+    ]
+    reference = next(group for group in groups if reference_run in group.runs)
+    return [
+        group
+        if group is reference
+        else replace(
+            group,
+            against=tuple(
+                tuple(against(one, curve) for curve in group.curves) for one in reference.curves
+            ),
+        )
+        for group in groups
+    ]
+
+
+def _check_comparable(runs: Sequence[Path]) -> None:
+    told: dict[Any, Path] = {}
+    for run in runs:
+        if not (run / SETTINGS).is_file():
+            raise UserError(f"{run} is no pretraining run: it has no {SETTINGS}")
+        settings = read_settings(run)
+        key = (settings.get("validation_hash"), settings.get("validation_tokens"))
+        told.setdefault(key, run)
+    if len(told) > 1:
+        first, second = list(told.values())[:2]
+        raise UserError(
+            f"{first} and {second} were validated on different text: compare runs with "
+            "the same --validation-text and --validation-tokens"
+        )
+
+
+def table(baseline: Group, groups: Sequence[Group]) -> Table:
+    """The comparison as a table for the terminal.
+
+    Args:
+        baseline: whose last perplexity is to be matched.
+        groups: a row each.
+    """
+    shown = Table(title=f"FLOPs to match {baseline.name} (perplexity {baseline.perplexity:.2f})")
+    shown.add_column("run")
+    for heading in ("n", "FLOPs", "perplexity", "FLOPs to match", "ratio", "over seeds"):
+        shown.add_column(heading, justify="right")
+    for group in groups:
+        match = "–" if group.ratio is None else f"{baseline.flops / group.ratio:.3g}"
+        shown.add_row(
+            group.name,
+            str(len(group.runs)),
+            f"{group.flops:.3g}",
+            f"{group.perplexity:.2f}",
+            f"≤ {match}" if group.is_bound else match,
+            group.ratio_text,
+            group.interval_text,
+        )
+    said = []
+    kinds = {group.interval.kind for group in groups} - {None}
+    if kinds:
+        said.append(
+            "n: seeds. Ratio: geometric mean over all pairs of seeds. Over seeds: "
+            + ", or ".join(
+                {
+                    "min-max": "the least and the largest of these pairs",
+                    "bootstrap 95%": "95% bootstrap over the seeds of both sides",
+                }[str(kind)]
+                for kind in sorted(map(str, kinds))
+            )
+            + "."
+        )
+    if cached := [group.name for group in groups if group.has_cached_teacher]:
+        said.append(
+            f"FLOPs of {', '.join(cached)}: without those of the teacher, whose logits were cached."
+        )
+    shown.caption = " ".join(said) or None
+    return shown
+
+
+def _described(baseline: Group, groups: Sequence[Group]) -> dict[str, Any]:
+    return {
+        "baseline": baseline.name,
+        "target_perplexity": baseline.perplexity,
+        "baseline_flops": baseline.flops,
+        "runs": [
+            {
+                "run": group.name,
+                "n": len(group.runs),
+                "directories": [str(run) for run in group.runs],
+                "flops": group.flops,
+                "perplexity": group.perplexity,
+                "perplexities": [curve.perplexity[-1] for curve in group.curves],
+                "flops_to_match": None if group.ratio is None else baseline.flops / group.ratio,
+                "ratio": group.ratio,
+                "ratio_is_lower_bound": group.is_bound,
+                "cached_teacher_left_out": group.has_cached_teacher,
+                "ratio_interval": None
+                if group.interval.kind is None
+                else [group.interval.low or None, group.interval.high or None],
+                "interval": group.interval.kind,
+            }
+            for group in groups
+        ],
+    }

@@ -1,0 +1,147 @@
+"""A run's validation perplexity over its FLOPs, and where it reaches another's."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from evo.errors import UserError
+from evo.storage.run_directory import FILE as SETTINGS
+from evo.storage.run_directory import read_settings
+from training.logs import log
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A run's validations.
+
+    Attributes:
+        name: of the run.
+        flops: spent up to each validation, from 0, rising.
+        perplexity: at each of them.
+        cached_teacher: whether it was distilled from logits that were cached before, whose FLOPs
+            are not among these.
+    """
+
+    name: str
+    flops: tuple[float, ...]
+    perplexity: tuple[float, ...]
+    cached_teacher: bool = False
+
+
+@dataclass(frozen=True)
+class Match:
+    """Where a run reaches a perplexity.
+
+    Attributes:
+        flops: spent by then; None: it never does.
+        is_bound: the run was there before its first step, and `flops`, those of its first
+            validation after that, is the most it can be said to have needed.
+    """
+
+    flops: float | None
+    is_bound: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A run against the baseline.
+
+    Attributes:
+        run: its name.
+        flops: of the whole run.
+        perplexity: at its last validation.
+        match: where it reaches the baseline's last perplexity.
+        ratio: the baseline's FLOPs over those; None: it never gets there.
+    """
+
+    run: str
+    flops: float
+    perplexity: float
+    match: Match
+    ratio: float | None
+
+    @property
+    def ratio_text(self) -> str:
+        """The ratio for a table: `≥ 8.00x` where it is a bound."""
+        if self.ratio is None:
+            return "not reached"
+        return f"{'≥ ' if self.match.is_bound else ''}{self.ratio:.2f}x"
+
+
+def read_curve(run: Path, name: str | None = None) -> Curve:
+    """The validations of a run, finished or not.
+
+    Args:
+        run: run directory of `evo pretrain`.
+        name: by default the directory's.
+
+    Raises:
+        UserError: no run, or one without at least two validations.
+    """
+    if not (run / SETTINGS).is_file():
+        raise UserError(f"{run} is no pretraining run: it has no {SETTINGS}")
+    points = [
+        (float(row["flops"]), float(row["validation_perplexity"]))
+        for row in log.rows(run)
+        if math.isfinite(row.get("validation_perplexity", math.inf))
+    ]
+    if len(points) < 2:
+        raise UserError(
+            f"{run} has {len(points)} validations: pretrain with --validation-text, "
+            "and compare when it has come to the second"
+        )
+    flops, perplexity = zip(*points, strict=True)
+    is_cached = read_settings(run).get("teacher_logits") is not None
+    return Curve(name or run.name, flops, perplexity, is_cached)
+
+
+def flops_to_match(curve: Curve, target: float) -> Match:
+    """How many FLOPs a run takes to first reach a perplexity.
+
+    Between two validations the logarithm of the perplexity is taken to fall linearly with FLOPs;
+    curves bend the other way, so this is rather too many than too few.
+
+    Args:
+        curve: of the run.
+        target: the perplexity.
+    """
+    if curve.perplexity[0] <= target:
+        return Match(next(f for f in curve.flops if f > 0), is_bound=True)
+    points = list(zip(curve.flops, curve.perplexity, strict=True))
+    for (flops, above), (next_flops, below) in pairwise(points):
+        if below <= target:
+            part = math.log(above / target) / math.log(above / below)
+            return Match(flops + part * (next_flops - flops))
+    return Match(None)
+
+
+def perplexity_at(curve: Curve, flops: float) -> float | None:
+    """A run's perplexity once it has spent so many FLOPs, interpolated as in `flops_to_match`.
+
+    Returns:
+        None where the run ended before that.
+    """
+    points = list(zip(curve.flops, curve.perplexity, strict=True))
+    for (start, first), (end, last) in pairwise(points):
+        if start <= flops <= end:
+            part = (flops - start) / (end - start)
+            return math.exp(math.log(first) * (1 - part) + math.log(last) * part)
+    return None
+
+
+def against(baseline: Curve, curve: Curve, *, other_flops: float = 0.0) -> Comparison:
+    """A run against the baseline's end.
+
+    Args:
+        baseline: what is to be matched.
+        curve: of the run.
+        other_flops: spent for the run before it, as by the search for its start.
+    """
+    match = flops_to_match(curve, baseline.perplexity[-1])
+    if match.flops is not None:
+        match = Match(match.flops + other_flops, match.is_bound)
+    ratio = None if match.flops is None else baseline.flops[-1] / match.flops
+    return Comparison(curve.name, curve.flops[-1], curve.perplexity[-1], match, ratio)

@@ -1,0 +1,141 @@
+"""Reads each step's blocks ahead of the device, in a thread."""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.data.sampler import Batch, Sampler
+from training.losses.divergences import TopK
+from training.teacher.stored_logits import TeacherLogits
+
+AHEAD = 2
+"""So many steps are read before they are asked for."""
+
+
+class Readable(Protocol):
+    """Blocks that are read by their numbers: an array of shape [N, T], or what acts like one."""
+
+    def __getitem__(self, numbers: Any, /) -> NDArray[Any]: ...
+
+
+@dataclass(frozen=True)
+class Portion:
+    """A worker's part of a step.
+
+    Attributes:
+        batch: the whole step's blocks.
+        rows: the worker's, shape [b, T].
+        teacher: what was kept of a teacher's logits at their b * (T-1) targets.
+        digest: of the worker's rows, see `digest`.
+        waited: seconds that the loop waited for it.
+    """
+
+    batch: Batch
+    rows: NDArray[np.int64]
+    teacher: TopK | None
+    digest: int
+    waited: float
+
+
+class Feed:
+    """The portions of a worker, one step after the other; a context manager.
+
+    Args:
+        sampler: says which blocks a step has.
+        texts: the sources' blocks.
+        rank: of the worker, from 0.
+        workers: how many there are.
+        steps: from where to where.
+        teacher_logits: of the same text; none: nothing is read of them.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        texts: Sequence[Readable],
+        *,
+        rank: int,
+        workers: int,
+        steps: range,
+        teacher_logits: TeacherLogits | None = None,
+    ) -> None:
+        self._sampler, self._texts, self._teacher = sampler, texts, teacher_logits
+        self._rank, self._workers, self._steps = rank, workers, steps
+        self._read: queue.Queue[Portion | Exception] = queue.Queue(AHEAD)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._read_ahead, name="feed", daemon=True)
+
+    def __enter__(self) -> Iterator[Portion]:
+        self._thread.start()
+        return self._portions()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._closed.set()
+
+    def _portions(self) -> Iterator[Portion]:
+        for _ in self._steps:
+            began = time.perf_counter()
+            portion = self._read.get()
+            if isinstance(portion, Exception):
+                raise portion
+            yield replace(portion, waited=time.perf_counter() - began)
+
+    def _read_ahead(self) -> None:
+        try:
+            for step in self._steps:
+                self._put(self._portion(step))
+        except Exception as error:  # for the loop to raise
+            self._put(error)
+
+    def _put(self, portion: Portion | Exception) -> None:
+        while not self._closed.is_set():
+            try:
+                return self._read.put(portion, timeout=1)
+            except queue.Full:
+                continue
+
+    def _portion(self, step: int) -> Portion:
+        batch = self._sampler.step(step)
+        share = batch.share(self._rank, self._workers)
+        rows = read_rows(self._texts, share)
+        teacher = None if self._teacher is None else self._teacher.top_k(rows)
+        return Portion(batch, rows, teacher, digest(rows), 0.0)
+
+
+def read_rows(texts: Sequence[Readable], batch: Batch) -> NDArray[np.int64]:
+    """The blocks of a batch, or of a part of one, shape [B, T]."""
+    found = [(np.flatnonzero(batch.sources == source), text) for source, text in enumerate(texts)]
+    parts = [(places, text[batch.blocks[places]]) for places, text in found if len(places)]
+    rows = np.empty((len(batch.blocks), parts[0][1].shape[1]), np.int64)
+    for places, blocks in parts:
+        rows[places] = blocks
+    return rows
+
+
+def digest(rows: NDArray[np.int64]) -> int:
+    """A 64-bit hash of blocks in which their order does not count.
+
+    The sum of the blocks' own hashes, wrapped to 64 bits with a sign: those of all workers' shares
+    add up to that of the batch, whoever read which block.
+
+    Args:
+        rows: token ids, shape [B, T].
+    """
+    hashes = (hashlib.blake2b(row.astype("<i4").tobytes(), digest_size=8).digest() for row in rows)
+    total = sum(int.from_bytes(one, "little") for one in hashes)
+    return (total + 2**63) % 2**64 - 2**63

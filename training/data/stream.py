@@ -1,0 +1,286 @@
+"""A text that is read while it is trained on: its blocks in order, in windows.
+
+For what is not worth preparing, or fits on no disk. A window, some thousands of blocks, is what is
+shuffled; so all that training needs to know of a stream is the number of a window. One actor reads
+for all workers, the next window while they train on one. Where each window begins in the text is
+written down: after a crash, reading goes on there, at the cost of reading some 64 MiB of text, or
+one file that is compressed or of the hub, up to that place again, without tokenising it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray.exceptions import ObjectLostError
+
+from evo.data.chunks import pieces_of
+from evo.data.sources import Part
+from evo.data.token_blocks import Tokens, batches_of, check_ids, npy_tokens
+from evo.errors import UserError
+from evo.model.tokenizer import Tokenizer, load_tokenizer
+from evo.storage.files import atomic_file, output_errors
+from training.data.prefetch import AHEAD
+
+APART = AHEAD + 1
+"""So many steps are at most between what two workers read: one reads what the other, who waits for
+it to take part in that step, has; and the other has read ahead, and holds one more in its hands."""
+
+RESTARTS = 4
+"""Of a reader that dies; then the workers fail, and are started again with another one."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a text a block begins.
+
+    Attributes:
+        part: number of the part.
+        document: number in the part, empty ones counted; of a `.npy`, of a stretch of token ids.
+        token: number in the document.
+    """
+
+    part: int = 0
+    document: int = 0
+    token: int = 0
+
+
+class BlockStream:
+    """The blocks of a text in their order; after its end, from its beginning again.
+
+    Args:
+        parts: of the text.
+        tokenizer: not needed for `.npy`.
+        length: tokens of a block.
+        place: where to begin.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        tokenizer: Tokenizer | None,
+        length: int,
+        place: Place = Place(),
+    ) -> None:
+        self._length = length
+        self._parts, self._tokenizer = parts, tokenizer
+        self._documents = self._from(place)
+        self._part, self._document, self._tokens = next(self._documents)
+        self._token = place.token
+
+    @property
+    def place(self) -> Place:
+        """Where the next block begins."""
+        return Place(self._part, self._document, self._token)
+
+    def read(self, count: int) -> Tokens:
+        """The next blocks, shape [count, T].
+
+        Raises:
+            UserError: the text cannot be read.
+        """
+        stream = np.empty(count * self._length, np.int32)
+        filled = 0
+        while filled < len(stream):
+            if self._token == len(self._tokens):
+                self._part, self._document, self._tokens = next(self._documents)
+                self._token = 0
+            some = self._tokens[self._token : self._token + len(stream) - filled]
+            stream[filled : filled + len(some)] = some
+            filled, self._token = filled + len(some), self._token + len(some)
+        return stream.reshape(count, self._length)
+
+    def _from(self, place: Place) -> Iterator[tuple[int, int, NDArray[Any]]]:
+        """Numbers of part and document, and the document's tokens."""
+        number, first = place.part, place.document
+        without_text = 0
+        while without_text <= len(self._parts):
+            without_text += 1
+            for document, tokens in self._part_from(self._parts[number], first):
+                without_text = 0
+                yield number, document, tokens
+            number, first = (number + 1) % len(self._parts), 0
+        raise UserError(f"{self._parts[0].name} is empty: there is no text in it")
+
+    def _part_from(self, part: Part, first: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        if part.kind == ".npy":
+            yield from islice(enumerate(npy_tokens(part)), first, None)
+            return
+        assert self._tokenizer is not None
+        numbered = islice(enumerate(part.documents()), first, None)
+        for batch in batches_of((pair for pair in numbered if pair[1]), lambda pair: len(pair[1])):
+            encoded = self._tokenizer.encode([text for _, text in batch])
+            for (document, _), tokens in zip(batch, encoded, strict=True):
+                yield document, np.append(tokens, np.int32(self._tokenizer.end_of_text))
+
+
+@dataclass(frozen=True)
+class StreamedText:
+    """What is needed to read a text as a stream.
+
+    Attributes:
+        source: as it was asked for.
+        parts: what it consists of.
+        model: the checkpoint directory whose tokenizer is used.
+        vocabulary: token ids must be below it.
+        length: tokens of a block.
+        window: blocks of a window.
+    """
+
+    source: str
+    parts: tuple[Part, ...]
+    model: Path
+    vocabulary: int
+    length: int
+    window: int
+
+
+def parts_of(source: str) -> tuple[Part, ...]:
+    """The parts of a source, small enough to go on quickly in the middle of it.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    found = tuple(part for piece in pieces_of([source]) for part in piece.parts)
+    if not found:
+        raise UserError(f"{source} is empty: there is no text in it")
+    return found
+
+
+class WindowReader:
+    """Reads the windows of a text; runs in an actor of its own.
+
+    Args:
+        text: what to read.
+        places: file with the places where windows begin; a line for each.
+        kept: windows that are held, as workers ask for the same ones, but not at the same moment.
+    """
+
+    def __init__(self, text: StreamedText, places: Path, kept: int) -> None:
+        self._text, self._file, self._most = text, places, kept
+        self._tokenizer = load_tokenizer(text.model)
+        self._places = {0: Place(), **_read_places(places)}
+        with atomic_file(places) as temporary:  # without what was cut off
+            temporary.write_text("".join(map(_line, *zip(*self._places.items(), strict=True))))
+        self._kept: dict[int, Any] = {}
+        self._next = 0
+        self._stream: BlockStream | None = None
+
+    def window(self, number: int) -> list[Any]:
+        """A reference to the blocks of a window, shape [W, T], alone in a list.
+
+        One object for all who ask: as the call's own result, each of them would get a copy.
+
+        Raises:
+            UserError: the text cannot be read, or has token ids beyond the vocabulary.
+        """
+        while number not in self._kept:
+            if self._stream is None or self._next > number:
+                self._seek(max(known for known in self._places if known <= number))
+            self._read_next()
+        return [self._kept[number]]
+
+    def _seek(self, number: int) -> None:
+        text = self._text
+        self._stream = BlockStream(text.parts, self._tokenizer, text.length, self._places[number])
+        self._next = number
+
+    def _read_next(self) -> None:
+        assert self._stream is not None
+        blocks = self._stream.read(self._text.window)
+        check_ids(self._text.source, blocks, self._text.vocabulary)
+        self._kept[self._next] = ray.put(blocks)
+        if len(self._kept) > self._most:
+            del self._kept[next(iter(self._kept))]  # the one that was read first
+        self._next += 1
+        if self._next not in self._places:
+            self._places[self._next] = self._stream.place
+            with output_errors(self._file), self._file.open("a", encoding="utf-8") as file:
+                file.write(_line(self._next, self._stream.place))
+
+
+def _read_places(path: Path) -> dict[int, Place]:
+    """Where windows begin, by their numbers; up to a line that was cut off."""
+    found: dict[int, Place] = {}
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for line in lines:
+        try:
+            number, *place = json.loads(line)
+            found[number] = Place(*place)
+        except (ValueError, TypeError):
+            break
+    return found
+
+
+def _line(number: int, place: Place) -> str:
+    return json.dumps([number, *astuple(place)]) + "\n"
+
+
+def windows_to_keep(batch: int, window: int) -> int:
+    """So many that no worker asks for one that was let go.
+
+    Args:
+        batch: blocks of a step.
+        window: blocks of a window.
+    """
+    # Steps do not end where windows do, and the window after the last is asked for already.
+    return -(-(APART + 1) * batch // window) + 2
+
+
+class StreamedBlocks:
+    """The blocks of a text that another process reads; indexed by an array of numbers.
+
+    Windows are asked for one ahead. Numbers are expected to rise, but for those of one window.
+
+    Args:
+        text: what is read.
+        places: file in which the reader keeps its places.
+        batch: blocks of a step, of which the text has a part or all.
+    """
+
+    def __init__(self, text: StreamedText, places: Path, batch: int) -> None:
+        self.shape = (text.window, text.length)
+        # It waits for text or for workers, so it must not wait for a core that workers hold, nor
+        # for one in a sweep's trial, which has none.
+        remote = ray.remote(
+            num_cpus=0,
+            max_restarts=RESTARTS,
+            max_task_retries=RESTARTS,
+            scheduling_strategy="DEFAULT",
+        )(WindowReader)
+        self._reader: Any = remote.remote(text, places, windows_to_keep(batch, text.window))
+        self._asked: dict[int, Any] = {}
+
+    def __getitem__(self, numbers: NDArray[np.int64]) -> Tokens:
+        window = self.shape[0]
+        blocks = np.empty((len(numbers), self.shape[1]), np.int32)
+        needed = np.unique(numbers // window)
+        for number in map(int, needed):
+            inside = numbers // window == number
+            blocks[inside] = self._window(number)[numbers[inside] % window]
+        if len(needed):
+            self._asked = {n: ref for n, ref in self._asked.items() if n >= needed[0]}
+            self._ask(int(needed[-1]) + 1)
+        return blocks
+
+    def _window(self, number: int) -> Tokens:
+        while True:
+            try:
+                return ray.get(ray.get(self._ask(number))[0])
+            except ObjectLostError:  # the reader has died since, and runs again
+                del self._asked[number]
+
+    def _ask(self, number: int) -> Any:
+        if number not in self._asked:
+            self._asked[number] = self._reader.window.remote(number)
+        return self._asked[number]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_asked": {}}

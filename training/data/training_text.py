@@ -1,0 +1,203 @@
+"""The training text: sources, how much each counts, and how each is read.
+
+A prepared corpus and a text that fits in memory are read by the numbers of their blocks, all
+shuffled among each other. A data set of the hub, or files too large for the memory, are read as a
+stream (`training.data.stream`), shuffled within windows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evo.data.chunks import file_bytes
+from evo.data.fitness_text import check_weights
+from evo.data.prepared_corpus import is_prepared, open_blocks
+from evo.data.sources import parts
+from evo.data.token_blocks import SAMPLED_TOKENS, Tokens, has_rows, load_text
+from evo.data.token_shards import Blocks
+from evo.errors import UserError
+from evo.model.checkpoint import Checkpoint
+from training.data.sampler import Extent
+from training.data.stream import StreamedText, parts_of
+
+STREAMED_BYTES = 2**30
+"""Files of more than this are a stream; as token ids they would take about as much memory."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source of the training text.
+
+    Attributes:
+        name: as it was asked for.
+        blocks: what is read: in memory, prepared, or a stream.
+        hash: of the content; of a stream, of what its files are called and their sizes, or their
+            version on the hub.
+    """
+
+    name: str
+    blocks: Tokens | Blocks | StreamedText
+    hash: str
+
+    @property
+    def tokens(self) -> int | None:
+        """How many there are; of a stream that is not known."""
+        return None if isinstance(self.blocks, StreamedText) else self.blocks.size
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens of a block."""
+        if isinstance(self.blocks, StreamedText):
+            return self.blocks.length
+        return self.blocks.shape[1]
+
+    def known_blocks(self, purpose: str) -> Tokens | Blocks:
+        """The blocks, by their numbers.
+
+        Args:
+            purpose: what needs them, for the message.
+
+        Raises:
+            UserError: it is a stream.
+        """
+        if isinstance(self.blocks, StreamedText):
+            raise UserError(
+                f"{purpose} needs text whose blocks are known before it is read, and {self.name} "
+                "is read as a stream: run `evo prepare` on it, and give its directory"
+            )
+        return self.blocks
+
+    @property
+    def extent(self) -> Extent:
+        """What says in which order it is read."""
+        if isinstance(self.blocks, StreamedText):
+            return Extent(self.blocks.window, is_stream=True)
+        return Extent(len(self.blocks))
+
+
+@dataclass(frozen=True)
+class TrainingText:
+    """The sources and how much each counts.
+
+    Attributes:
+        sources: one or several.
+        shares: of the blocks of a run, one of each source, adding up to 1.
+
+    Raises:
+        UserError: the sources' blocks are not of one length.
+    """
+
+    sources: tuple[Source, ...]
+    shares: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        lengths = {source.name: source.sequence_length for source in self.sources}
+        if len(set(lengths.values())) > 1:
+            listed = ", ".join(f"{name} of {length}" for name, length in lengths.items())
+            raise UserError(f"blocks of --text must be of one length, but there are {listed}")
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens of a block."""
+        return self.sources[0].sequence_length
+
+    @property
+    def hash(self) -> str:
+        """Of all sources, in their order."""
+        if len(self.sources) == 1:
+            return self.sources[0].hash
+        told = " ".join(source.hash for source in self.sources)
+        return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+
+    @property
+    def tokens(self) -> int | None:
+        """How many there are in all sources; not known where one is a stream."""
+        counts = [source.tokens for source in self.sources]
+        return None if None in counts else sum(count or 0 for count in counts)
+
+
+def open_training_text(
+    names: Sequence[str],
+    weights: Sequence[float] | None,
+    *,
+    student: Checkpoint,
+    vocabulary: int,
+    sequence_length: int,
+    tokens: int,
+    shuffle_tokens: int,
+) -> TrainingText:
+    """Find out what each source is, read what is read into memory, check what is prepared.
+
+    Args:
+        names: sources, see `evo.data.sources`.
+        weights: of each; need not add up to 1. None: by tokens.
+        student: whose tokenizer is used.
+        vocabulary: token ids must be below it.
+        sequence_length: tokens of a block.
+        tokens: how many the run needs.
+        shuffle_tokens: of a stream's window.
+
+    Raises:
+        UserError: weights that fit no sources, or a source that cannot be used.
+    """
+    check_weights(names, weights)
+
+    def open_source(name: str) -> Source:
+        if is_prepared(name):
+            blocks = open_blocks(
+                name,
+                tokenizer=student.tokenizer,
+                vocabulary=vocabulary,
+                sequence_length=sequence_length,
+            )
+            return Source(name, blocks, blocks.hash)
+        is_large = name.startswith("hf:") or sum(map(file_bytes, parts(name))) > STREAMED_BYTES
+        if is_large and not has_rows(name):
+            window = max(1, shuffle_tokens // sequence_length)
+            return _stream(name, student, vocabulary, sequence_length, window)
+        text = load_text(
+            name,
+            tokenizer=student.tokenizer,
+            vocabulary=vocabulary,
+            sequence_length=sequence_length,
+            max_tokens=max(tokens, SAMPLED_TOKENS),  # a short run, too, draws from all of a text
+        )
+        return Source(name, text.blocks, text.hash)
+
+    sources = tuple(map(open_source, names))
+    if weights is None:
+        weights = [source.tokens or 0 for source in sources]
+        if len(sources) > 1 and 0 in weights:
+            streams = [source.name for source in sources if source.tokens is None]
+            raise UserError(
+                f"how many tokens {' and '.join(streams)} has is not known: say with "
+                "--text-weights how much each source counts"
+            )
+    total = sum(weights) or 1
+    shares = (1.0,) if len(sources) == 1 else tuple(weight / total for weight in weights)
+    return TrainingText(sources, shares)
+
+
+def _stream(name: str, student: Checkpoint, vocabulary: int, length: int, window: int) -> Source:
+    pieces = parts_of(name)
+    text_parts = [part for part in pieces if part.kind != ".npy"]
+    if text_parts and student.tokenizer is None:
+        raise UserError(
+            f"{name} is text, but {student.path} has no tokenizer: give token ids as .npy, or "
+            "import the checkpoint with its tokenizer"
+        )
+    digest = hashlib.blake2b(repr((length, window)).encode(), digest_size=8)
+    if text_parts and student.tokenizer is not None:
+        told = (student.tokenizer.hash, student.tokenizer.end_of_text)
+        digest.update(repr(told).encode())
+    for part in pieces:
+        # Not when it was changed: a copy of the corpus must do to go on.
+        size = None if part.path is None else file_bytes(part)
+        known_as = part.name if part.path is None else part.path.name
+        digest.update(repr((known_as, part.start, part.stop, part.version, size)).encode())
+    model = Path(student.path).absolute()
+    text = StreamedText(name, pieces, model, vocabulary, length, window)
+    return Source(name, text, digest.hexdigest())

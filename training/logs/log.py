@@ -1,0 +1,79 @@
+"""`log.jsonl`: one JSON object per line, in the order of the steps.
+
+A number that is not finite, such as the perplexity of a run that diverged, is null there, and NaN
+where a line is read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from evo.errors import UserError
+from evo.storage.files import atomic_file, output_errors
+from evo.storage.strict_json import dumps
+
+LOG = "log.jsonl"
+
+MEASURED = {
+    "seconds",
+    "data_seconds",
+    "tokens_per_second",
+    "mfu",
+    "joules",
+    "device_flops_per_second",
+}
+"""What a row tells of the machine; all else is the same for the same run on any."""
+
+
+def append(run: Path, row: dict[str, Any]) -> None:
+    """Add a line to a run's log."""
+    with output_errors(run / LOG), (run / LOG).open("a", encoding="utf-8") as file:
+        file.write(dumps(row) + "\n")
+
+
+def secure(run: Path) -> None:
+    """Make sure that what was logged outlasts a power failure."""
+    with output_errors(run / LOG), (run / LOG).open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def cut_back(run: Path, step: int) -> None:
+    """Drop what was logged after a step, a half-written line included; -1 drops all."""
+    kept = [row for row in rows(run) if row["step"] <= step]
+    with atomic_file(run / LOG) as temporary:
+        temporary.write_text("".join(dumps(row) + "\n" for row in kept), encoding="utf-8")
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log; a last one that is half-written is left out.
+
+    Raises:
+        UserError: a line that is no JSON object with a step.
+    """
+    path = run / LOG
+    if not path.is_file():
+        return []
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
+        if not line.endswith("\n"):
+            break
+        found.append(parse(line, path, number))
+    return found
+
+
+def parse(line: str | bytes, path: Path, number: int) -> dict[str, Any]:
+    """A line of a log, given where it stands.
+
+    Raises:
+        UserError: it is no JSON object with a step.
+    """
+    try:
+        row = json.loads(line)
+        numbers = {name: math.nan if value is None else value for name, value in row.items()}
+        return {"step": int(row["step"])} | numbers
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}, line {number}: no JSON object with a `step`") from error

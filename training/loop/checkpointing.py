@@ -1,0 +1,142 @@
+"""What a run goes on from after an interruption, and what it leaves at its end.
+
+Checkpoints are torch's distributed ones: every worker writes a part, and any number of workers can
+read them. They lie in the run directory itself, and not where Ray Train would copy them, because a
+directory that is renamed there is committed at once; a checkpoint that was handed to Ray Train is
+so only some time later.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as distributed
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
+
+from evo.errors import UserError, first_line
+from evo.model import checkpoint
+from evo.storage.files import output_errors
+from training.logs import log
+from training.loop.train_state import Worker
+from training.run_directory import CHECKPOINTS, RESULT
+
+PREFIX = "step-"
+
+COUNTERS = ("seconds", "skipped", "skipped_in_a_row")
+
+
+def commit(worker: Worker) -> None:
+    """Write a checkpoint, from which a run goes on exactly; called by every worker.
+
+    It appears whole or not at all, and replaces the one before.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    checkpoints = worker.job.run / CHECKPOINTS
+    directory = checkpoints / f"{PREFIX}{worker.step}"
+    temporary = checkpoints / f".{directory.name}.tmp"
+    with output_errors(directory):
+        if worker.rank == 0:
+            for left in checkpoints.glob(".*.tmp"):  # by a run that was cut off
+                shutil.rmtree(left)
+        try:
+            with _checkpoint_errors(f"cannot write {directory}"):
+                distributed.save(_state(worker), checkpoint_id=temporary)
+        except UserError:
+            if worker.rank == 0:
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        if worker.rank == 0:
+            log.secure(worker.job.run)  # what led to the checkpoint, before it appears
+            before = _committed(checkpoints)
+            temporary.rename(directory)
+            for old in before:
+                shutil.rmtree(old)
+
+
+def resume(worker: Worker) -> None:
+    """Put a worker where the last checkpoint was taken, if there is one; called by every worker.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    checkpoints = worker.job.run / CHECKPOINTS
+    # The first worker decides for all, as a shared file system may show each something else.
+    last = [_step(path) for path in _committed(checkpoints)[-1:]] if worker.rank == 0 else []
+    step = int(worker.sum_over_workers(torch.tensor([sum(last)], dtype=torch.float64)).item())
+    if step == 0:
+        return
+    directory = checkpoints / f"{PREFIX}{step}"
+    state = _state(worker)
+    with _checkpoint_errors(f"cannot read {directory}"):
+        distributed.load(state, checkpoint_id=directory)
+    set_state_dict(
+        worker.model,
+        worker.optimizer,
+        model_state_dict=state["model"],
+        optim_state_dict=state["optimizer"],
+    )
+    worker.step = step
+    for name in COUNTERS:
+        setattr(worker, name, state[name])
+
+
+def save_result(worker: Worker) -> None:
+    """Write what was trained as a checkpoint directory, `model/` in the run directory.
+
+    Called by every worker: each may hold only a part of it.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights: dict[str, Any] = get_model_state_dict(worker.model, options=options)
+    if worker.rank > 0:
+        return
+    directory = worker.job.run / RESULT
+    with output_errors(directory):
+        if directory.exists():  # an earlier try was cut off after it had written its result
+            shutil.rmtree(directory)
+    trained = replace(checkpoint.load(worker.job.model), weights=weights).model()
+    checkpoint.save(directory, trained, tokenizer_from=worker.job.model, origin=worker.job.origin)
+
+
+def _state(worker: Worker) -> dict[str, Any]:
+    """All that changes in training; what it holds are the worker's own tensors, no copies."""
+    model, optimizer = get_state_dict(worker.model, worker.optimizer)
+    counters = {name: getattr(worker, name) for name in COUNTERS} | {"seconds": worker.elapsed()}
+    return {"model": model, "optimizer": optimizer, **counters}
+
+
+def _committed(checkpoints: Path) -> list[Path]:
+    """The checkpoints of a run, the last one last; usually there is one."""
+    return sorted(checkpoints.glob(f"{PREFIX}*"), key=_step)
+
+
+def _step(directory: Path) -> int:
+    return int(directory.name.removeprefix(PREFIX))
+
+
+@contextmanager
+def _checkpoint_errors(what: str) -> Iterator[None]:
+    """Turn what a worker met while it wrote or read its part into one line, on all workers."""
+    try:
+        yield
+    except CheckpointException as error:
+        reasons = [reason for reason, _ in error.failures.values()]
+        reason = next((one for one in reasons if isinstance(one, OSError)), reasons[0])
+        said = reason.strerror if isinstance(reason, OSError) else None
+        raise UserError(f"{what}: {said or first_line(reason)}") from error

@@ -1,0 +1,213 @@
+"""How a run's networks are spread over its workers, and how they compute.
+
+Nothing here changes what is computed beyond what rounding does, so a run may go on with any of it
+changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from evo.errors import UserError, first_line
+from evo.model.litgpt import GPT
+from training.loop.student import Student
+from training.teacher.network import TeacherNetwork
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker stands; torch's process group is made already.
+
+    Attributes:
+        rank: its number, from 0; the first one writes.
+        workers: how many there are.
+        device: where it computes.
+    """
+
+    rank: int
+    workers: int
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the networks are spread and computed.
+
+    Attributes:
+        parallel: every worker holds the student (ddp), or a part of it (fsdp), of which the rest
+            is gathered block by block.
+        shard_teacher: each holds a part of the teacher.
+        reduce_each: with fsdp, gradients are added up over the workers after each micro-batch and
+            not once a step, so that no worker ever holds all of them.
+        activation_checkpointing: blocks keep their inputs alone, and run again in the backward
+            pass.
+        compile: blocks run through torch.compile.
+    """
+
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    shard_teacher: bool = False
+    reduce_each: bool = False
+    activation_checkpointing: bool = False
+    compile: bool = False
+
+
+def spread_student(
+    student: Student,
+    place: Place,
+    execution: Execution,
+    precision: Literal["float32", "bfloat16"],
+) -> nn.Module:
+    """Put a student where it trains.
+
+    Args:
+        student: on the CPU, the same on all workers.
+        place: this worker's.
+        execution: how.
+        precision: of matrix products.
+
+    Returns:
+        What is called in training: the student itself, or wrapped.
+
+    Raises:
+        UserError: torch.compile does not work here.
+    """
+    if execution.compile:
+        compile_blocks(student.model, place.device)
+    if execution.activation_checkpointing:
+        for block in student.model.transformer.h:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    if execution.parallel == "fsdp":
+        shard(student, place, precision, torch.float32)
+        register_fsdp_forward_method(student, "summed_nll")
+        return student
+    student.to(place.device)
+    if place.workers == 1:
+        return student
+    # The only buffers, the rotary tables, are the same everywhere.
+    return DistributedDataParallel(student, gradient_as_bucket_view=True, broadcast_buffers=False)
+
+
+def shard(
+    network: Student | TeacherNetwork,
+    place: Place,
+    precision: Literal["float32", "bfloat16"],
+    dtype: torch.dtype,
+) -> None:
+    """Leave each worker its part of a network: FSDP2 (Zhao et al. 2023), the blocks one by one.
+
+    Weights may be mapped files, as `Checkpoint.mapped_model` has them: of those, no more than a
+    block is ever copied into a worker's memory or its device's.
+
+    What is outside the blocks (embedding, last norm, head) is gathered for the whole of a forward
+    and backward pass, because the loss uses the head's weights by themselves. In bfloat16, blocks
+    are gathered in that, where autocast would cast them to it in any case; the parts themselves,
+    gradients as they are added up, and the residual stream stay in float32. (Autocast leaves the
+    norms' weights, a few thousandths of all, in float32: gathered, these are rounded too.)
+
+    Args:
+        network: on the CPU.
+        place: this worker's.
+        precision: of matrix products.
+        dtype: of the weights.
+    """
+    if place.device.type == "cuda":
+        torch.cuda.set_device(place.device)
+    mesh = init_device_mesh(place.device.type, (place.workers,))
+    gathered = None
+    # The CPU's LayerNorm takes no bfloat16 weights for a float32 input.
+    if precision == "bfloat16" and not _has_layer_norm_on_cpu(network.model, place.device):
+        gathered = torch.bfloat16
+    for block in network.model.transformer.h:
+        policy = MixedPrecisionPolicy(gathered, torch.float32, cast_forward_inputs=False)
+        _cast_parameters(block, dtype)
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    _cast_parameters(network, dtype)
+    fully_shard(network, mesh=mesh)
+
+
+def _cast_parameters(module: nn.Module, dtype: torch.dtype) -> None:
+    for parameter in module.parameters():
+        if parameter.dtype != dtype:
+            parameter.data = parameter.data.to(dtype)
+
+
+def _has_layer_norm_on_cpu(model: GPT, device: torch.device) -> bool:
+    return device.type == "cpu" and any(isinstance(m, nn.LayerNorm) for m in model.modules())
+
+
+@contextmanager
+def synchronised(network: nn.Module, now: bool) -> Iterator[None]:
+    """Whether a backward pass adds gradients up over the workers, or leaves that to a later one.
+
+    Args:
+        network: as `spread_student` returns it.
+        now: whether it does.
+    """
+    if isinstance(network, FSDPModule):
+        network.set_requires_gradient_sync(now)
+    if isinstance(network, DistributedDataParallel) and not now:
+        with network.no_sync():
+            yield
+    else:
+        yield
+
+
+def clip_gradients(model: GPT, most: float) -> Tensor:
+    """Scale gradients down to a norm over all workers' parts.
+
+    Args:
+        model: of a student.
+        most: the largest norm.
+
+    Returns:
+        The norm before, a scalar on the device.
+    """
+    norm = nn.utils.clip_grad_norm_(model.parameters(), most)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def compile_blocks(model: GPT, device: torch.device) -> None:
+    """Compile blocks one by one: alike ones share their code, and FSDP's hooks stay outside.
+
+    Raises:
+        UserError: torch.compile does not work here.
+    """
+    from torch._dynamo import config  # takes seconds to import
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        torch.compile(_probe)(torch.ones(8, device=device))
+    except TorchDynamoException as error:
+        raise UserError(f"--compile does not work here: {first_line(error)}") from error
+    # Else torch would give up after eight different blocks, and run the others as they are.
+    config.recompile_limit += 2 * len(model.transformer.h)
+    for block in model.transformer.h:
+        block.forward = torch.compile(block.forward)
+
+
+def _probe(x: Tensor) -> Tensor:
+    return x.exp() + 1
+
+
+@contextmanager
+def uncompiled() -> Iterator[Any]:
+    """Run compiled blocks as they were written."""
+    with torch.compiler.set_stance("force_eager"):
+        yield

@@ -1,0 +1,1 @@
+"""Cross-entropy and divergences from a teacher, computed in chunks."""

@@ -1,0 +1,90 @@
+"""What training needs of a worker's memory, and so how a run's networks are spread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evo.genome.cost import Architecture, parameters, prices
+from evo.genome.subnet import Widths
+from training.loop.parallel import Execution
+
+STATES = 16
+"""Bytes per parameter of the student: weights, gradient and AdamW's two moments, in float32
+(Rajbhandari et al. 2020, section 3.1, without their half-precision copies)."""
+
+SHARE = 0.8
+"""Of the memory, which networks may take; the rest is for the loss's logits, communication, and
+what the allocator cannot use."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """The sizes of a network, in parameters.
+
+    Attributes:
+        parameters: all.
+        root: outside the blocks.
+        block: of the largest block.
+    """
+
+    parameters: int
+    root: int
+    block: int
+
+    @classmethod
+    def of(cls, architecture: Architecture, widths: Widths) -> Network:
+        """Of these widths."""
+        price = prices(architecture, widths.channels)
+        blocks = zip(widths.groups, widths.neurons, strict=True)
+        largest = max(price.layer + price.group * g + price.neuron * f for g, f in blocks)
+        return cls(parameters(architecture, widths), int(price.base), int(largest))
+
+    @property
+    def gathered(self) -> int:
+        """What a worker holds of a sharded network as it runs: one block, and the next."""
+        return self.root + 2 * self.block
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a run asks of its workers.
+
+    Attributes:
+        student: its sizes.
+        teacher: those of a teacher that runs beside it.
+        teacher_bytes: of each of the teacher's parameters.
+        activations: bytes that a micro-batch keeps for its backward pass.
+        executions: those that the user allows, the one with the least communication first.
+    """
+
+    student: Network
+    teacher: Network | None
+    teacher_bytes: int
+    activations: int
+    executions: tuple[Execution, ...]
+
+    def needed(self, execution: Execution, workers: int) -> int:
+        """Bytes on each of so many workers."""
+        student, teacher = self.student, self.teacher
+        total = float(self.activations)
+        if execution.parallel == "ddp":
+            total += STATES * student.parameters
+        else:
+            gradient = student.gathered if execution.reduce_each else student.parameters
+            total += STATES * student.parameters / workers + 4 * (student.gathered + gradient)
+        if teacher is not None:
+            held: float = teacher.parameters
+            if execution.shard_teacher:
+                held = held / workers + teacher.gathered
+            total += self.teacher_bytes * held
+        return round(total)
+
+    def choose(self, workers: int, memory: int) -> Execution:
+        """The first execution that fits, or the one that comes nearest to it.
+
+        Args:
+            workers: how many.
+            memory: of each one's device, in bytes.
+        """
+        fits = (e for e in self.executions if self.needed(e, workers) <= SHARE * memory)
+        return next(fits, min(self.executions, key=lambda e: self.needed(e, workers)))

@@ -1,0 +1,1 @@
+"""`evo sweep`: pretraining runs over settings, side by side on Ray Tune."""

@@ -1,0 +1,74 @@
+"""One run of a sweep, as Ray Tune calls it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from evo.errors import UserError
+from training.logs import log
+from training.logs.tail import Row
+from training.pretrain import PretrainConfig, pretrain
+from training.run_directory import SUMMARY
+
+STOPPED = "stopped.json"
+"""In the directory of a run that was stopped early: it is not taken up again."""
+
+METRIC = "validation_perplexity"
+TIME = "tokens"
+FAILED = "failed"
+
+LARGEST = 1e300
+"""Instead of what is not finite, of which no percentile can be taken."""
+
+
+def comparable(perplexity: float) -> float:
+    """A perplexity that Tune can rank: one that is not finite is the worst."""
+    return perplexity if math.isfinite(perplexity) else LARGEST
+
+
+class Reporter:
+    """Tells Tune of every validation but the last one, on which nothing is left to decide.
+
+    A trial that Tune stops is killed: at the last validation its result would be lost.
+
+    Args:
+        tokens: of the whole run.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        self._tokens, self._step = tokens, -1
+
+    def restart(self) -> None:
+        """What is told again is not reported again."""
+
+    def rows(self, rows: list[Row]) -> None:
+        """Report what is new."""
+        for row in rows:
+            if METRIC in row and row["step"] > self._step and 0 < row[TIME] < self._tokens:
+                self._step = row["step"]
+                tune.report({TIME: row[TIME], METRIC: comparable(row[METRIC])})
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+
+def run_trial(config: PretrainConfig) -> dict[str, Any]:
+    """Train; a run that has ended earlier is only reported, so that others are compared with it.
+
+    Returns:
+        What Tune is told at the end: the reason, if the run failed of bad input.
+    """
+    run, reporter = Path(config.out), Reporter(config.tokens)
+    if (run / SUMMARY).is_file() or (run / STOPPED).is_file():
+        if rows := log.rows(run):
+            reporter.rows(rows)
+        return {FAILED: ""}
+    try:
+        pretrain(config, watcher=reporter)
+    except UserError as error:
+        return {FAILED: str(error)}
+    return {FAILED: ""}

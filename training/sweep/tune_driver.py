@@ -1,0 +1,178 @@
+"""Run the trials of a sweep on Ray Tune, each on its share of the cluster."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+
+from evo.ray_connection import connect
+from evo.storage.files import atomic_file
+from training.logs import log
+from training.pretrain import PretrainConfig
+from training.run_directory import SUMMARY
+from training.setup.resolve import resources
+from training.sweep.trial import FAILED, METRIC, STOPPED, TIME, run_trial
+
+REDUCTION = 3
+"""Of so many trials that come to a rung of ASHA, one goes on; the rungs are so far apart."""
+
+RUNGS = 2
+MOST_FAILURES = 3
+"""So often a trial is started again whose process has died, as with its node."""
+
+RESERVED: dict[str, float] = {"memory": 1}
+"""Of a trial's own process. No CPU, which its workers need: with two trials on two CPUs, a process
+that holds one would wait for its worker for ever, and one that holds a thousandth would keep the
+other's from starting. Tune wants something to be reserved; a byte is."""
+
+logger = logging.getLogger("evo.training")
+
+
+def run_trials(
+    runs: dict[str, PretrainConfig],
+    *,
+    storage: Path,
+    concurrent: int | None,
+    asha: bool,
+    on_end: Callable[[], None],
+) -> dict[str, str]:
+    """Run trials to their ends.
+
+    Args:
+        runs: by name, in the order in which they start.
+        storage: a directory for Tune, absolute.
+        concurrent: how many at the same time; by default as many as there is room for.
+        asha: whether some end early.
+        on_end: called after each.
+
+    Returns:
+        Why trials have failed, by name.
+
+    Raises:
+        UserError: a run needs more than the whole cluster has.
+    """
+    for name, value in {
+        # Relative names in what a trial reads are the driver's.
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        # Our own loggers write what a run logs.
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        # The last report of a trial is of its end, not of a validation.
+        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+        # The new output prints a box even where it is to be silent.
+        "RAY_AIR_NEW_OUTPUT": "0",
+        # Ctrl-C ends the command.
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # errors are shown by us
+    connect()
+    concurrent = min(concurrent or _room(runs), len(runs))
+    threads = _threads(concurrent)
+    runs = {
+        name: replace(run, threads=run.threads or max(1, threads // (run.workers or 1)))
+        for name, run in runs.items()
+    }
+    tokens = max(run.tokens for run in runs.values())
+    scheduler = None
+    if asha:
+        scheduler = ASHAScheduler(
+            time_attr=TIME,
+            metric=METRIC,
+            mode="min",
+            max_t=tokens,
+            grace_period=max(1, tokens // REDUCTION**RUNGS),
+            reduction_factor=REDUCTION,
+            stop_last_trials=False,
+        )
+    tuner = tune.Tuner(
+        tune.with_resources(
+            lambda setting: run_trial(runs[setting["trial"]]),
+            tune.PlacementGroupFactory([RESERVED]),
+        ),
+        param_space={"trial": tune.grid_search(list(runs))},
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=concurrent,
+            scheduler=scheduler,
+            trial_name_creator=lambda trial: trial.config["trial"],
+            trial_dirname_creator=lambda trial: trial.config["trial"],
+        ),
+        run_config=tune.RunConfig(
+            name=storage.name,
+            storage_path=str(storage.parent),
+            failure_config=tune.FailureConfig(max_failures=MOST_FAILURES),
+            callbacks=[_Watch(runs, on_end)],
+            verbose=0,
+        ),
+    )
+    logger.info("%d runs, %d at a time", len(runs), concurrent)
+    failures = {}
+    results = tuner.fit()
+    for number, name in enumerate(runs):
+        result = results[number]
+        if reason := _reason(result.error) if result.error else (result.metrics or {}).get(FAILED):
+            failures[name] = reason
+    return failures
+
+
+def _reason(error: Exception) -> str:
+    """Ray hands over a traceback as text, whose last line says what it was."""
+    return str(error).strip().splitlines()[-1][:200]
+
+
+def _room(runs: dict[str, PretrainConfig]) -> int:
+    """How many of the largest runs the cluster can hold at the same time."""
+    cluster = ray.cluster_resources()
+    room = []
+    for run in runs.values():
+        workers, gpus = resources(run)
+        of = ("GPU", workers * gpus) if gpus else ("CPU", float(workers * (run.threads or 1)))
+        room.append(int(cluster.get(of[0], 0.0) / of[1] + 1e-9))
+    return max(1, min(room))
+
+
+def _threads(concurrent: int) -> int:
+    """Cores for each of so many trials on the CPU."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1.0)) // concurrent)
+
+
+class _Watch(tune.Callback):
+    """Says which trials start and end, and writes down which were stopped early."""
+
+    def __init__(self, runs: dict[str, PretrainConfig], on_end: Callable[[], None]) -> None:
+        self._runs, self._on_end, self._ended = runs, on_end, 0
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        logger.info("%s: started", trial)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        run = Path(self._runs[str(trial)].out)
+        if reason := trial.last_result.get(FAILED):
+            self._say(trial, f"failed: {reason}")
+        elif (run / SUMMARY).is_file():
+            self._say(trial, f"ended, validation perplexity {_last(run):.2f}")
+        else:
+            if not (run / STOPPED).is_file():
+                with atomic_file(run / STOPPED) as temporary:
+                    temporary.write_text(json.dumps({TIME: trial.last_result.get(TIME)}) + "\n")
+            self._say(trial, f"stopped early, validation perplexity {_last(run):.2f}")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self._say(trial, "failed")
+
+    def _say(self, trial: Any, what: str) -> None:
+        self._ended += 1
+        logger.info("%s: %s (%d of %d)", trial, what, self._ended, len(self._runs))
+        self._on_end()
+
+
+def _last(run: Path) -> float:
+    return next(row[METRIC] for row in reversed(log.rows(run)) if METRIC in row)

@@ -1,0 +1,99 @@
+"""A teacher that runs: beside the student, or once for all students to come."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from evo.model import checkpoint
+from evo.model.layerwise_gpt import hidden_states
+from evo.model.litgpt import GPT
+from training.losses.chunked_loss import (
+    TeacherStates,
+    cast,
+    head_of,
+    logits_of,
+    product_dtype,
+    rows_per_chunk,
+)
+from training.losses.divergences import TopK, top_k_of
+
+
+class TeacherNetwork(nn.Module):
+    """A network that is distilled: tokens to what its head sees.
+
+    A module of its own, so that a sharded teacher's weights are gathered by its forward.
+
+    Args:
+        model: without gradients.
+    """
+
+    def __init__(self, model: GPT) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Hidden states, shape [B, T, channels].
+
+        Args:
+            tokens: shape [B, T].
+        """
+        return hidden_states(self.model, tokens)
+
+
+def teacher_dtype(precision: Literal["float32", "bfloat16"]) -> torch.dtype:
+    """In which a teacher's weights are held: that of its matrix products."""
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def load_teacher(
+    directory: Path, precision: Literal["float32", "bfloat16"], *, mapped: bool = False
+) -> TeacherNetwork:
+    """A checkpoint as a teacher: without gradients, stored as it computes, on the CPU.
+
+    Args:
+        directory: of the checkpoint.
+        precision: of matrix products.
+        mapped: leave the weights in their file, as they are stored, for `parallel.shard`.
+    """
+    stored = checkpoint.load(directory)
+    model = stored.mapped_model() if mapped else stored.model(teacher_dtype(precision))
+    return TeacherNetwork(model.requires_grad_(False))
+
+
+@torch.no_grad()
+def teacher_states(teacher: TeacherNetwork, tokens: Tensor) -> TeacherStates:
+    """What a loss sees of a teacher beside the student.
+
+    Args:
+        teacher: of which the head runs later, some positions at a time.
+        tokens: shape [B, T]; the last of each sequence is only a target.
+    """
+    return TeacherStates(teacher(tokens[:, :-1]).flatten(0, 1), head_of(teacher.model))
+
+
+@torch.no_grad()
+def teacher_top_k(teacher: TeacherNetwork, tokens: Tensor, *, vocabulary: int, k: int) -> TopK:
+    """What is kept of a teacher; no more than a chunk of its logits is ever held.
+
+    Args:
+        teacher: as for `teacher_states`.
+        tokens: shape [B, T].
+        vocabulary: token ids below this are real.
+        k: less than that.
+
+    Returns:
+        At the B * (T-1) positions that have a target.
+    """
+    hidden, head = teacher_states(teacher, tokens)
+    dtype = product_dtype(hidden)
+    with torch.autocast(hidden.device.type, enabled=False):
+        head = cast(head, dtype)
+        parts = [
+            top_k_of(logits_of(rows.to(dtype), head)[:, :vocabulary], k)
+            for rows in hidden.split(rows_per_chunk(head, len(hidden)))
+        ]
+    return TopK(*map(torch.cat, zip(*parts, strict=True)))

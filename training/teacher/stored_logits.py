@@ -1,0 +1,268 @@
+"""A teacher's logits on disk: its top k at every position of a text, for any number of students.
+
+A directory of `settings.yaml` (whose logits, of what), `manifest.json` (the finished shards, each
+with its checksum), and the shards, safetensors with, for each of n sequences of T tokens,
+
+- `block`: a hash of its token ids, uint64, shape [n]. By it a sequence is found, so that nothing
+  depends on the order in which a run reads, and no other text's logits can be taken for its own;
+- `log_probability` of the k likeliest tokens at each target, over the real vocabulary and at
+  temperature 1, falling, float32 or float16, shape [n, T-1, k]. (bfloat16 would round eight times
+  as coarsely, and its range is of no use to them);
+- `ids` of these tokens, uint16 where the vocabulary allows, else int32, shape [n, T-1, k];
+- `log_rest`: logarithm of the probability of all other tokens, float32, shape [n, T-1].
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from evo.data.token_shards import Blocks
+from evo.errors import UserError, first_line
+from evo.storage.checksums import Summed, check
+from evo.storage.files import atomic_file
+from evo.storage.run_directory import read_settings
+from training.losses.divergences import TopK
+
+MANIFEST = "manifest.json"
+OPEN_SHARDS = 2**15
+"""So many are kept open at a time: half of what Linux lets a process map by default."""
+
+CHECKED_BLOCKS = 2**12
+"""So many are read at a time, where it is checked that they are here."""
+
+Tokens = NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class LogitsSettings:
+    """Whose logits, of what, in which form.
+
+    Attributes:
+        teacher: checkpoint directory.
+        teacher_hash: of its weights.
+        tokenizer_hash: of its tokenizer; None where it has none.
+        text: the sources.
+        text_hash: of the blocks.
+        blocks: sequences in all.
+        sequence_length: tokens of a sequence.
+        vocabulary: the distributions are over token ids below this.
+        top_k: tokens that are kept at each position.
+        dtype: in which log-probabilities are stored.
+        precision: of the teacher's matrix products.
+        blocks_per_shard: sequences of all shards but the last.
+        flops: of the teacher's forward passes over the text.
+    """
+
+    teacher: str
+    teacher_hash: str
+    tokenizer_hash: str | None
+    text: list[str]
+    text_hash: str
+    blocks: int
+    sequence_length: int
+    vocabulary: int
+    top_k: int
+    dtype: Literal["float32", "float16"]
+    precision: Literal["float32", "bfloat16"]
+    blocks_per_shard: int
+    flops: int
+
+    @property
+    def shards(self) -> list[str]:
+        """The names of all files."""
+        count = -(-self.blocks // self.blocks_per_shard)
+        return [f"shard-{number:06}.safetensors" for number in range(count)]
+
+    @property
+    def bytes_per_block(self) -> int:
+        """What a sequence takes on disk."""
+        return bytes_per_block(self.sequence_length, self.vocabulary, self.top_k, self.dtype)
+
+
+def bytes_per_block(sequence_length: int, vocabulary: int, top_k: int, dtype: str) -> int:
+    """What a sequence takes on disk."""
+    value = np.dtype(dtype).itemsize + id_dtype(vocabulary).itemsize
+    return 8 + (sequence_length - 1) * (top_k * value + 4)
+
+
+def id_dtype(vocabulary: int) -> np.dtype[Any]:
+    """In which token ids are stored."""
+    return np.dtype(np.uint16 if vocabulary <= 2**16 else np.int32)
+
+
+def block_hashes(blocks: Tokens) -> NDArray[np.uint64]:
+    """Of each row's token ids, whatever integers they are stored as; shape [N]."""
+    rows = np.ascontiguousarray(blocks, "<i4")
+    digests = b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in rows)
+    return np.frombuffer(digests, "<u8")
+
+
+def read_manifest(directory: Path) -> dict[str, Summed]:
+    """The finished shards by their names.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = directory / MANIFEST
+    if not path.is_file():
+        return {}
+    try:
+        found = [Summed(**one) for one in json.loads(path.read_text())]
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged: remove it, and run `evo cache-logits` again"
+        ) from error
+    return {one.file: one for one in found}
+
+
+def write_manifest(directory: Path, shards: Iterable[Summed]) -> None:
+    """Whole or not at all."""
+    listed = [asdict(one) for one in shards]
+    with atomic_file(directory / MANIFEST) as temporary:
+        temporary.write_text(json.dumps(listed, indent=1) + "\n")
+
+
+@dataclass(frozen=True)
+class TeacherLogits:
+    """A finished directory of a teacher's logits.
+
+    Attributes:
+        directory: where they are.
+        settings: of what they are.
+        shards: its files, in the order of the text.
+    """
+
+    directory: Path
+    settings: LogitsSettings
+    shards: tuple[Summed, ...]
+
+    @property
+    def hash(self) -> str:
+        """Of all that they hold, 16 hexadecimal digits."""
+        told = json.dumps([asdict(self.settings), [one.checksum for one in self.shards]])
+        return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+
+    def check_files(self) -> None:
+        """Compare all shards with their checksums.
+
+        Raises:
+            UserError: one is missing or damaged.
+        """
+        check(self.directory, self.shards, "evo cache-logits")
+
+    def check_text(self, blocks: Tokens | Blocks, source: str) -> None:
+        """Make sure that all sequences of a text are here.
+
+        Args:
+            blocks: token ids, shape [N, T]; read some at a time.
+            source: of the text, for the message.
+
+        Raises:
+            UserError: some are not.
+        """
+        starts = range(0, len(blocks), CHECKED_BLOCKS)
+        missing = sum(
+            int((self._places(blocks[start : start + CHECKED_BLOCKS]) < 0).sum())
+            for start in starts
+        )
+        if missing:
+            raise UserError(
+                f"{self.directory} was made for other text than {source}: {missing:,} of "
+                f"{len(blocks):,} sequences are not in it (it is of "
+                f"{' '.join(self.settings.text)}, {self.settings.blocks:,} sequences of "
+                f"{self.settings.sequence_length} tokens)"
+            )
+
+    def top_k(self, blocks: Tokens) -> TopK:
+        """The teacher's top k of some sequences.
+
+        Args:
+            blocks: token ids, shape [B, T].
+
+        Returns:
+            At the B * (T-1) targets; log-probabilities as they are stored, ids in int32.
+
+        Raises:
+            UserError: a sequence is not here.
+        """
+        places = self._places(blocks)
+        if (places < 0).any():
+            raise UserError(f"{self.directory} was made for other text than this run reads")
+        size = self.settings.blocks_per_shard
+        kept = [_rows(self._path(int(place) // size), int(place) % size) for place in places]
+        values, ids, rest = (np.concatenate(one) for one in zip(*kept, strict=True))
+        return TopK(
+            torch.from_numpy(values),
+            torch.from_numpy(ids.astype(np.int32)),
+            torch.from_numpy(rest),
+        )
+
+    def _places(self, blocks: Tokens) -> NDArray[np.int64]:
+        """Where each sequence is, counted from the first; -1: nowhere."""
+        order, hashes = self._index
+        wanted = block_hashes(blocks)
+        found = np.searchsorted(hashes, wanted).clip(max=len(hashes) - 1)
+        return np.where(hashes[found] == wanted, order[found], -1)
+
+    @cached_property
+    def _index(self) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        hashes = np.concatenate(
+            [_open(self._path(number)).get_tensor("block") for number in range(len(self.shards))]
+        )
+        order = np.argsort(hashes, kind="stable")
+        return order, hashes[order]
+
+    def _path(self, shard: int) -> Path:
+        return self.directory / self.settings.shards[shard]
+
+
+def open_teacher_logits(directory: Path) -> TeacherLogits:
+    """What `evo cache-logits` made; its files are not read yet.
+
+    Raises:
+        UserError: it made nothing here, or is not done.
+    """
+    if not (directory / MANIFEST).is_file():
+        raise UserError(
+            f"{directory} has no teacher's logits: it has no {MANIFEST} (`evo cache-logits` makes "
+            "it)"
+        )
+    try:
+        settings = LogitsSettings(**read_settings(directory))
+    except TypeError as error:
+        raise UserError(f"{directory} has no teacher's logits: {first_line(error)}") from error
+    shards, wanted = read_manifest(directory), settings.shards
+    if set(shards) != set(wanted):
+        raise UserError(
+            f"{directory} is not finished: it has {len(shards)} of {len(wanted)} shards; run the "
+            "same `evo cache-logits` again, it goes on"
+        )
+    return TeacherLogits(directory, settings, tuple(shards[name] for name in wanted))
+
+
+@lru_cache(maxsize=OPEN_SHARDS)
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="numpy")
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read: {first_line(error)}") from error
+
+
+def _rows(path: Path, row: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Log-probabilities and ids, shape [T-1, k], and logarithms of the rest, [T-1]."""
+    shard = _open(path)
+    values, ids, rest = (
+        shard.get_slice(name)[row] for name in ("log_probability", "ids", "log_rest")
+    )
+    return values, ids, rest

@@ -1,0 +1,1 @@
+"""Ray actors that score, dispatch to them, and how jobs share them."""

@@ -1,0 +1,224 @@
+"""One pool for several jobs of a cluster, under a name: a job's side of it.
+
+The pool's side is a detached actor (`workers.pool.shared_pool_actor`), so it belongs to no job: it
+loads the teacher, and owns the weights, the texts and the workers. Whatever ends that actor, a job
+starts another one and submits again what it has had no result of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayTaskError
+
+from evo.errors import UserError
+from workers.pool.pool import UnitResult
+from workers.pool.queues import Unit
+from workers.pool.shared_pool_actor import NAMESPACE, Answer, Cancel, PoolHost, Submit, Welcome
+from workers.pool.teacher_store import raise_user_error
+from workers.pool.worker_group import PoolSettings, ScoringWorker
+from workers.scoring.scorer import ScoringSettings
+
+logger = logging.getLogger("evo.pool")
+
+IDLE = 600.0
+"""Seconds for which a pool without users waits for the next one."""
+
+LONGEST_CALL = 10.0
+"""Seconds after which a job that waits is heard of again."""
+
+ATTEMPTS = 5
+"""So many times in a row a pool may end under a job before the job gives up."""
+
+PAUSE = 0.5
+"""Seconds between attempts to enter a pool that is just ending."""
+
+
+class SharedPool:
+    """A pool that several jobs share. Has what `Pool` has, and a name.
+
+    What was asked of it is sent with the next `wait`, so `pending` counts a cancelled candidate's
+    units until then.
+
+    Example:
+        ```python
+        with SharedPool("pythia", path, hash, blocks, ScoringSettings(), PoolSettings()) as pool:
+            pool.submit(units)
+            while pool.pending():
+                results = pool.wait(1.0)
+        ```
+
+    Attributes:
+        workers: how many had started and were alive when it was last heard of.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        teacher: Path,
+        teacher_hash: str,
+        blocks: NDArray[np.integer],
+        scoring: ScoringSettings,
+        settings: PoolSettings,
+        *,
+        idle: float = IDLE,
+        worker: type = ScoringWorker,
+    ) -> None:
+        """Enter the pool, or start it where no job has. Ray must have been initialised.
+
+        Args:
+            name: of the pool, on this cluster.
+            teacher: a checkpoint directory; read by the job that starts the pool.
+            teacher_hash: of its weights.
+            blocks: token ids, shape [N, T]; may differ from job to job.
+            scoring: how to score.
+            settings: how many workers; counts where this job starts the pool.
+            idle: seconds for which the pool waits for the next job when its last one has left;
+                counts where this job starts the pool.
+            worker: the class of the actors, as for `Pool`.
+
+        Raises:
+            UserError: the pool has another teacher or scores in another way, or cannot start.
+        """
+        self._name = name
+        self._blocks = np.ascontiguousarray(blocks, np.int32)
+        self._teacher, self._teacher_hash = Path(teacher).resolve(), teacher_hash
+        self._scoring, self._settings = scoring, settings
+        self._idle, self._worker = idle, worker
+        self._units: dict[int, Unit] = {}
+        self._orders: list[Submit | Cancel] = []
+        self._number = 0
+        self.workers = 0
+        self._host: ActorHandle | None = None
+        welcome = self._enter()
+        if welcome.started:
+            count = "1 worker" if self.workers == 1 else f"{self.workers} workers"
+            logger.info("sharing the pool %s: teacher loaded, %s", name, count)
+        else:
+            logger.info("the pool %s has no worker yet: it is loading the teacher", name)
+
+    def submit(self, units: Iterable[Unit]) -> None:
+        """Queue units, in their lanes' order."""
+        for unit in units:
+            self._number += 1
+            self._units[self._number] = unit
+            self._orders.append(Submit(self._number, unit))
+
+    def cancel(self, lane: str, candidate: str) -> None:
+        """Drop a candidate's units that no worker has; `wait` returns what comes of the others."""
+        self._orders.append(Cancel(lane, candidate))
+
+    def pending(self, lane: str | None = None) -> int:
+        """How many units, of a lane or of all, were submitted and not yet returned by `wait`."""
+        return sum(lane is None or unit.lane == lane for unit in self._units.values())
+
+    def wait(self, timeout: float) -> list[UnitResult]:
+        """Results as they come, in no order that can be relied on.
+
+        Args:
+            timeout: seconds after which to return even without any.
+
+        Returns:
+            At least one, unless the time has passed or nothing is pending.
+
+        Raises:
+            UserError: as `Pool.wait`, or the pool ends again and again.
+            Exception: whatever a worker raised, at this job's units, that is no failure of a
+                candidate.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            answer = self._exchange(max(0.0, deadline - time.monotonic()))
+            self.workers = answer.workers
+            for number in answer.dropped:
+                del self._units[number]
+            results = [
+                UnitResult(self._units.pop(number), *score) for number, score in answer.scores
+            ]
+            if results or not self._units or time.monotonic() >= deadline:
+                return results
+
+    def close(self) -> None:
+        """Leave the pool, with all that is still queued."""
+        if self._host is not None:
+            host, self._host = self._host, None
+            with contextlib.suppress(RayActorError):  # it has ended by itself
+                ray.get(host.leave.remote(self._job))
+
+    def __enter__(self) -> SharedPool:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _exchange(self, timeout: float) -> Answer:
+        """Send what was asked for, and hear what there is."""
+        orders, self._orders = self._orders, []
+        for _ in range(ATTEMPTS):
+            answer = self._call("exchange", self._job, orders, min(timeout, LONGEST_CALL))
+            if answer is not None:
+                return answer
+            logger.warning("the pool %s has ended under this search: starting again", self._name)
+            self._enter()
+            orders = [Submit(number, unit) for number, unit in self._units.items()] + [
+                order for order in orders if isinstance(order, Cancel)
+            ]
+        raise UserError(
+            f"the pool {self._name} has ended {ATTEMPTS} times in a row: see Ray's logs"
+        )
+
+    def _enter(self) -> Welcome:
+        """Enter the pool of this name, which may have to be started, or to end first."""
+        options: dict[str, Any] = {
+            "name": self._name,
+            "namespace": NAMESPACE,
+            "lifetime": "detached",
+            "get_if_exists": True,
+            "num_cpus": 0,
+            "max_concurrency": 64,  # calls that wait, one for each job
+        }
+        host_class: Any = ray.remote(**options)(PoolHost)
+        deadline = time.monotonic() + self._settings.start_timeout
+        while True:
+            self._host = host_class.remote(
+                self._name, str(self._teacher), self._teacher_hash, self._scoring,
+                self._settings, self._idle, self._worker,
+            )  # fmt: skip
+            self._job = secrets.token_hex(8)  # no result of an earlier entry is mistaken for ours
+            welcome = self._call(
+                "enter", self._job, self._teacher_hash, self._scoring, self._blocks
+            )
+            if welcome is not None:
+                self.workers = welcome.workers
+                return welcome
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"the pool {self._name} neither starts nor ends: Ray's logs say why"
+                )
+            time.sleep(PAUSE)
+
+    def _call(self, method: str, *arguments: object) -> Any:
+        """None where there is no pool to answer, or it does not know this job."""
+        try:
+            return ray.get(getattr(self._host, method).remote(*arguments))
+        except RayTaskError as error:
+            raise_user_error(error)
+            raise
+        except RayActorError:
+            return None

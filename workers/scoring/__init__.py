@@ -1,0 +1,1 @@
+"""Scoring within one process: teacher, text and genome in, score out. Without Ray."""

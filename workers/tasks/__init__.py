@@ -1,0 +1,1 @@
+"""What runs once on a worker before a search: ranking, micro-batch, calibration."""

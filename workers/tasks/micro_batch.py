@@ -1,0 +1,115 @@
+"""The micro-batch on CUDA: found once, by trying powers of two on the largest candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+
+from evo.genome.cost import Architecture, parameters
+from evo.genome.subnet import Subnet, Widths
+from evo.model.checkpoint import load
+from workers.pool.teacher_store import raise_user_error
+from workers.scoring.gpu_memory import is_out_of_memory, worker_memory
+from workers.scoring.scorer import Scorer, ScoringSettings
+
+MEMORY_SHARE = 0.5
+"""Of a worker's memory, at most this is used; the next candidate's weights come on top."""
+
+
+def largest(subnets: Iterable[Subnet], architecture: Architecture, tokens: int) -> Subnet:
+    """Of some subnets, that which needs most memory with so many tokens at once."""
+    return max(subnets, key=lambda one: (_elements(architecture, one.widths, tokens), one.id))
+
+
+def find_micro_batch(
+    teacher: Path,
+    candidate: Subnet,
+    blocks: NDArray[np.int32],
+    most: int,
+    settings: ScoringSettings,
+    gpus: float,
+) -> int:
+    """The largest micro-batch that leaves memory to spare, tried where a worker would run.
+
+    Args:
+        teacher: a checkpoint directory that the cluster's nodes see.
+        candidate: the largest of the run.
+        blocks: token ids, shape [N, T].
+        most: sequences of a shard; more at once would change nothing.
+        settings: how to score; the micro-batch is not looked at.
+        gpus: of a worker.
+    """
+    task = ray.remote(num_cpus=settings.threads, num_gpus=gpus)(_find)
+    try:
+        return ray.get(task.remote(teacher, candidate, blocks[:most], settings))
+    except ray.exceptions.RayTaskError as error:
+        raise_user_error(error)
+        raise
+
+
+def largest_within(limit: float, most: int, peak: Callable[[int], float]) -> int:
+    """The largest power of two, up to `most`, of which the peak is within the limit; at least 1.
+
+    Args:
+        limit: bytes.
+        most: no more than this.
+        peak: bytes that a micro-batch takes at its peak; infinite where there are not so many.
+    """
+    fits = 1
+    while 2 * fits <= most and peak(2 * fits) <= limit:
+        fits *= 2
+    return fits
+
+
+def _find(
+    teacher: Path, candidate: Subnet, blocks: NDArray[np.int32], settings: ScoringSettings
+) -> int:
+    torch.set_num_threads(settings.threads)
+    loaded = load(teacher)
+    scorer = Scorer(
+        loaded.config, loaded.weights, loaded.tied, blocks, replace(settings, micro_batch=1)
+    )
+    return try_on(scorer, candidate, len(blocks), settings.device_share)
+
+
+def try_on(scorer: Scorer, candidate: Subnet, most: int, share: float) -> int:
+    """The micro-batch of a scorer on this process's GPU.
+
+    Args:
+        scorer: whose teacher is where it will be.
+        candidate: the largest of the run.
+        most: sequences to try at once, at most; the text has as many.
+        share: the part of the GPU's memory that is this worker's.
+    """
+    limit = MEMORY_SHARE * worker_memory(share)  # of what the teacher has left over
+    model = scorer.model(candidate.pack(), candidate.id)
+
+    def peak(micro_batch: int) -> float:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated() - _bytes(model)
+        try:
+            scorer.losses(model, (0, micro_batch), micro_batch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return float("inf")
+        return torch.cuda.max_memory_allocated() - before
+
+    return largest_within(limit, most, peak)
+
+
+def _bytes(model: torch.nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in model.parameters())
+
+
+def _elements(architecture: Architecture, widths: Widths, tokens: int) -> int:
+    """Numbers in the weights, and in the widest block's activations."""
+    heads = max(widths.groups) * (architecture.queries_per_group + 2) * architecture.head_size
+    widest = 2 * widths.channels + heads + architecture.mlp_matrices * max(widths.neurons)
+    return parameters(architecture, widths) + tokens * widest
