@@ -128,8 +128,8 @@ def family_of(config: Config) -> str:
 
 
 def wants_whole_heads(config: Config) -> bool:
-    """Whether a search must keep to whole heads' worth of channels, see `evo.genome.width_limits`, for
-    what it finds in a teacher to be something that the family's class can say.
+    """Whether a search must keep to whole heads' worth of channels, for what it finds in a
+    teacher to be something that the family's class can say (see `evo.genome.width_limits`).
 
     Raises:
         UserError: there is no class, or what it wants is nothing that a search can keep to.

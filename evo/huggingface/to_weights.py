@@ -1,4 +1,4 @@
-"""Tensors under the names of a family's own class: the inverse of `evo.huggingface.from_weights`."""
+"""Tensors under the names of a family's class: the inverse of `evo.huggingface.from_weights`."""
 
 from __future__ import annotations
 
