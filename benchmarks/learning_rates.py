@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from evo.commands.quickstart import LABELS, QuickstartConfig, pretrain_arm, search_config
-from evo.commands.search_driver import search
+from evo.commands.search.driver import search
 
 GRID = (2e-3, 4e-3, 8e-3, 16e-3)
 HERE = Path(__file__).parent

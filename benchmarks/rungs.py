@@ -30,7 +30,7 @@ from benchmarks.machine import measured_on
 from benchmarks.rungs_report import draw, markdown, trace
 from evo.algorithms.base import Budget
 from evo.algorithms.evolution import Evolution
-from evo.commands.search_config import SearchConfig
+from evo.commands.search.config import SearchConfig
 from evo.data.token_blocks import load_text
 from evo.embedded import teacher_path
 from evo.genome.bins import parse_bin

@@ -32,8 +32,8 @@ from benchmarks.proposals import BINS, PYTHIA_6_9B
 from benchmarks.scaling_report import draw, markdown
 from benchmarks.simulated_worker import SEQUENCE_SECONDS, SimulatedWorker
 from evo.algorithms.evolution import Evolution
-from evo.commands.search_config import SearchConfig
-from evo.commands.search_driver import Driver
+from evo.commands.search.config import SearchConfig
+from evo.commands.search.driver import Driver
 from evo.embedded import teacher_path
 from evo.genome.cost import forward_flops
 from evo.genome.ranking import Order

@@ -49,7 +49,7 @@ COMMANDS = {
     ),
     "search": Command(
         "search a teacher for its best subnets in parameter bins",
-        "evo.commands.search_config:SearchConfig",
+        "evo.commands.search.config:SearchConfig",
         "evo.cli:run_search",
     ),
     "extract": Command(
@@ -215,8 +215,8 @@ def run_search(config: Any) -> None:
     """`evo search`."""
     from rich.table import Table
 
-    from evo.commands.search_display import result_console
-    from evo.commands.search_driver import search
+    from evo.commands.search.display import result_console
+    from evo.commands.search.driver import search
 
     summary = search(config)
     table = Table(title=str(config.out))

@@ -11,11 +11,11 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("evo", "workers", "training", "dashboards")
 TOP = {
     "evo/cli.py",
-    "evo/commands/search_driver.py",
-    "evo/commands/search_inputs.py",
-    "evo/commands/search_lanes.py",
-    "evo/commands/search_summary.py",
-    "evo/commands/search_config.py",
+    "evo/commands/search/driver.py",
+    "evo/commands/search/inputs.py",
+    "evo/commands/search/searches.py",
+    "evo/commands/search/summary.py",
+    "evo/commands/search/config.py",
     "evo/commands/quickstart.py",
     "evo/embedded/make.py",
 }
@@ -115,10 +115,10 @@ def test_arrows_point_down():
 def test_nothing_depends_on_what_runs_it():
     """The search's own files know nothing of the driver or the command line above them."""
     above = {
-        "evo.commands.search_driver",
-        "evo.commands.search_inputs",
-        "evo.commands.search_lanes",
-        "evo.commands.search_summary",
+        "evo.commands.search.driver",
+        "evo.commands.search.inputs",
+        "evo.commands.search.searches",
+        "evo.commands.search.summary",
         "evo.cli",
         "evo.commands.quickstart",
         "evo.embedded.make",

@@ -13,9 +13,9 @@ from typing import Any
 
 from rich.table import Table
 
-from evo.commands.search_config import SearchConfig
-from evo.commands.search_display import result_console
-from evo.commands.search_driver import search
+from evo.commands.search.config import SearchConfig
+from evo.commands.search.display import result_console
+from evo.commands.search.driver import search
 from evo.embedded import teacher_path
 from evo.errors import UserError
 from evo.storage.files import atomic_file

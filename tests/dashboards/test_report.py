@@ -19,10 +19,10 @@ import yaml
 
 from dashboards.report import report
 from evo.cli import main
-from evo.commands.search_config import SearchConfig
-from evo.commands.search_inputs import Study
-from evo.commands.search_lanes import lanes_of
-from evo.commands.search_summary import conclude
+from evo.commands.search.config import SearchConfig
+from evo.commands.search.inputs import Study
+from evo.commands.search.searches import lanes_of
+from evo.commands.search.summary import conclude
 from evo.errors import UserError
 from evo.genome.ranking import Order
 from evo.genome.subnet import Subnet

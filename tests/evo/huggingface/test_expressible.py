@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from evo.cli import main
-from evo.commands.search_config import SearchConfig
-from evo.commands.search_driver import search
+from evo.commands.search.config import SearchConfig
+from evo.commands.search.driver import search
 from evo.errors import UserError
 from evo.genome.bins import Bin
 from evo.genome.cost import PARAMETERS, Architecture

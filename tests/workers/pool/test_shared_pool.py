@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 import ray
 
-from evo.commands.search_config import SearchConfig
-from evo.commands.search_driver import search
+from evo.commands.search.config import SearchConfig
+from evo.commands.search.driver import search
 from evo.errors import UserError
 from evo.model import checkpoint
 from tests.support.cuts import random_subnet

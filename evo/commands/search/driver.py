@@ -12,11 +12,11 @@ from typing import Any
 from rich.console import Console
 
 from evo.algorithms.base import Proposal
-from evo.commands.search_config import SearchConfig
-from evo.commands.search_display import SearchDisplay
-from evo.commands.search_inputs import Study
-from evo.commands.search_lanes import lanes_of
-from evo.commands.search_summary import conclude
+from evo.commands.search.config import SearchConfig
+from evo.commands.search.display import SearchDisplay
+from evo.commands.search.inputs import Study
+from evo.commands.search.searches import lanes_of
+from evo.commands.search.summary import conclude
 from evo.ray_connection import connect
 from evo.search.history import Shard
 from evo.search.rungs import Stages

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 import torch
 
-from evo.commands.search_config import SearchConfig
-from evo.commands.search_driver import search
-from evo.commands.search_inputs import Study
+from evo.commands.search.config import SearchConfig
+from evo.commands.search.driver import search
+from evo.commands.search.inputs import Study
 from evo.errors import UserError
 from evo.flags import parse_config
 from evo.genome.importance_proxy import Importance, Proxy

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from evo.commands.search_inputs import Study
+from evo.commands.search.inputs import Study
 from evo.model.importance import activation_flops
 from evo.model.layer_sensitivity import sensitivity_flops
 from evo.search.history import Row, perplexity

@@ -20,8 +20,8 @@ import pytest
 import torch
 from litgpt import GPT, Config
 
-from evo.commands.search_config import SearchConfig
-from evo.commands.search_driver import search
+from evo.commands.search.config import SearchConfig
+from evo.commands.search.driver import search
 from evo.errors import UserError
 from evo.genome.cost import SECOND, Cost, forward_flops
 from evo.genome.latency_model import Latencies

@@ -25,7 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from workers.pool.metrics import COUNTERS, GAUGES
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 GENERATIONS = 10
 """So many that the search goes on while metrics are reported several times."""
 

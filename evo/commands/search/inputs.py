@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from evo.commands.search_config import FREE, SearchConfig
+from evo.commands.search.config import FREE, SearchConfig
 from evo.data.fitness_text import Mixture, load_mixture
 from evo.data.revisions import pin_sources
 from evo.data.token_blocks import Text, load_text, sequence_length_of

@@ -11,8 +11,8 @@ from evo.algorithms.base import Strategy
 from evo.algorithms.evolution import Evolution
 from evo.algorithms.one_plus_lambda import OnePlusLambda
 from evo.algorithms.random_search import LocalSearch, RandomSearch
-from evo.commands.search_config import SearchConfig
-from evo.commands.search_inputs import Study
+from evo.commands.search.config import SearchConfig
+from evo.commands.search.inputs import Study
 from evo.genome.bins import Bin
 from evo.genome.importance_proxy import Importance, Proxy
 from evo.genome.ranking import Order
