@@ -9,13 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from evo.errors import UserError
-from evo.storage.strict_json import dumps
 
 
 @dataclass(frozen=True)
@@ -43,295 +41,67 @@ COMMANDS = {
     ),
     "import": Command(
         "make a teacher of a Hugging Face checkpoint",
-        "evo.huggingface.import_checkpoint:ImportConfig",
-        "evo.cli:run_import",
+        "evo.commands.import_checkpoint:ImportConfig",
+        "evo.commands.import_checkpoint:run",
         ("checkpoint",),
     ),
     "search": Command(
         "search a teacher for its best subnets in parameter bins",
-        "evo.commands.search.config:SearchConfig",
-        "evo.cli:run_search",
+        "evo.commands.search.command:SearchConfig",
+        "evo.commands.search.command:run",
     ),
     "extract": Command(
         "write a candidate of a search as a standalone checkpoint",
-        "evo.cli:ExtractConfig",
-        "evo.cli:run_extract",
+        "evo.commands.extract:ExtractConfig",
+        "evo.commands.extract:run",
         ("run",),
     ),
     "prepare": Command(
         "tokenise a corpus on all of a cluster, once for all runs that read it",
-        "evo.data.prepare:PrepareConfig",
-        "evo.cli:run_prepare",
+        "evo.commands.prepare:PrepareConfig",
+        "evo.commands.prepare:run",
     ),
     "cache-logits": Command(
         "keep a teacher's likeliest tokens on a text, for any number of students to distil from "
         "(or: prepare --teacher)",
-        "training.cache_logits:CacheLogitsConfig",
-        "evo.cli:run_cache_logits",
+        "evo.commands.cache_logits:CacheLogitsConfig",
+        "evo.commands.cache_logits:run",
     ),
     "pretrain": Command(
         "train a checkpoint, or its shape from random weights, with or without distillation",
-        "training.pretrain:PretrainConfig",
-        "evo.cli:run_pretrain",
+        "evo.commands.pretrain:PretrainConfig",
+        "evo.commands.pretrain:run",
     ),
     "sweep": Command(
         "pretraining runs over settings, side by side, and which of them is best",
-        "training.sweep.sweep:SweepConfig",
-        "evo.cli:run_sweep",
+        "evo.commands.sweep:SweepConfig",
+        "evo.commands.sweep:run",
     ),
     "compare": Command(
         "at what fraction of its FLOPs each run reaches the baseline's final perplexity",
-        "evo.cli:CompareConfig",
-        "evo.cli:run_compare",
+        "evo.commands.compare:CompareConfig",
+        "evo.commands.compare:run",
         ("runs",),
     ),
     "eval": Command(
         "perplexity of a checkpoint on a text, or its score on tasks",
-        "evo.cli:EvalConfig",
-        "evo.cli:run_eval",
+        "evo.commands.eval:EvalConfig",
+        "evo.commands.eval:run",
         ("model",),
     ),
     "export": Command(
         "write a checkpoint as a Hugging Face directory",
-        "evo.huggingface.export_checkpoint:ExportConfig",
-        "evo.cli:run_export",
+        "evo.commands.export:ExportConfig",
+        "evo.commands.export:run",
         ("model",),
     ),
     "report": Command(
         "one HTML page of a search's curves and shapes, and its pictures",
-        "evo.cli:ReportConfig",
-        "evo.cli:run_report",
+        "evo.commands.report:ReportConfig",
+        "evo.commands.report:run",
         ("run",),
     ),
 }
-
-
-@dataclass(frozen=True)
-class ExtractConfig:
-    """Write a candidate of a search as a standalone checkpoint.
-
-    Attributes:
-        run: run directory of `evo search`.
-        out: checkpoint directory to make.
-        search: which of the run's searches, SPACE@BIN; not needed where there is only one.
-        candidate: its id in history.parquet; by default the best.
-    """
-
-    run: Path
-    out: Path
-    search: str | None = None
-    candidate: str | None = None
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """Perplexity of a checkpoint on a text, or its score on tasks of lm-evaluation-harness.
-
-    The last line of output is JSON: nll, perplexity, tokens; or results, versions, n-shot and
-    n-samples, each by task. A number that is not finite is null.
-
-    Attributes:
-        model: checkpoint directory: a teacher, a winner, or a pretrained one.
-        text: source of the text, as in `evo search`.
-        sequence_length: tokens of a sequence; by default the model's block size, at most 2048.
-        max_tokens: use so many tokens of the text at most, evenly spaced; by default all.
-        stride: sequences overlap and score so many targets each, so that every target has a
-            context of at least the sequence length less this; by default they lie side by side.
-        tasks: tasks of lm-evaluation-harness instead of a text; also groups and tags.
-        include_path: directory of YAML files with more tasks.
-        few_shot: examples in a task's prompt; by default as the task says.
-        limit: use so many samples of each task; by default all.
-        dtype: of the weights: float32 or bfloat16.
-        micro_batch: sequences that run at once.
-        out: file for the results too, as JSON; by default none is written.
-
-    Raises:
-        UserError: not one of text and tasks, or settings of the other.
-    """
-
-    model: Path
-    text: str | None = None
-    sequence_length: int | None = None
-    max_tokens: int | None = None
-    stride: int | None = None
-    tasks: list[str] = field(default_factory=list)
-    include_path: Path | None = None
-    few_shot: int | None = None
-    limit: int | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    micro_batch: int = 8
-    out: Path | None = None
-
-    def __post_init__(self) -> None:
-        if (self.text is None) != bool(self.tasks):
-            raise UserError("give one of --text SOURCE and --tasks TASK ...")
-        others = ("include_path", "few_shot", "limit")
-        if self.tasks:
-            others = ("sequence_length", "max_tokens", "stride")
-        for name in others:
-            if getattr(self, name) is not None:
-                used, given = ("--text", "--tasks") if self.tasks else ("--tasks", "--text")
-                raise UserError(
-                    f"--{name.replace('_', '-')} is of use with {used}, not with {given}"
-                )
-
-
-@dataclass(frozen=True)
-class CompareConfig:
-    """At what fraction of its FLOPs each run reaches the baseline's final perplexity.
-
-    Attributes:
-        runs: run directories of `evo pretrain`.
-        baseline: one of them; by default the first.
-        out: directory for the table as JSON and the picture; by default none is written.
-    """
-
-    runs: list[Path]
-    baseline: Path | None = None
-    out: Path | None = None
-
-
-@dataclass(frozen=True)
-class ReportConfig:
-    """One HTML page of a search's curves and the population's shapes, with its pictures.
-
-    Attributes:
-        run: run directory of `evo search`; may still be running.
-        out: directory for the page and the pictures; by default RUN/report.
-    """
-
-    run: Path
-    out: Path | None = None
-
-
-def run_import(config: Any) -> None:
-    """`evo import`."""
-    from evo.huggingface.import_checkpoint import import_checkpoint
-
-    print(dumps(import_checkpoint(config), indent=2))
-
-
-def run_search(config: Any) -> None:
-    """`evo search`."""
-    from rich.table import Table
-
-    from evo.commands.search.display import result_console
-    from evo.commands.search.driver import search
-
-    summary = search(config)
-    table = Table(title=str(config.out))
-    for column in ("search", "winner", "parameters", "nll", "perplexity", "evaluations", "ended"):
-        table.add_column(column, justify="left" if column == "search" else "right")
-    for one in summary["searches"]:
-        scored = one["candidate"] is not None
-        table.add_row(
-            one["name"],
-            one["candidate"] or "none: every candidate failed",
-            f"{one['params']:,}" if scored else "",
-            f"{one['nll']:.4f}" if one["nll"] is not None else "",
-            f"{one['perplexity']:.2f}" if one["perplexity"] is not None else "",
-            str(one["evaluations"]),
-            one["ended"],
-        )
-    result_console().print(table)
-
-
-def run_extract(config: ExtractConfig) -> None:
-    """`evo extract`."""
-    from evo.search.winner import extract_candidate
-
-    row = extract_candidate(config.run, config.search, config.candidate, config.out)
-    print(
-        f"{config.out}: {row.candidate}, {row.params:,} parameters, perplexity {row.perplexity:.2f}"
-    )
-
-
-def run_prepare(config: Any) -> None:
-    """`evo prepare`."""
-    from evo.data.prepare import prepare
-
-    made = prepare(config)
-    print(
-        f"{config.out}: {made.documents:,} documents, {made.tokens:,} tokens, "
-        f"{len(made.shards)} shards"
-    )
-
-
-def run_cache_logits(config: Any) -> None:
-    """`evo cache-logits`."""
-    from training.cache_logits import cache_logits
-
-    print(dumps(cache_logits(config)))
-
-
-def run_pretrain(config: Any) -> None:
-    """`evo pretrain`."""
-    from training.pretrain import pretrain
-
-    summary = pretrain(config)
-    shown = {key: value for key, value in summary.items() if key != "settings"}
-    print(dumps(shown))
-
-
-def run_sweep(config: Any) -> None:
-    """`evo sweep`."""
-    from training.sweep.sweep import sweep
-
-    sweep(config)
-
-
-def run_compare(config: CompareConfig) -> None:
-    """`evo compare`."""
-    from training.comparison.compare import compare
-
-    compare(config.runs, baseline=config.baseline, out=config.out)
-
-
-def run_eval(config: EvalConfig) -> None:
-    """`evo eval`."""
-    from evo.storage.files import atomic_file, refuse_occupied
-    from training.evaluation.evaluate import evaluate, evaluate_tasks
-
-    if config.out is not None:
-        refuse_occupied(config.out)
-    if config.text is not None:
-        result: dict[str, Any] = evaluate(
-            config.model,
-            config.text,
-            sequence_length=config.sequence_length,
-            max_tokens=config.max_tokens,
-            stride=config.stride,
-            micro_batch=config.micro_batch,
-            dtype=config.dtype,
-        )
-    else:
-        result = evaluate_tasks(
-            config.model,
-            config.tasks,
-            include_path=config.include_path,
-            few_shot=config.few_shot,
-            limit=config.limit,
-            micro_batch=config.micro_batch,
-            dtype=config.dtype,
-        )
-    print(dumps(result))
-    if config.out is not None:
-        with atomic_file(config.out) as temporary:
-            temporary.write_text(dumps(result, indent=2) + "\n")
-
-
-def run_export(config: Any) -> None:
-    """`evo export`."""
-    from evo.huggingface.export_checkpoint import export
-
-    print(dumps(export(config), indent=2))
-
-
-def run_report(config: ReportConfig) -> None:
-    """`evo report`."""
-    from dashboards.report import report
-
-    print(report(config.run, config.out or config.run / "report"))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -39,7 +39,8 @@ def teacher(
     tmp_path_factory: pytest.TempPathFactory, hf_checkpoint: Callable[[str], Path]
 ) -> Callable[[str], Path]:
     """The teacher directory that `evo import` makes of it."""
-    from evo.huggingface.import_checkpoint import ImportConfig, import_checkpoint
+    from evo.huggingface.config import ImportConfig
+    from evo.huggingface.import_checkpoint import import_checkpoint
 
     root = tmp_path_factory.mktemp("teachers")
 

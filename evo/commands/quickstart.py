@@ -14,8 +14,7 @@ from typing import Any
 from rich.table import Table
 
 from evo.commands.search.config import SearchConfig
-from evo.commands.search.display import result_console
-from evo.commands.search.driver import search
+from evo.console import result_console
 from evo.embedded import teacher_path
 from evo.errors import UserError
 from evo.storage.files import atomic_file
@@ -64,6 +63,9 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     Returns:
         What the table says, as written to `summary.json`.
     """
+    # Ray and torch are imported after the flags have been read, so that --help need not wait.
+    from evo.commands.search.driver import search
+
     console = result_console()
     console.print(f"[bold]1. Search[/] the embedded teacher for {SPACE} subnets of {_and(BINS)} of "
                   "its parameters")  # fmt: skip

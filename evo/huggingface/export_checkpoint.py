@@ -7,9 +7,8 @@ import json
 import logging
 import math
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from evo.errors import UserError, first_line
 from evo.genome.subnet import Widths
+from evo.huggingface.config import ExportConfig
 from evo.huggingface.import_checkpoint import CHECKED_LENGTH, CHECKED_ROWS, TOLERANCE
 from evo.huggingface.to_config import hidden_act, native_config, refuse_unsaid, rope_parameters
 from evo.huggingface.to_weights import native_weights
@@ -34,37 +34,6 @@ MODELING = "modeling_evo"
 """The module that an export brings with it, and its file's stem."""
 
 SHARD_SIZE = "5GB"
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    """Write a checkpoint as a Hugging Face directory that transformers loads.
-
-    By default it brings a small modelling file with it, which expresses every winner:
-    AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True).
-
-    Attributes:
-        model: checkpoint directory: a teacher, a winner, or a pretrained one.
-        out: directory to make.
-        to: the format.
-        native: use the family's own class in transformers, which needs no code of ours; refused
-            where it cannot say this network exactly.
-        verify: load what was written, and compare its logits on random tokens, in float32 (where
-            transformers is installed). It needs memory for the model twice, in float32.
-
-    Raises:
-        UserError: an unknown format.
-    """
-
-    model: Path
-    out: Path
-    to: Literal["hf"] = "hf"
-    native: bool = False
-    verify: bool = True
-
-    def __post_init__(self) -> None:
-        if self.to != "hf":
-            raise UserError(f"--to {self.to}: hf is the only format")
 
 
 def export(config: ExportConfig) -> dict[str, Any]:

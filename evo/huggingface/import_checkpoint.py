@@ -5,9 +5,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from evo.errors import UserError, first_line
 from evo.genome.cost import parameters
+from evo.huggingface.config import ImportConfig
 from evo.huggingface.from_config import SourceConfig, litgpt_config
 from evo.huggingface.from_weights import litgpt_weights, read_weights
 from evo.model import checkpoint as checkpoints
@@ -30,34 +30,6 @@ TOLERANCE = 1e-4
 """Of the difference to transformers' logits, in units of the largest logit (at least 1)."""
 
 CHECKED_ROWS, CHECKED_LENGTH = 2, 64
-
-
-@dataclass(frozen=True)
-class ImportConfig:
-    """What to import, and how.
-
-    Attributes:
-        checkpoint: a Hugging Face checkpoint directory, or a repo id such as
-            EleutherAI/pythia-410m, which is downloaded.
-        out: the teacher's directory; must not exist yet, or be empty.
-        dtype: of the stored weights: float32, bfloat16, float16, or keep (as they are).
-        revision: branch, tag or commit of a repo id.
-        verify: compare the logits with transformers' on random tokens, in float32 (where
-            transformers is installed). It needs memory for the model twice, in float32.
-
-    Raises:
-        UserError: an unknown dtype.
-    """
-
-    checkpoint: str
-    out: Path
-    dtype: Literal["keep", "float32", "bfloat16", "float16"] = "keep"
-    revision: str | None = None
-    verify: bool = True
-
-    def __post_init__(self) -> None:
-        if self.dtype not in ("keep", "float32", "bfloat16", "float16"):
-            raise UserError(f"dtype {self.dtype!r} is none of keep, float32, bfloat16, float16")
 
 
 def import_checkpoint(config: ImportConfig) -> dict[str, Any]:

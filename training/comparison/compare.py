@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from evo.commands.search.display import result_console
+from evo.console import result_console
 from evo.errors import UserError
 from evo.storage.files import atomic_file
 from evo.storage.run_directory import FILE as SETTINGS

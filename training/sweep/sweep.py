@@ -99,7 +99,7 @@ def _sweep(
 ) -> pd.DataFrame:
     # Only now: these take seconds to import, which `--help` should not.
     from dashboards.sweep_picture import draw_sweep
-    from evo.commands.search.display import result_console
+    from evo.console import result_console
     from training.sweep.sweep_results import ended, flags, read_results, table, write_results
     from training.sweep.tune_driver import run_trials
 

@@ -17,12 +17,6 @@ from evo.search.search import Progress
 logger = logging.getLogger("evo.search")
 
 
-def result_console() -> Console:
-    """Where results are printed: stdout, wide enough for a table where that is no terminal."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=140)
-
-
 class SearchDisplay:
     """Shows searches while they run; a context manager.
 

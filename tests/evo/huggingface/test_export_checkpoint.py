@@ -17,8 +17,9 @@ from torch.nn import functional
 
 from evo.errors import UserError
 from evo.huggingface import export_checkpoint as exports
-from evo.huggingface.export_checkpoint import ExportConfig, export
-from evo.huggingface.import_checkpoint import ImportConfig, import_checkpoint
+from evo.huggingface.config import ExportConfig, ImportConfig
+from evo.huggingface.export_checkpoint import export
+from evo.huggingface.import_checkpoint import import_checkpoint
 from evo.huggingface.to_config import refuse_unsaid
 from evo.model import checkpoint
 from evo.model.tokenizer import load_tokenizer

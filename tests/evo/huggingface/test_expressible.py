@@ -24,7 +24,8 @@ from evo.genome.shape_tables import drawn, reach
 from evo.genome.space import Space
 from evo.genome.subnet import Dimensions, Subnet
 from evo.genome.width_limits import Limits
-from evo.huggingface.export_checkpoint import ExportConfig, export
+from evo.huggingface.config import ExportConfig
+from evo.huggingface.export_checkpoint import export
 from evo.huggingface.to_config import native_heads
 from evo.model import checkpoint
 from evo.model.extract import extract

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from evo.data.token_blocks import load_text
 from evo.errors import UserError
 from evo.huggingface import import_checkpoint as import_hf
-from evo.huggingface.import_checkpoint import ImportConfig, import_checkpoint
+from evo.huggingface.config import ImportConfig
+from evo.huggingface.import_checkpoint import import_checkpoint
 from evo.model import checkpoint as checkpoints
 from evo.model.nll import summed_nll
 from tests.support.bpe import write_tokenizer

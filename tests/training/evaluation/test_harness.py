@@ -16,7 +16,8 @@ from lm_eval.tasks import TaskManager
 
 from evo.cli import main
 from evo.errors import UserError
-from evo.huggingface.export_checkpoint import ExportConfig, export
+from evo.huggingface.config import ExportConfig
+from evo.huggingface.export_checkpoint import export
 from evo.model import checkpoint
 from tests.support import tiny_checkpoints
 from tests.support.cuts import random_subnet
