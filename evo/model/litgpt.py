@@ -1,57 +1,90 @@
-"""What is used of litgpt, imported in less time.
+"""What is used of litgpt, imported without the packages that its networks do not need.
 
-litgpt imports lightning, which imports torchmetrics, which for metrics that nothing here uses
-imports transformers' models, and with them scikit-learn: on a laptop core 3 of the 10 seconds
-that a process takes to start, and every worker is a process. The classes of transformers that
-torchmetrics names are therefore stand-ins until somebody looks into them.
+The package litgpt imports lightning, torchmetrics, scipy and torch._dynamo, which takes a process
+several times as long as torch itself, and every worker is a process. Its modules of networks are
+therefore imported alone: the package's own code runs when a name of it is first asked for, and
+stand-ins take the place of what only litgpt's commands call.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-TRANSFORMERS = "transformers"
+import yaml
+
+PACKAGE = "litgpt"
+
+STAND_INS = {
+    "litgpt.utils": ("extend_checkpoint_dir", "incremental_save", "lazy_load", "save_config"),
+    "lightning.fabric.utilities.load": ("_NotYetLoadedTensor",),
+}
+"""Modules that litgpt's networks import but do not use, with the names that they import."""
+
+
+class _LazyPackage(ModuleType):
+    """A package whose submodules can be imported; its own code runs at the first other name."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or self.__spec__ is None or self.__spec__.loader is None:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        self.__class__ = ModuleType  # type: ignore[assignment]
+        try:
+            self.__spec__.loader.exec_module(self)
+        except BaseException:
+            self.__class__ = _LazyPackage
+            raise
+        return getattr(self, name)
 
 
 class _StandIn(type):
-    """A class of transformers that is imported when an attribute of it is first asked for."""
+    """The class of stand-ins: a call imports the genuine function or class, and calls it."""
 
-    def __getattr__(cls, name: str) -> Any:
-        if name.startswith("__"):  # asked for by who only wants to know what it is
-            raise AttributeError(name)
-        return getattr(getattr(importlib.import_module(TRANSFORMERS), cls.__name__), name)
-
-
-def _stand_in(name: str) -> type:
-    if name.startswith("__"):
-        raise AttributeError(name)
-    return _StandIn(name, (), {})
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        return getattr(importlib.import_module(cls.__module__), cls.__name__)(*args, **kwargs)
 
 
 @contextmanager
-def _transformers_later() -> Iterator[None]:
-    """While this is open, `from transformers import X` costs nothing and gives a stand-in."""
-    if TRANSFORMERS in sys.modules or "litgpt" in sys.modules:
+def _networks_alone() -> Iterator[None]:
+    """While this is open, litgpt's modules of networks are imported without other packages."""
+    if PACKAGE in sys.modules:
         yield
         return
-    later = ModuleType(TRANSFORMERS)
-    later.__getattr__ = _stand_in  # type: ignore[method-assign]
-    sys.modules[TRANSFORMERS] = later
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None:
+        raise ModuleNotFoundError(f"No module named {PACKAGE!r}", name=PACKAGE)
+    package = importlib.util.module_from_spec(spec)
+    package.__class__ = _LazyPackage
+    sys.modules[PACKAGE] = package
+    absent = [name for name in STAND_INS if name not in sys.modules]
+    for module in absent:
+        sys.modules[module] = ModuleType(module)
+        for name in STAND_INS[module]:
+            setattr(sys.modules[module], name, _StandIn(name, (), {"__module__": module}))
     try:
         yield
     finally:
-        del sys.modules[TRANSFORMERS]
+        for module in absent:
+            del sys.modules[module]
 
 
-with _transformers_later():
+with _networks_alone():
     from litgpt.config import Config
     from litgpt.model import GPT, Block, do_softcapping
     from litgpt.scripts import convert_hf_checkpoint
-    from litgpt.utils import save_config
+
+
+def save_config(config: Config, directory: Path) -> None:
+    """Write a `Config` as litgpt's own function does, which lies in a module with lightning."""
+    with open(directory / "model_config.yaml", "w", encoding="utf-8") as file:
+        yaml.dump(asdict(config), file)
+
 
 __all__ = ["GPT", "Block", "Config", "convert_hf_checkpoint", "do_softcapping", "save_config"]

@@ -1,35 +1,87 @@
-"""litgpt without transformers, and transformers as ever afterwards."""
+"""litgpt's networks without the packages that litgpt imports, and litgpt as ever afterwards."""
 
+import pickle
 import subprocess
 import sys
 
-from evo.model.litgpt import _transformers_later
+import pytest
 
-CODE = """
-import sys
-import evo.model.litgpt
-assert "transformers" not in sys.modules
-from torchmetrics.functional.text import bert
-assert "transformers" not in sys.modules
-stand_in = bert.AutoTokenizer
-made = stand_in.from_pretrained
-from transformers import AutoTokenizer
-assert stand_in is not AutoTokenizer
-assert made == AutoTokenizer.from_pretrained
+from evo.model.litgpt import Config, save_config
+
+HEAVY = {
+    "aiohttp",
+    "datasets",
+    "lightning",
+    "pandas",
+    "pyarrow",
+    "scipy",
+    "sklearn",
+    "sympy",
+    "torch._dynamo",
+    "torchmetrics",
+    "transformers",
+}
+
+LAZY = """
+import evo.model.litgpt, sys
+assert "lightning" not in sys.modules
+"""
+
+GENUINE = """
 import litgpt
-assert evo.model.litgpt.GPT is litgpt.GPT
-print("well")
+from litgpt import LLM
+from evo.model.litgpt import GPT, Config, convert_hf_checkpoint
+assert LLM.__module__ == "litgpt.api"
+assert litgpt.GPT is litgpt.model.GPT is GPT
+assert litgpt.Config is litgpt.config.Config is Config
+assert litgpt.scripts.convert_hf_checkpoint is convert_hf_checkpoint
+assert "save_config" in vars(litgpt.utils)
+assert "lightning" in sys.modules and type(litgpt).__name__ == "module"
+"""
+
+STAND_IN = """
+from pathlib import Path
+from evo.model.litgpt import convert_hf_checkpoint
+made = convert_hf_checkpoint.extend_checkpoint_dir(Path("/nowhere/at-all"))
+from litgpt.utils import extend_checkpoint_dir
+assert made == extend_checkpoint_dir(Path("/nowhere/at-all"))
 """
 
 
-def test_transformers_is_imported_when_it_is_first_used():
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True)
-    assert done.stdout == "well\n", done.stderr
+def run(code: str, content: bytes = b"") -> bytes:
+    done = subprocess.run([sys.executable, "-c", code], input=content, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout
 
 
-def test_transformers_that_is_there_already_is_left_alone():
-    import transformers
+def test_the_scorer_loads_no_package_that_its_networks_do_not_need():
+    loaded = run("import sys, workers.scoring.scorer; print(*sys.modules)").decode().split()
+    assert {"litgpt.model", "torch"} <= set(loaded)
+    assert not HEAVY & set(loaded)
 
-    with _transformers_later():
-        assert sys.modules["transformers"] is transformers
-    assert sys.modules["transformers"] is transformers
+
+@pytest.mark.parametrize("code", [LAZY + "import litgpt.pretrain\n" + GENUINE, LAZY + STAND_IN])
+def test_litgpt_is_whole_when_something_else_of_it_is_used(code):
+    run(code)
+
+
+def test_litgpt_that_is_there_already_is_left_alone():
+    run("import sys, litgpt; import evo.model.litgpt\n" + GENUINE)
+
+
+@pytest.mark.parametrize("module", ["litgpt", "evo.model.litgpt"])
+def test_a_pickled_config_is_read_with_and_without_the_genuine_package(module):
+    config = Config(n_layer=3, n_head=2, n_embd=8)
+    code = f"import {module}, pickle, sys; print(pickle.load(sys.stdin.buffer).n_layer)"
+    assert b"clitgpt.config\nConfig\n" in pickle.dumps(config, protocol=0)
+    assert run(code, pickle.dumps(config)) == b"3\n"
+
+
+def test_a_config_is_written_as_litgpt_writes_it(tmp_path):
+    from litgpt import utils
+
+    config = Config(n_layer=3, n_head=2, n_embd=8)
+    save_config(config, tmp_path)
+    written = (tmp_path / "model_config.yaml").read_bytes()
+    utils.save_config(config, tmp_path)
+    assert (tmp_path / "model_config.yaml").read_bytes() == written
