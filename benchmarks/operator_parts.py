@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from evo.algorithms.base import Proposal
 from evo.algorithms.evolution import Evolution
-from evo.genome import mutation as operators
+from evo.genome import mutation
 from evo.genome.bins import Bin
 from evo.genome.cost import Architecture
-from evo.genome.mutation import Genes, Keys, crossed
+from evo.genome.crossover import crossed
+from evo.genome.rank_genes import Genes, Keys
 from evo.genome.ranking import Order
 from evo.genome.space import Space
 from evo.genome.subnet import Subnet
@@ -108,27 +109,27 @@ class SpaceOfParts(Space):
         changes: dict[str, Any] = {}
         for name in np.array(DIMENSIONS)[chosen]:
             if name == "layers":
-                plan = operators.mutated_layers(plan, full.layers, scale, rng, fine=fine)
+                plan = mutation.mutated_layers(plan, full.layers, scale, rng, fine=fine)
                 continue
             if name == "channels":
                 low = min(architecture.head_size, full.channels)
-                step = operators.steps(full.channels, scale, (), rng)
+                step = mutation.steps(full.channels, scale, (), rng)
                 channels = int(np.clip(plan.channels + step, low, full.channels))
                 plan = replace(plan, channels=channels)
             else:
                 most = full.groups if name == "groups" else full.neurons
                 counts = getattr(plan, name)
-                step = operators.steps(most, scale, (1,) if alike else counts.shape, rng)
+                step = mutation.steps(most, scale, (1,) if alike else counts.shape, rng)
                 if not alike:
                     step = step * (rng.random(counts.shape) < rng.uniform(1 / len(counts), 1))
                     if sensitivity is not None:
-                        step = np.abs(step) * operators.directions(sensitivity, rng)
+                        step = np.abs(step) * mutation.directions(sensitivity, rng)
                 plan = replace(plan, **{name: np.clip(counts + step, 1, most)})
             if not fine:
                 continue
             keys = getattr(genes, name)
             if "border" not in self.parts:
-                changes[name] = operators.swapped(keys, scale, rng)
+                changes[name] = mutation.swapped(keys, scale, rng)
             elif rng.random() < 0.5:
                 changes[name] = swapped_at_the_border(keys, scale, rng)
         return replace(genes, plan=plan, **changes)

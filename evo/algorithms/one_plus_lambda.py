@@ -19,10 +19,10 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from evo.algorithms.random_search import LocalSearch
+from evo.algorithms.local_search import LocalSearch
 from evo.genome.cost import Architecture, prices
 from evo.genome.fit_to_bin import Counts, Plan
-from evo.genome.mutation import Genes
+from evo.genome.rank_genes import Genes
 from evo.genome.subnet import Mask, Subnet
 from evo.genome.width_limits import DIMENSIONS
 

@@ -1,12 +1,14 @@
-"""What evolution is measured against, with the same ask and tell."""
+"""Random search: the baseline that every other algorithm is measured against.
+
+Random Search for Hyper-Parameter Optimization (Bergstra and Bengio, JMLR 2012) made it the
+baseline of the field.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evo.algorithms.base import Budget, Proposal, Scored, Seed, Strategy, rank_key
-from evo.genome.space import Space
-from evo.genome.subnet import Subnet
+from evo.algorithms.base import Proposal, Scored, Strategy
 
 
 class RandomSearch(Strategy):
@@ -17,31 +19,3 @@ class RandomSearch(Strategy):
 
     def _learn(self, scored: Sequence[Scored]) -> None:
         pass
-
-
-class LocalSearch(Strategy):
-    """After a random first generation, mutations of the single best candidate.
-
-    Attributes:
-        operator: how a child is made, as its history says.
-        incumbent: the best candidate so far.
-    """
-
-    operator = "mutation"
-
-    def __init__(self, space: Space, budget: Budget, seed: Seed) -> None:
-        super().__init__(space, budget, seed)
-        self.incumbent: Scored | None = None
-
-    def _propose(self) -> Proposal:
-        if self.incumbent is None:
-            return Proposal(self.space.sample(self.rng), "sample")
-        parent = self.incumbent.subnet
-        return Proposal(self._child(parent), self.operator, (parent.id,))
-
-    def _child(self, parent: Subnet) -> Subnet:
-        return self.space.mutate(parent, self.rng)
-
-    def _learn(self, scored: Sequence[Scored]) -> None:
-        candidates = [one for one in (self.incumbent, *scored) if one is not None]
-        self.incumbent = min(candidates, key=rank_key, default=None)

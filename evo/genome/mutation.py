@@ -1,12 +1,8 @@
-"""Mutation and crossover of the genes of a subnet: free functions, each draws from the given rng.
-
-Genes speak of ranks, not of the teacher's indices: `evo.genome.space` makes them of subnets and
-subnets of them, and moves what an operator returns into the bin.
-"""
+"""Mutation of the genes of a subnet: free functions, each of which draws from the given rng."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.random import Generator
@@ -14,27 +10,8 @@ from numpy.typing import NDArray
 
 from evo.genome.cost import Architecture
 from evo.genome.fit_to_bin import Plan
-from evo.genome.subnet import Mask
+from evo.genome.rank_genes import Genes, Keys
 from evo.genome.width_limits import DIMENSIONS
-
-Keys = NDArray[np.float32]
-
-
-@dataclass(frozen=True, eq=False)
-class Genes:
-    """A plan with, for every dimension, keys by which the smallest are kept.
-
-    Attributes:
-        plan: how many are kept.
-        channels: shape [D].
-        groups: by rank, shape [L, G], or [1, G] where all layers are alike.
-        neurons: by rank, shape [L, F], or [1, F] where all layers are alike.
-    """
-
-    plan: Plan
-    channels: Keys
-    groups: Keys
-    neurons: Keys
 
 
 def mutated(
@@ -121,33 +98,3 @@ def swapped(keys: Keys, scale: float, rng: Generator) -> Keys:
             row[rng.choice(kept, count, replace=False)] += 1
             row[rng.choice(dropped, count, replace=False)] -= 1
     return keys
-
-
-def crossed(first: Genes, second: Genes, rng: Generator, *, fine: bool, uniform: bool) -> Genes:
-    """Each dimension from either parent, in fine spaces also from both."""
-    one, two = first.plan, second.plan
-    rows = 1 if uniform else len(one.groups)
-    from_first = {name: rng.random((rows, 1)) < 0.5 for name in ("groups", "neurons")}
-    layers_first, channels_first = rng.random(2) < 0.5
-    plan = Plan(
-        layers=one.layers if layers_first else two.layers,
-        channels=one.channels if channels_first else two.channels,
-        groups=np.where(from_first["groups"][:, 0], one.groups, two.groups),
-        neurons=np.where(from_first["neurons"][:, 0], one.neurons, two.neurons),
-        depth=one.depth if layers_first else two.depth,
-    )
-    if not fine:
-        return replace(first, plan=plan)
-    picks = {"channels": np.array(channels_first), **from_first}
-    keys = {
-        name: _mixed(getattr(first, name), getattr(second, name), pick, rng)
-        for name, pick in picks.items()
-    }
-    return Genes(plan, **keys)
-
-
-def _mixed(first: Keys, second: Keys, pick: Mask, rng: Generator) -> Keys:
-    """One parent's set, or, half of the time, what both keep and then what either does."""
-    if rng.random() < 0.5:
-        return first + second
-    return np.where(pick, first, second)

@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from evo.errors import UserError
 from evo.genome.bins import Bin
 from evo.genome.cost import Architecture
+from evo.genome.crossover import crossed
 from evo.genome.fit_to_bin import Counts, Plan, cost_of, fit, on_grid
-from evo.genome.mutation import Genes, Keys, crossed, mutated
+from evo.genome.mutation import mutated
+from evo.genome.rank_genes import Genes, Keys
 from evo.genome.ranking import Order
 from evo.genome.shape_tables import check_reachable, drawn
 from evo.genome.subnet import Mask, Subnet, kept_by_row

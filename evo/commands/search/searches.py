@@ -9,8 +9,9 @@ import numpy as np
 
 from evo.algorithms.base import Strategy
 from evo.algorithms.evolution import Evolution
+from evo.algorithms.local_search import LocalSearch
 from evo.algorithms.one_plus_lambda import OnePlusLambda
-from evo.algorithms.random_search import LocalSearch, RandomSearch
+from evo.algorithms.random_search import RandomSearch
 from evo.commands.search.config import SearchConfig
 from evo.commands.search.inputs import Study
 from evo.genome.bins import Bin

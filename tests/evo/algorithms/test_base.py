@@ -6,7 +6,8 @@ import pytest
 
 from evo.algorithms.base import Budget, Proposal, Scored, Strategy
 from evo.algorithms.evolution import Evolution
-from evo.algorithms.random_search import LocalSearch, RandomSearch
+from evo.algorithms.local_search import LocalSearch
+from evo.algorithms.random_search import RandomSearch
 from evo.errors import UserError
 from evo.genome.cost import Architecture
 from evo.genome.space import SPACES, Space

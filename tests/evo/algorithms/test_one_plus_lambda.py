@@ -17,7 +17,7 @@ from evo.algorithms.one_plus_lambda import (
 from evo.algorithms.random_search import RandomSearch
 from evo.genome.cost import parameters
 from evo.genome.fit_to_bin import Plan
-from evo.genome.mutation import Genes
+from evo.genome.rank_genes import Genes
 from evo.genome.space import SPACES, Space
 from evo.genome.subnet import Widths
 from evo.genome.width_limits import DIMENSIONS

@@ -164,31 +164,6 @@ def test_mutation_moves_every_dimension_up_and_down(name):
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_crossover_takes_from_both_and_from_nobody_else(name):
-    space = Space(name, GROUPED, random_order(GROUPED.dimensions), any_cost(GROUPED))
-    rng = np.random.default_rng(5)
-    first, second = space.sample(rng), space.sample(rng)
-    seen: set[tuple[bool, ...]] = set()
-    for _ in range(40):
-        child = space.crossover(first, second, rng)
-        picks = []
-        for field in ("layers", "channels"):
-            one, two, own = (getattr(x, field) for x in (first, second, child))
-            assert own.sum() in (one.sum(), two.sum())
-            picks.append(bool(own.sum() == one.sum()))
-            assert not (own & ~(one | two)).any()
-            if own.sum() >= (one & two).sum():
-                assert not (one & two & ~own).any()
-        for field in ("groups", "neurons"):
-            for layer in np.flatnonzero(child.layers):
-                one, two, own = (getattr(x, field)[layer] for x in (first, second, child))
-                assert own.sum() in (one.sum(), two.sum())
-                assert not (own & ~(one | two)).any()
-        seen.add(tuple(picks))
-    assert len(seen) > 1
-
-
-@pytest.mark.parametrize("name", SPACES)
 def test_shapes_are_distributed_as_by_rejection(name):
     """Means within 4 standard errors, spreads within 30%, of layers and of widths."""
     order, bin = random_order(NEOX.dimensions), share(NEOX, 0.38, 0.42)

@@ -1,13 +1,6 @@
 from evo.algorithms.base import Budget
-from evo.algorithms.random_search import LocalSearch, RandomSearch
+from evo.algorithms.local_search import LocalSearch
 from tests.evo.algorithms.test_base import fails_for_some, scored, space_of
-
-
-def test_random_search_only_samples():
-    strategy = RandomSearch(space_of(), Budget(10, 2), 0)
-    while proposals := strategy.ask():
-        assert {one.operator for one in proposals} == {"sample"}
-        strategy.tell(scored(proposals))
 
 
 def test_local_search_mutates_the_best_so_far():
