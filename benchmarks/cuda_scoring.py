@@ -38,7 +38,8 @@ from evo.genome.ranking import Order
 from evo.genome.space import Space
 from evo.genome.subnet import Subnet
 from evo.model.layerwise_gpt import architecture_of, named_cost, tensor_shapes
-from workers.scoring.scorer import Scorer, ScoringSettings
+from workers.scoring.scorer import Scorer, torch_dtype
+from workers.settings import ScoringSettings
 from workers.tasks.micro_batch import largest, try_on
 
 HERE = Path(__file__).parent
@@ -116,7 +117,7 @@ def measure(work: Work, *, host: bool) -> dict[str, Any]:
     positions = work.sequences * (work.length - 1)
     each = [forward_flops(architecture, subnet.widths, work.length) for subnet in subnets[1:]]
     flops = positions * sum(each)
-    rate = matrix_rate(work.matrix, device, settings.torch_dtype)
+    rate = matrix_rate(work.matrix, device, torch_dtype(settings))
     sizes = [parameters(architecture, subnet.widths) for subnet in subnets[1:]]
     return {
         "teacher": work.teacher,
@@ -154,7 +155,7 @@ def random_weights(
     generator = torch.Generator(device).manual_seed(0)
     weights = {}
     for name, shape in tensor_shapes(config, architecture.full_widths).items():
-        tensor = torch.empty(*shape, dtype=settings.torch_dtype, device=device)
+        tensor = torch.empty(*shape, dtype=torch_dtype(settings), device=device)
         if "norm" in name or "ln_f" in name:
             tensor.fill_(1.0 if name.endswith("weight") else 0.0)
         else:

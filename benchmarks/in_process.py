@@ -22,7 +22,8 @@ from evo.model import checkpoint
 from evo.model.importance import importance_by_activation, importance_by_magnitude
 from evo.model.layer_sensitivity import layer_sensitivity
 from evo.search.rungs import spread
-from workers.scoring.scorer import Scorer, ScoringSettings
+from workers.scoring.scorer import Scorer
+from workers.settings import ScoringSettings
 
 TEXT, LENGTH = "stdlib:validation", 256
 HELD_OUT = 128

@@ -32,7 +32,7 @@ from evo.genome.subnet import Subnet
 from evo.model import checkpoint
 from workers.pool.teacher_store import create_store
 from workers.pool.worker_group import ScoringWorker
-from workers.scoring.scorer import ScoringSettings
+from workers.settings import ScoringSettings
 
 MIB = 2**20
 LENGTH, SEQUENCES, MICRO_BATCH = 512, 8, 4

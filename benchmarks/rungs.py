@@ -44,7 +44,8 @@ from evo.search.history import History, Shard
 from evo.search.rungs import Losses, Rungs, Stages, spread
 from evo.search.search import Lane
 from evo.storage.files import atomic_file, cache_directory
-from workers.scoring.scorer import Scorer, ScoringSettings
+from workers.scoring.scorer import Scorer
+from workers.settings import ScoringSettings
 
 HERE = Path(__file__).parent
 TEXT, LENGTH = "stdlib:validation", 256

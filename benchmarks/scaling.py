@@ -42,9 +42,9 @@ from evo.genome.subnet import Subnet
 from evo.search.history import History
 from evo.search.rungs import Rungs, Stages
 from evo.search.search import Lane
-from workers.pool.pool import Pool, PoolSettings, UnitResult
+from workers.pool.pool import Pool, UnitResult
 from workers.pool.queues import Unit
-from workers.scoring.scorer import ScoringSettings
+from workers.settings import PoolSettings, ScoringSettings
 
 HERE = Path(__file__).parent
 WORKERS = (1, 4, 16, 64)

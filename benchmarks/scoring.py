@@ -40,7 +40,8 @@ from benchmarks.machine import measured_on, sentence
 from evo.genome.cost import forward_flops
 from evo.genome.subnet import Subnet
 from evo.model.layerwise_gpt import architecture_of
-from workers.scoring.scorer import Scorer, ScoringSettings
+from workers.scoring.scorer import Scorer
+from workers.settings import ScoringSettings
 
 MICRO_BATCHES = (1, 2, 4, 8)
 CHUNKS = (32, 128, 511)

@@ -22,9 +22,10 @@ from evo.genome.cost import parameters
 from evo.genome.ranking import Order
 from evo.genome.space import Space
 from evo.model import checkpoint
-from workers.pool.pool import Pool, PoolSettings
+from workers.pool.pool import Pool
 from workers.pool.queues import Unit
-from workers.scoring.scorer import Scorer, ScoringSettings
+from workers.scoring.scorer import Scorer
+from workers.settings import PoolSettings, ScoringSettings
 
 LENGTH, UNIT_SEQUENCES, SHARDS = 256, 16, 4
 SPACE, BIN = "coarse-layerwise", "25%"

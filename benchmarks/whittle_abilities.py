@@ -30,7 +30,8 @@ from evo.genome.ranking import Order
 from evo.genome.space import SPACES, Space
 from evo.genome.subnet import Subnet
 from evo.model import checkpoint
-from workers.scoring.scorer import Scorer, ScoringSettings
+from workers.scoring.scorer import Scorer
+from workers.settings import ScoringSettings
 
 PER_SPACE = 5
 SCORES = 5

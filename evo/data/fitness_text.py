@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evo.data.text_weights import check_weights
 from evo.data.token_blocks import Text, Tokens
 from evo.errors import UserError
 
@@ -119,20 +120,3 @@ def load_mixture(
     if weights is None or len(texts) == 1:
         return Mixture(texts)
     return Mixture(texts, tuple(weight / math.fsum(weights) for weight in weights))
-
-
-def check_weights(sources: Sequence[str], weights: Sequence[float] | None) -> None:
-    """Whether there is a text, each once, and a weight for each or none.
-
-    Raises:
-        UserError: if not.
-    """
-    if not sources or len(set(sources)) < len(sources):
-        raise UserError(f"--text {' '.join(sources)}: give at least one source, each once")
-    if weights is None:
-        return
-    given = f"--text-weights {' '.join(f'{weight:g}' for weight in weights)}"
-    if len(weights) != len(sources):
-        raise UserError(f"{given}: give one for each of the {len(sources)} sources of --text")
-    if not all(math.isfinite(weight) and weight > 0 for weight in weights):
-        raise UserError(f"{given}: give numbers above 0")

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evo.data.chunks import file_bytes
-from evo.data.fitness_text import check_weights
 from evo.data.prepared_corpus import is_prepared, open_blocks
 from evo.data.sources import parts
+from evo.data.text_weights import check_weights
 from evo.data.token_blocks import SAMPLED_TOKENS, Tokens, has_rows, load_text
 from evo.data.token_shards import Blocks
 from evo.errors import UserError

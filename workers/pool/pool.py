@@ -27,8 +27,8 @@ from ray.exceptions import (
 from evo.errors import UserError
 from workers.pool.queues import LaneQueues, Unit
 from workers.pool.teacher_store import raise_user_error
-from workers.pool.worker_group import Fleet, PoolSettings, ScoringWorker, Worker
-from workers.scoring.scorer import ScoringSettings
+from workers.pool.worker_group import Fleet, ScoringWorker, Worker
+from workers.settings import PoolSettings, ScoringSettings
 
 __all__ = ["Pool", "PoolSettings", "Unit", "UnitResult"]
 

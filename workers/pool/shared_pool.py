@@ -27,13 +27,10 @@ from workers.pool.pool import UnitResult
 from workers.pool.queues import Unit
 from workers.pool.shared_pool_actor import NAMESPACE, Answer, Cancel, PoolHost, Submit, Welcome
 from workers.pool.teacher_store import raise_user_error
-from workers.pool.worker_group import PoolSettings, ScoringWorker
-from workers.scoring.scorer import ScoringSettings
+from workers.pool.worker_group import ScoringWorker
+from workers.settings import POOL_IDLE, PoolSettings, ScoringSettings
 
 logger = logging.getLogger("evo.pool")
-
-IDLE = 600.0
-"""Seconds for which a pool without users waits for the next one."""
 
 LONGEST_CALL = 10.0
 """Seconds after which a job that waits is heard of again."""
@@ -72,7 +69,7 @@ class SharedPool:
         scoring: ScoringSettings,
         settings: PoolSettings,
         *,
-        idle: float = IDLE,
+        idle: float = POOL_IDLE,
         worker: type = ScoringWorker,
     ) -> None:
         """Enter the pool, or start it where no job has. Ray must have been initialised.

@@ -23,8 +23,8 @@ from ray.exceptions import RayTaskError
 from evo.errors import UserError
 from workers.pool.pool import Pool
 from workers.pool.queues import Unit
-from workers.pool.worker_group import TEXTS, PoolSettings
-from workers.scoring.scorer import ScoringSettings
+from workers.pool.worker_group import TEXTS
+from workers.settings import PoolSettings, ScoringSettings
 
 NAMESPACE = "evo"
 

@@ -19,7 +19,8 @@ from ray.actor import ActorHandle
 from evo.errors import UserError
 from workers.pool.queues import Unit
 from workers.pool.teacher_store import create_store, fetch_teacher
-from workers.scoring.scorer import Scorer, ScoringSettings, ShardScore
+from workers.scoring.scorer import Scorer, ShardScore
+from workers.settings import PoolSettings, ScoringSettings
 
 logger = logging.getLogger("evo.pool")
 
@@ -40,33 +41,6 @@ TEXTS = 8
 
 MESSAGE_INTERVAL = 60.0
 """Seconds between messages while no worker is alive, and before too few are spoken of."""
-
-
-@dataclass(frozen=True)
-class PoolSettings:
-    """How many workers there are, and on what.
-
-    Attributes:
-        workers: how many to ask for; by default as many as the cluster has room for, which is
-            looked at again while the pool lives.
-        gpus_per_worker: of Ray's GPUs, a fraction where several workers share one; 0 on CPU.
-        start_timeout: seconds in which at least one worker must have started.
-
-    Raises:
-        UserError: a value that makes no sense.
-    """
-
-    workers: int | None = None
-    gpus_per_worker: float = 0
-    start_timeout: float = 300
-
-    def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise UserError(f"{self.workers} workers cannot score anything: ask for at least 1")
-        if self.gpus_per_worker < 0:
-            raise UserError(f"{self.gpus_per_worker} GPUs per worker: give 0 (on CPU) or more")
-        if self.start_timeout <= 0:
-            raise UserError(f"a start timeout of {self.start_timeout} s: give more than 0")
 
 
 class ScoringWorker:

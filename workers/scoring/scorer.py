@@ -7,7 +7,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,70 +17,19 @@ from evo.errors import UserError
 from evo.genome.cost import parameters
 from evo.genome.subnet import Subnet
 from evo.model.extract import extract
-from evo.model.kl import Divergence, summed_nll_and_divergence
+from evo.model.kl import summed_nll_and_divergence
 from evo.model.layerwise_gpt import architecture_of
 from evo.model.litgpt import GPT, Config
 from evo.model.nll import summed_nll
 from workers.scoring.decode_latency import decode_latency
 from workers.scoring.gpu_memory import is_out_of_memory, on_device
 from workers.scoring.teacher_states import TeacherCache, shared_model
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-CPU_MICRO_BATCH = 8
+from workers.settings import ScoringSettings
 
 
-@dataclass(frozen=True)
-class ScoringSettings:
-    """How candidates are scored. All but the memory allowed can change a fitness's last bits.
-
-    Attributes:
-        device: `cpu` or `cuda`.
-        dtype: of weights and activations, `float32` or `bfloat16`; by default float32 on CPU and
-            bfloat16 on CUDA. NLL is summed in float64 all the same.
-        micro_batch: sequences that run through a candidate at once; by default 8 on CPU. On CUDA
-            it must be given: `workers.tasks.micro_batch` finds it.
-        threads: CPU threads of a worker.
-        divergence: from the teacher, to be measured besides the NLL; None: it is not.
-        latency_length: with a candidate's first sequences, the latency of decoding is measured
-            too, at this length; None: it is not.
-        cache_bytes: a worker keeps the last extracted candidates while they fit in so many bytes;
-            the one being scored, and on CUDA the next one, are kept whatever their size.
-        teacher_bytes: what of the teacher's own states, for the divergence, a worker keeps.
-        device_share: the part of a GPU's memory that is one worker's.
-
-    Raises:
-        UserError: a value that makes no sense.
-    """
-
-    device: Literal["cpu", "cuda"] = "cpu"
-    dtype: Literal["float32", "bfloat16"] | None = None
-    micro_batch: int | None = None
-    threads: int = 1
-    divergence: Divergence | None = None
-    latency_length: int | None = None
-    cache_bytes: int = 2**28
-    teacher_bytes: int = 2**31
-    device_share: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.device not in ("cpu", "cuda"):
-            raise UserError(f"no device {self.device}: scoring runs on cpu or cuda")
-        if self.dtype is None:
-            default = "bfloat16" if self.device == "cuda" else "float32"
-            object.__setattr__(self, "dtype", default)
-        if self.dtype not in DTYPES:
-            raise UserError(f"no scoring dtype {self.dtype}: it is one of {', '.join(DTYPES)}")
-        if self.micro_batch is None and self.device == "cpu":
-            object.__setattr__(self, "micro_batch", CPU_MICRO_BATCH)
-        least = {"micro_batch": 1, "threads": 1, "cache_bytes": 0, "teacher_bytes": 0}
-        for name, value in least.items():
-            if getattr(self, name) is not None and getattr(self, name) < value:
-                raise UserError(f"{name} is {getattr(self, name)}: give at least {value}")
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """The dtype of weights and activations."""
-        return DTYPES[str(self.dtype)]
+def torch_dtype(settings: ScoringSettings) -> torch.dtype:
+    """The dtype of weights and activations."""
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[str(settings.dtype)]
 
 
 @dataclass(frozen=True)
@@ -267,7 +215,7 @@ class Scorer:
                 self._weights,
                 subnet,
                 tied=self._tied,
-                dtype=self._settings.torch_dtype,
+                dtype=torch_dtype(self._settings),
                 device=self._settings.device,
                 sequence_length=self._blocks.shape[1],
             )
@@ -282,14 +230,14 @@ class Scorer:
             self._config,
             self._weights,
             tied=self._tied,
-            dtype=settings.torch_dtype,
+            dtype=torch_dtype(settings),
             device=settings.device,
             sequence_length=self._blocks.shape[1],
         )
         return TeacherCache(teacher, self._blocks, settings.divergence, settings.teacher_bytes)
 
     def _bytes(self, parameter_count: int) -> int:
-        return parameter_count * self._settings.torch_dtype.itemsize
+        return parameter_count * torch_dtype(self._settings).itemsize
 
     def _release_memory(self, candidate_id: str) -> None:
         for other in [name for name in self._models if name != candidate_id]:

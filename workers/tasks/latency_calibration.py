@@ -13,7 +13,8 @@ from evo.genome.latency_model import Latencies, calibration_shapes, widths_of_sh
 from evo.model.checkpoint import load
 from workers.pool.teacher_store import raise_user_error
 from workers.scoring.decode_latency import decode_latency, random_model
-from workers.scoring.scorer import ScoringSettings
+from workers.scoring.scorer import torch_dtype
+from workers.settings import ScoringSettings
 
 ROUNDS = 3
 """Each shape is measured so often, all in turn: its median is not of one bad moment."""
@@ -55,7 +56,7 @@ def _measure(
                     checkpoint.config,
                     widths_of_shape(shape),
                     tied=checkpoint.architecture.tied,
-                    dtype=settings.torch_dtype,
+                    dtype=torch_dtype(settings),
                     device=settings.device,
                     length=length,
                 ),

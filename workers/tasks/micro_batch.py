@@ -16,7 +16,8 @@ from evo.genome.subnet import Subnet, Widths
 from evo.model.checkpoint import load
 from workers.pool.teacher_store import raise_user_error
 from workers.scoring.gpu_memory import is_out_of_memory, worker_memory
-from workers.scoring.scorer import Scorer, ScoringSettings
+from workers.scoring.scorer import Scorer
+from workers.settings import ScoringSettings
 
 MEMORY_SHARE = 0.5
 """Of a worker's memory, at most this is used; the next candidate's weights come on top."""

@@ -18,7 +18,8 @@ from evo.model.importance import importance_by_activation, importance_by_magnitu
 from evo.model.layer_sensitivity import layer_sensitivity
 from evo.storage.files import atomic_file
 from workers.pool.teacher_store import raise_user_error
-from workers.scoring.scorer import ScoringSettings
+from workers.scoring.scorer import torch_dtype
+from workers.settings import ScoringSettings
 
 MICRO_BATCH = 8
 
@@ -129,7 +130,7 @@ def _measure(
     teacher: Path, kind: str, blocks: NDArray[np.int32], settings: ScoringSettings
 ) -> Importance:
     torch.set_num_threads(settings.threads)
-    model = load(teacher).model(settings.torch_dtype).to(settings.device)
+    model = load(teacher).model(torch_dtype(settings)).to(settings.device)
     if kind == "magnitude":
         return importance_by_magnitude(model)
     return importance_by_activation(model, blocks, MICRO_BATCH)
@@ -139,5 +140,5 @@ def _measure_sensitivity(
     teacher: Path, order: Order, blocks: NDArray[np.int32], settings: ScoringSettings
 ) -> NDArray[np.float64]:
     torch.set_num_threads(settings.threads)
-    model = load(teacher).model(settings.torch_dtype).to(settings.device)
+    model = load(teacher).model(torch_dtype(settings)).to(settings.device)
     return layer_sensitivity(model, order, blocks, MICRO_BATCH)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from evo.algorithms.base import Budget
 from evo.algorithms.evolution import Rates
-from evo.data.fitness_text import check_weights
+from evo.data.text_weights import check_weights
 from evo.errors import UserError
 from evo.genome.cost import COSTS
 from evo.genome.importance_proxy import PROXIES
@@ -16,9 +16,7 @@ from evo.genome.ranking import KINDS
 from evo.genome.space import SPACES
 from evo.genome.width_limits import Limits
 from evo.search.rungs import Rungs
-from workers.pool.shared_pool import IDLE
-from workers.pool.worker_group import PoolSettings
-from workers.scoring.scorer import ScoringSettings
+from workers.settings import POOL_IDLE, PoolSettings, ScoringSettings
 
 ALGORITHMS = ("evolution", "random", "local", "one-plus-lambda")
 
@@ -144,7 +142,7 @@ class SearchConfig:
     workers: int | None = None
     gpus_per_worker: float = 0
     pool: str | None = None
-    pool_idle: float = IDLE
+    pool_idle: float = POOL_IDLE
     score_cache: bool = True
 
     def __post_init__(self) -> None:

@@ -35,7 +35,7 @@ from evo.storage.run_directory import FILE as SETTINGS
 from evo.storage.run_directory import claim_run, read_settings, settle
 from workers.pool.pool import Pool
 from workers.pool.shared_pool import SharedPool
-from workers.scoring.scorer import ScoringSettings
+from workers.settings import ScoringSettings
 from workers.tasks.latency_calibration import calibrate
 from workers.tasks.micro_batch import find_micro_batch, largest
 from workers.tasks.ranking import measure_sensitivity, rank

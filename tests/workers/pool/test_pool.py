@@ -15,9 +15,10 @@ from evo.model import checkpoint
 from tests.support.cuts import random_subnet
 from tests.support.families import random_tokens
 from tests.support.simulated import Simulated
-from workers.pool.pool import LONE_DEATHS, UNITS_IN_FLIGHT, Pool, PoolSettings, UnitResult
+from workers.pool.pool import LONE_DEATHS, UNITS_IN_FLIGHT, Pool, UnitResult
 from workers.pool.queues import AFFINITY_LEAD, Unit
-from workers.scoring.scorer import Scorer, ScoringSettings
+from workers.scoring.scorer import Scorer
+from workers.settings import PoolSettings, ScoringSettings
 
 SHARDS = [(0, 5), (5, 10), (10, 12)]
 BLOCKS = random_tokens(12, 60)

@@ -23,12 +23,12 @@ from evo.model import checkpoint
 from tests.support.cuts import random_subnet
 from tests.support.families import random_tokens
 from tests.workers.pool.test_pool import SHARDS, drain, processes
-from workers.pool.pool import PoolSettings
 from workers.pool.queues import Unit
 from workers.pool.shared_pool import SharedPool
 from workers.pool.shared_pool_actor import NAMESPACE, PoolHost, Submit
 from workers.pool.worker_group import ScoringWorker
-from workers.scoring.scorer import Scorer, ScoringSettings
+from workers.scoring.scorer import Scorer
+from workers.settings import PoolSettings, ScoringSettings
 
 TEXTS = {"one": random_tokens(12, 60), "other": random_tokens(12, 50)[::-1]}
 POOL = "shared"

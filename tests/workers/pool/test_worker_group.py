@@ -10,10 +10,10 @@ from evo.errors import UserError
 from evo.genome.subnet import Subnet
 from evo.model import checkpoint
 from tests.support.families import random_tokens
-from workers.pool.pool import Pool, PoolSettings
+from workers.pool.pool import Pool
 from workers.pool.queues import Unit
 from workers.pool.worker_group import LOOK_INTERVAL
-from workers.scoring.scorer import ScoringSettings
+from workers.settings import PoolSettings, ScoringSettings
 
 BLOCKS = random_tokens(8, 60)
 

@@ -18,7 +18,8 @@ from evo.model.kl import Divergence
 from tests.support.cuts import random_subnet
 from tests.support.families import random_tokens
 from workers.scoring.gpu_memory import is_out_of_memory
-from workers.scoring.scorer import Scorer, ScoringSettings
+from workers.scoring.scorer import Scorer
+from workers.settings import ScoringSettings
 
 BLOCKS = random_tokens(12, 60)
 
@@ -163,7 +164,8 @@ MEMORY_SCRIPT = """
     from litgpt.config import Config
     from litgpt.model import GPT
     from evo.genome.subnet import Dimensions, Subnet
-    from workers.scoring.scorer import Scorer, ScoringSettings
+    from workers.settings import ScoringSettings
+    from workers.scoring.scorer import Scorer
 
     config = Config(name="wide", n_layer=1, n_embd=64, n_head=4, intermediate_size=8192,
                     block_size=512, vocab_size=100, padded_vocab_size=100)

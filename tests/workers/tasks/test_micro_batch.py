@@ -6,7 +6,7 @@ from evo.genome.cost import parameters
 from evo.genome.subnet import Dimensions, Subnet
 from tests.support.architectures import NEOX
 from tests.support.cuts import random_subnet
-from workers.scoring.scorer import ScoringSettings
+from workers.settings import ScoringSettings
 from workers.tasks.micro_batch import find_micro_batch, largest, largest_within
 
 
