@@ -66,17 +66,17 @@ COMMANDS = {
     "cache-logits": Command(
         "keep a teacher's likeliest tokens on a text, for any number of students to distil from "
         "(or: prepare --teacher)",
-        "training.cache_logits:CacheLogitsConfig",
+        "training.config:CacheLogitsConfig",
         "evo.cli:run_cache_logits",
     ),
     "pretrain": Command(
         "train a checkpoint, or its shape from random weights, with or without distillation",
-        "training.pretrain:PretrainConfig",
+        "training.config:PretrainConfig",
         "evo.cli:run_pretrain",
     ),
     "sweep": Command(
         "pretraining runs over settings, side by side, and which of them is best",
-        "training.sweep.sweep:SweepConfig",
+        "training.sweep.config:SweepConfig",
         "evo.cli:run_sweep",
     ),
     "compare": Command(
@@ -275,16 +275,30 @@ def run_pretrain(config: Any) -> None:
 
 def run_sweep(config: Any) -> None:
     """`evo sweep`."""
+    from dashboards.sweep_picture import draw_sweep
+    from evo.commands.search_display import result_console
     from training.sweep.sweep import sweep
 
-    sweep(config)
+    outcome = sweep(config)
+    draw_sweep(outcome.results, outcome.settings, config.out / "sweep.png")
+    console = result_console()
+    console.print(outcome.table)
+    if outcome.best is not None:
+        console.print(outcome.best, soft_wrap=True)
+    outcome.check_failures()
 
 
 def run_compare(config: CompareConfig) -> None:
     """`evo compare`."""
-    from training.comparison.compare import compare
+    from evo.commands.search_display import result_console
+    from training.comparison.compare import compare, table
 
-    compare(config.runs, baseline=config.baseline, out=config.out)
+    comparison = compare(config.runs, baseline=config.baseline, out=config.out)
+    result_console().print(table(comparison.baseline, comparison.groups))
+    if config.out is not None:
+        from dashboards.training_curves import draw_groups
+
+        draw_groups(comparison.groups, comparison.baseline, config.out / "comparison.png")
 
 
 def run_eval(config: EvalConfig) -> None:
