@@ -30,7 +30,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.machine import measured_on, sentence
-from training.loop.plan import DivergenceKind, LossSettings
 from training.loop.student import Student
 from training.losses.chunked_loss import (
     Head,
@@ -40,6 +39,7 @@ from training.losses.chunked_loss import (
     rows_per_chunk,
     summed_losses,
 )
+from training.losses.settings import DivergenceKind, LossSettings
 from training.setup.launch import KEEP_MEMORY
 from training.teacher.network import TeacherNetwork, teacher_states, teacher_top_k
 

@@ -19,8 +19,9 @@ from evo.data.token_blocks import cache_directory
 from evo.embedded import teacher_path
 from evo.embedded.make import LEARNING_RATE, SHAPE
 from evo.model import checkpoint
+from training.config import PretrainConfig
 from training.loop.init_weights import initialise
-from training.pretrain import PretrainConfig, pretrain
+from training.pretrain import pretrain
 
 LARGER = replace(
     SHAPE, name="evo-larger", n_layer=10, n_embd=224, n_head=14, n_query_groups=14,

@@ -1,64 +1,52 @@
-"""`evo cache-logits`: run a teacher over a text once, and keep its top k."""
+"""`evo cache-logits`: run a teacher over a text once on Ray, and keep its top k."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from evo.errors import UserError
+import ray
+import torch
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util import ActorPool
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from evo.data.token_blocks import sequence_length_of
+from evo.data.token_shards import Blocks
+from evo.errors import UserError, first_line
+from evo.genome.cost import forward_flops
+from evo.model import checkpoint
+from evo.ray_connection import connect
+from evo.storage.checksums import Summed, damaged
+from evo.storage.files import exclusive
+from evo.storage.run_directory import claim_run
+from training.config import CacheLogitsConfig
+from training.data.training_text import open_training_text
+from training.setup.worker_resources import workers_and_gpus
+from training.teacher.logits_maker import LogitsMaker
+from training.teacher.stored_logits import (
+    LogitsSettings,
+    Tokens,
+    bytes_per_block,
+    read_manifest,
+    write_manifest,
+)
 
-@dataclass(frozen=True)
-class CacheLogitsConfig:
-    """Keep a teacher's likeliest tokens at every position of a text, for `evo pretrain
-    --teacher-logits`.
+SHARD_BYTES = 2**28
+"""At most, of a shard of more than one sequence."""
 
-    Give the same --text, --tokens and --sequence-length as to the runs that will read them; each
-    may weigh the sources in its own way. Started again, it goes on where it was, and makes anew
-    what is damaged.
+RESTARTS = 4
+"""Of a worker that dies, and tries of a shard."""
 
-    Attributes:
-        teacher: checkpoint directory.
-        text: sources of the text; those that would be read as streams have to be prepared first.
-        tokens: of the runs.
-        out: directory to make.
-        top_k: tokens to keep at each position.
-        sequence_length: tokens of a sequence; by default the teacher's block size, 2048 at most.
-        vocabulary: the distributions are over token ids below this; by default the tokenizer's
-            size. Where there is no tokenizer, that of the smaller of teacher and student.
-        dtype: of the stored log-probabilities.
-        precision: of the teacher's matrix products; by default bfloat16 on GPUs, float32 on the
-            CPU. That of the runs.
-        workers: how many run the teacher in parallel; by default one per GPU, or one.
-        gpus_per_worker: a share of a GPU, or 0 for the CPU; by default 1 where there are GPUs.
-        micro_batch: sequences that run through the teacher at once.
-        threads: of each worker on the CPU; by default the cores divided by the workers.
-    """
-
-    teacher: Path
-    text: list[str] | str
-    tokens: int
-    out: Path
-    top_k: int = 256
-    sequence_length: int | None = None
-    vocabulary: int | None = None
-    dtype: Literal["float16", "float32"] = "float32"
-    precision: Literal["float32", "bfloat16"] | None = None
-    workers: int | None = None
-    gpus_per_worker: float | None = None
-    micro_batch: int = 8
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("tokens", "top_k", "vocabulary", "workers", "micro_batch", "threads"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"--{name.replace('_', '-')} {value}: it must be more than 0")
-        if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker <= 1:
-            raise UserError(
-                f"--gpus-per-worker {self.gpus_per_worker}: a worker uses one GPU or a share of one"
-            )
+FREE = ("teacher", "text", "flops")
+"""Where things lie is not what they are, and the FLOPs follow from it: hashes stand beside."""
 
 
 def cache_logits(config: CacheLogitsConfig) -> dict[str, Any]:
@@ -70,7 +58,174 @@ def cache_logits(config: CacheLogitsConfig) -> dict[str, Any]:
     Raises:
         UserError: bad input, a directory of something else, or no room on the disk.
     """
-    # Only now: torch and Ray take seconds to import, which `--help` should not.
-    from training.logits_maker import make_logits
+    workers, gpus = workers_and_gpus(config.workers, config.gpus_per_worker)
+    settings, blocks = settings_of(config, "cuda" if gpus else "cpu")
+    out = Path(config.out).absolute()
+    claim_run(out, asdict(settings), free=FREE)
+    with exclusive(out):
+        for leftover in out.glob(".shard-*.tmp"):  # of a process that was killed
+            leftover.unlink()
+        known = read_manifest(out)
+        wrong = damaged(out, list(known.values()))
+        done = {name: shard for name, shard in known.items() if name not in wrong}
+        missing = [name for name in settings.shards if name not in done]
+        _check_room(out, len(missing) * settings.blocks_per_shard * settings.bytes_per_block)
+        if missing:
+            _make(out, settings, blocks, done, missing, config, workers, gpus)
+    if lost := [name for name in settings.shards if not (out / name).is_file()]:
+        raise UserError(
+            f"{out / lost[0]} is not there, though it was written: --out must be on a file system "
+            "that all nodes share"
+        )
+    size = sum((out / name).stat().st_size for name in settings.shards)
+    return {
+        "sequences": settings.blocks,
+        "tokens": settings.blocks * settings.sequence_length,
+        "bytes": size,
+        "flops": settings.flops,
+    }
 
-    return make_logits(config)
+
+def settings_of(
+    config: CacheLogitsConfig, device: str
+) -> tuple[LogitsSettings, list[Tokens | Blocks]]:
+    """Everything that the result depends on, and each source's blocks, shape [N, T].
+
+    Args:
+        config: as the user gave it.
+        device: kind of device.
+
+    Raises:
+        UserError: bad input.
+    """
+    teacher = checkpoint.load(config.teacher)
+    vocabulary = min(config.vocabulary or teacher.vocabulary, teacher.vocabulary)
+    if config.top_k >= vocabulary:
+        raise UserError(
+            f"--top-k {config.top_k} keeps the whole vocabulary of {vocabulary}: give less, or "
+            "distil without --teacher-logits"
+        )
+    sources = [config.text] if isinstance(config.text, str) else list(config.text)
+    text = open_training_text(
+        sources,
+        [1.0] * len(sources),
+        student=teacher,
+        vocabulary=vocabulary,
+        sequence_length=sequence_length_of(config.sequence_length, teacher.config.block_size),
+        tokens=config.tokens,
+        shuffle_tokens=1,
+    )
+    blocks: list[Tokens | Blocks] = [
+        source.known_blocks("evo cache-logits") for source in text.sources
+    ]
+    count, length = sum(map(len, blocks)), text.sequence_length
+    per_token = forward_flops(teacher.architecture, teacher.widths, length)
+    settings = LogitsSettings(
+        teacher=str(config.teacher),
+        teacher_hash=teacher.hash,
+        tokenizer_hash=None if teacher.tokenizer is None else teacher.tokenizer.hash,
+        text=sources,
+        text_hash=text.hash,
+        blocks=count,
+        sequence_length=length,
+        vocabulary=vocabulary,
+        top_k=config.top_k,
+        dtype=config.dtype,
+        precision=config.precision or ("bfloat16" if device == "cuda" else "float32"),
+        blocks_per_shard=max(
+            1, SHARD_BYTES // bytes_per_block(length, vocabulary, config.top_k, config.dtype)
+        ),
+        flops=count * length * per_token,
+    )
+    return settings, blocks
+
+
+def _check_room(out: Path, needed: int) -> None:
+    free = shutil.disk_usage(out).free
+    if needed > free:
+        raise UserError(
+            f"{out} has {free / 1e9:.1f} GB of room, and up to {needed / 1e9:.1f} GB are needed: "
+            "give a smaller --top-k, or --dtype float16"
+        )
+
+
+def _make(
+    out: Path,
+    settings: LogitsSettings,
+    blocks: Sequence[Tokens | Blocks],
+    done: dict[str, Summed],
+    missing: list[str],
+    config: CacheLogitsConfig,
+    workers: int,
+    gpus: float,
+) -> None:
+    connect()
+    cores = ray.cluster_resources().get("CPU", 1.0)
+    workers = min(workers, len(missing))
+    kind = ray.remote(
+        num_cpus=min(1.0, cores / workers),
+        num_gpus=gpus,
+        max_restarts=RESTARTS,
+        max_task_retries=RESTARTS,
+    )(LogitsMaker)
+    threads = config.threads or max(1, len(os.sched_getaffinity(0)) // workers)
+    text, teacher = ray.put(blocks), Path(config.teacher).absolute()
+    actors: list[Any] = [
+        kind.remote(teacher, settings, text, gpus > 0, config.micro_batch, threads)
+        for _ in range(workers)
+    ]
+    pool = ActorPool(actors)
+    number = {name: index for index, name in enumerate(settings.shards)}
+    try:
+        with _progress(out.name, len(settings.shards), len(done)) as advance:
+            made = pool.map_unordered(
+                lambda actor, name: actor.make.remote(out / name, number[name]), missing
+            )
+            for shard in made:
+                done[shard.file] = shard
+                write_manifest(out, done.values())
+                advance()
+    except RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise UserError(str(error.cause)) from None
+        if isinstance(error.cause, torch.OutOfMemoryError):
+            raise UserError(
+                f"{config.teacher} does not fit in memory with {config.micro_batch} sequences at "
+                "once: give a smaller --micro-batch"
+            ) from error
+        raise
+    except RayActorError as error:
+        raise UserError(
+            f"a worker died {RESTARTS + 1} times, at last of: {first_line(error)}; what is "
+            "finished stays, the same command goes on"
+        ) from error
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+@contextmanager
+def _progress(name: str, total: int, done: int) -> Iterator[Any]:
+    """Show a bar with the time left on a terminal, else a line for each shard."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task(name, total=total, completed=done)
+            yield lambda: progress.advance(task)
+        return
+    began, count = time.monotonic(), 0
+
+    def line() -> None:
+        nonlocal count
+        count += 1
+        seconds = (time.monotonic() - began) / count * (total - done - count)
+        left = f", {time.strftime('%H:%M:%S', time.gmtime(seconds))} left" if seconds else ""
+        print(f"{name}: shard {done + count}/{total}{left}", flush=True)
+
+    yield line

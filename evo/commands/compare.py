@@ -23,6 +23,11 @@ class CompareConfig:
 
 def run(config: CompareConfig) -> None:
     """Print the table, and write it and its picture where `--out` says."""
-    from training.comparison.compare import compare
+    from dashboards.training_curves import draw_groups
+    from evo.console import result_console
+    from training.comparison.compare import compare, table
 
-    compare(config.runs, baseline=config.baseline, out=config.out)
+    comparison = compare(config.runs, baseline=config.baseline, out=config.out)
+    result_console().print(table(comparison.baseline, comparison.groups))
+    if config.out is not None:
+        draw_groups(comparison.groups, comparison.baseline, config.out / "comparison.png")

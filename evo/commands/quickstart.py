@@ -114,7 +114,8 @@ def pretrain_arm(
         config: of the quickstart; the run is its `out / arm`.
         learning_rate: by default the arm's own.
     """
-    from training.pretrain import PretrainConfig, pretrain
+    from training.config import PretrainConfig
+    from training.pretrain import pretrain
 
     return pretrain(
         PretrainConfig(

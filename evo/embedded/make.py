@@ -21,8 +21,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from evo.data.sources import documents
 from evo.model import checkpoint
 from evo.model.litgpt import GPT, Config
+from training.config import PretrainConfig
 from training.loop.init_weights import initialise
-from training.pretrain import PretrainConfig, pretrain
+from training.pretrain import pretrain
 
 VOCABULARY = 2048
 END_OF_TEXT = "<|endoftext|>"

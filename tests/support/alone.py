@@ -14,8 +14,9 @@ from evo.errors import UserError
 from training.data.sampler import Extent, Sampler
 from training.logs import log
 from training.loop.parallel import Execution, Place
-from training.loop.plan import LossSettings, Plan
+from training.loop.plan import Plan
 from training.loop.train_state import Job
+from training.losses.settings import LossSettings
 
 
 def plan_of(*, steps: int = 100, batch: int = 6, length: int = 17, **changes: object) -> Plan:

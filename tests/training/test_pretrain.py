@@ -34,13 +34,15 @@ from evo.storage.files import exclusive
 from tests.support import tiny_checkpoints
 from tests.support.bpe import write_tokenizer
 from tests.support.corpora import random_documents, stream, write_jsonl
+from training.config import PretrainConfig
 from training.data.prefetch import digest
 from training.data.sampler import Extent, Sampler
 from training.evaluation.evaluate import evaluate
 from training.logs import log
 from training.loop.flops import training_flops
-from training.loop.plan import LossSettings, Plan, default_batch_tokens, default_learning_rate
-from training.pretrain import PretrainConfig, pretrain
+from training.loop.plan import Plan, default_batch_tokens, default_learning_rate
+from training.losses.settings import LossSettings
+from training.pretrain import pretrain
 
 STEPS, BATCH, LENGTH = 20, 6, 17
 
@@ -193,7 +195,8 @@ def test_a_killed_driver_goes_on_at_the_next_step(
     other = replace(config, out=config.out.with_name("killed"))
     script = (
         "import sys, yaml; from pathlib import Path\n"
-        "from training.pretrain import PretrainConfig, pretrain\n"
+        "from training.config import PretrainConfig\n"
+        "from training.pretrain import pretrain\n"
         "settings = yaml.safe_load(Path(sys.argv[1]).read_text())\n"
         "for name in ('model', 'out'): settings[name] = Path(settings[name])\n"
         "pretrain(PretrainConfig(**settings))\n"

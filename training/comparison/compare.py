@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from evo.console import result_console
 from evo.errors import UserError
 from evo.storage.files import atomic_file
 from evo.storage.run_directory import FILE as SETTINGS
@@ -97,10 +96,23 @@ class Group:
         return f"{low} – {high}"
 
 
+@dataclass(frozen=True)
+class GroupComparison:
+    """The groups of some runs, and the group that the others are compared with.
+
+    Attributes:
+        baseline: the group whose last perplexity is to be matched; it is one of `groups`.
+        groups: all groups, in the order of their first runs.
+    """
+
+    baseline: Group
+    groups: list[Group]
+
+
 def compare(
     runs: Sequence[Path], *, baseline: Path | None = None, out: Path | None = None
-) -> list[Group]:
-    """Print a table of runs; with `out`, also write `comparison.json` and `comparison.png` there.
+) -> GroupComparison:
+    """Compare runs; with `out`, also write `comparison.json` there.
 
     Args:
         runs: run directories of `evo pretrain`.
@@ -118,16 +130,12 @@ def compare(
     if reference_run not in paths:
         paths.insert(0, reference_run)
     _check_comparable(paths)
-    found = _groups(paths, reference_run)
-    reference = next(group for group in found if reference_run in group.runs)
-    result_console().print(table(reference, found))
+    groups = _groups(paths, reference_run)
+    reference = next(group for group in groups if reference_run in group.runs)
     if out is not None:
-        from dashboards.training_curves import draw_groups
-
-        draw_groups(found, reference, Path(out) / "comparison.png")
         with atomic_file(Path(out) / "comparison.json") as temporary:
-            temporary.write_text(json.dumps(_described(reference, found), indent=2) + "\n")
-    return found
+            temporary.write_text(json.dumps(_described(reference, groups), indent=2) + "\n")
+    return GroupComparison(reference, groups)
 
 
 def _groups(runs: Sequence[Path], reference_run: Path) -> list[Group]:

@@ -6,39 +6,13 @@ from dataclasses import dataclass
 from math import ceil, cos, pi, sqrt
 from typing import Literal
 
+from training.losses.settings import LossSettings
+
 DECAY = 0.1
 """The learning rate ends at this part of its peak."""
 
 BLOCK_BYTES = 40
 """What a block keeps for its backward pass, for each token and channel."""
-
-
-DivergenceKind = Literal["forward-kl", "reverse-kl", "symmetric-kl", "jensen-shannon"]
-Tail = Literal["bucket", "renormalise"]
-
-
-@dataclass(frozen=True)
-class LossSettings:
-    """`alpha * CE + beta * temperature^2 * divergence` from the teacher (Hinton et al. 2015).
-
-    Attributes:
-        alpha: weight of the cross-entropy with the text.
-        beta: weight of the divergence from the teacher; needs a teacher unless 0.
-        temperature: divides both networks' logits before the softmax of the divergence.
-        vocabulary: the divergence is between distributions over token ids below this: what is
-            real in both networks, padding left out.
-        divergence: which one, see `training.losses.divergences`.
-        top_k: over the teacher's so many likeliest tokens; None: over the full vocabulary.
-        tail: of the other tokens: they count as one, or are left out.
-    """
-
-    alpha: float = 1.0
-    beta: float = 0.0
-    temperature: float = 1.0
-    vocabulary: int = 0
-    divergence: DivergenceKind = "forward-kl"
-    top_k: int | None = None
-    tail: Tail = "bucket"
 
 
 @dataclass(frozen=True)
@@ -103,6 +77,11 @@ def default_batch_tokens(tokens: int) -> int:
     batch size, but at most a hundredth of the run, so that it makes at least 100 steps.
     """
     return min(2 ** int(4 * sqrt(tokens)).bit_length() // 2, max(1, tokens // 100))
+
+
+def default_validation_tokens(tokens: int) -> int:
+    """The validation tokens of a run that trains on this number of tokens."""
+    return max(2**12, tokens // 50)
 
 
 def default_learning_rate(parameters: int) -> float:

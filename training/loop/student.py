@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from evo.model.layerwise_gpt import hidden_states
 from evo.model.litgpt import GPT
 from evo.model.nll import summed_nll
-from training.loop.plan import LossSettings
 from training.losses.chunked_loss import Teacher, head_of, summed_losses
+from training.losses.settings import LossSettings
 
 
 class Student(nn.Module):

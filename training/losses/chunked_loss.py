@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from evo.model.litgpt import GPT
-from training.loop.plan import LossSettings
 from training.losses.divergences import TopK, divergence, top_k_of
+from training.losses.settings import LossSettings
 
 CHUNK_BYTES = 64 * 2**20
 """Size of a chunk of float32 logits on CPU."""

@@ -28,7 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from training.loop.plan import DivergenceKind
+from training.losses.settings import DivergenceKind
 
 
 class TopK(NamedTuple):

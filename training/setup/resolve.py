@@ -2,74 +2,28 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from typing import Any, Literal
 
-import ray
-import torch
-
 from evo.errors import UserError
 from evo.genome.cost import parameters
-from evo.ray_connection import connect
+from training.config import PretrainConfig
 from training.loop.flops import training_flops
 from training.loop.parallel import Execution
 from training.loop.plan import (
     BLOCK_BYTES,
-    LossSettings,
     Plan,
     default_batch_tokens,
     default_learning_rate,
     default_micro_batch,
     steps_of,
 )
-from training.pretrain import PretrainConfig
+from training.losses.settings import LossSettings
 from training.setup.inputs import Inputs
 from training.setup.memory import Demand, Network
 
 ACTIVATION_BYTES = {"cpu": 2**29, "cuda": 8 * 2**30}
 """Memory that a micro-batch's activations may take where no size is given."""
-
-
-def resources(config: PretrainConfig) -> tuple[int, float]:
-    """How many workers, and what share of a GPU each of them has.
-
-    Raises:
-        UserError: they need more GPUs than there are.
-    """
-    return workers_and_gpus(config.workers, config.gpus_per_worker)
-
-
-def workers_and_gpus(wanted: int | None, share: float | None) -> tuple[int, float]:
-    """The same, from what the user said of either.
-
-    Args:
-        wanted: workers.
-        share: of a GPU for each.
-
-    Raises:
-        UserError: they need more GPUs than there are.
-    """
-    gpus = 0.0 if share == 0 else _available_gpus()
-    if share is None:
-        share = 1.0 if gpus else 0.0
-    if share == 0:
-        return wanted or 1, 0.0
-    workers = wanted or max(1, int(gpus / share))
-    if workers * share > gpus + 1e-9:
-        raise UserError(
-            f"{workers} workers with {share:g} GPUs each need more than the {gpus:g} "
-            "GPUs there are: give fewer --workers or a smaller --gpus-per-worker"
-        )
-    return workers, share
-
-
-def _available_gpus() -> float:
-    """GPUs of the cluster, or of this machine where Ray is not running yet."""
-    if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
-        connect()
-        return float(ray.cluster_resources().get("GPU", 0.0))
-    return float(torch.cuda.device_count())
 
 
 def make_plan(config: PretrainConfig, inputs: Inputs, device: Literal["cpu", "cuda"]) -> Plan:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import floor
 
 import ray
 import torch
+
+from evo.errors import UserError
+from evo.ray_connection import connect
 
 Resources = dict[str, float]
 """Amounts by Ray's names for them."""
@@ -58,6 +62,38 @@ class Crew:
                 say_waiting(self)
             return int(self.gpus * ray.get(found))
         return int(ray.cluster_resources()["memory"] / self.count)
+
+
+def workers_and_gpus(workers: int | None, share: float | None) -> tuple[int, float]:
+    """The number of workers, and the share of a GPU that each of them has.
+
+    Args:
+        workers: number of workers that the user asks for; by default one per GPU, or one.
+        share: share of a GPU that the user asks for each; by default 1 where there are GPUs.
+
+    Raises:
+        UserError: they need more GPUs than there are.
+    """
+    gpus = 0.0 if share == 0 else _available_gpus()
+    if share is None:
+        share = 1.0 if gpus else 0.0
+    if share == 0:
+        return workers or 1, 0.0
+    workers = workers or max(1, int(gpus / share))
+    if workers * share > gpus + 1e-9:
+        raise UserError(
+            f"{workers} workers with {share:g} GPUs each need more than the {gpus:g} "
+            "GPUs there are: give fewer --workers or a smaller --gpus-per-worker"
+        )
+    return workers, share
+
+
+def _available_gpus() -> float:
+    """GPUs of the cluster, or of this machine where Ray is not running yet."""
+    if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
+        connect()
+        return float(ray.cluster_resources().get("GPU", 0.0))
+    return float(torch.cuda.device_count())
 
 
 def hire(count: int, gpus: float, threads: int | None, nodes: Sequence[Resources]) -> Crew:

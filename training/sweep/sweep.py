@@ -10,21 +10,24 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from rich.table import Table
 
 from evo.errors import UserError
 from evo.storage.files import exclusive
 from evo.storage.run_directory import claim_run
-from training.pretrain import PretrainConfig, default_validation_tokens
+from training.config import PretrainConfig
+from training.loop.plan import default_validation_tokens
 from training.run_directory import RESULT
+from training.sweep.config import SweepConfig
+from training.sweep.sweep_results import ended, flags, read_results, table, write_results
 from training.sweep.trials import Trial, make_trials
-
-if TYPE_CHECKING:
-    import pandas as pd
+from training.sweep.tune_driver import run_trials
 
 TRIALS = "trials"
 TUNE = "tune"
@@ -39,50 +42,61 @@ FREE = (
 
 
 @dataclass(frozen=True)
-class SweepConfig(PretrainConfig):
-    """Pretraining runs over settings, side by side on the cluster, ranked by validation perplexity.
-
-    Takes all flags of `evo pretrain`, for what all runs have in common. Interrupted, the same
-    command goes on; with more --samples it adds to what there is.
+class SweepOutcome:
+    """The results of a sweep once every trial has ended or failed.
 
     Attributes:
-        grid: settings of which every combination is tried: alpha=0.1,0.2 init=weights,random.
-        random: settings for which values are drawn: learning_rate=log:1e-4..1e-2 alpha=0..1, or
-            from a few: temperature=1,2,4. The same --seed draws the same.
-        samples: how often values are drawn, for each combination of the grid.
-        concurrent: runs at the same time, each with its own --workers (by default one) and
-            --gpus-per-worker; by default as many as the cluster has room for.
-        asha: end a run early whose validation perplexity is not among the best third of those
-            that have come to a ninth, or to a third, of the tokens (Li et al. 2020).
+        results: a row per trial, the best first, as `sweep_results.read_results` makes them.
+        trials: the trials of the sweep.
+        out: the sweep's directory, as the user named it.
     """
 
-    grid: list[str] = field(default_factory=list)
-    random: list[str] = field(default_factory=list)
-    samples: int = 1
-    concurrent: int | None = None
-    asha: bool = False
+    results: pd.DataFrame
+    trials: list[Trial]
+    out: Path
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.samples < 1:
-            raise UserError(f"--samples {self.samples}: it must be at least 1")
-        if self.concurrent is not None and self.concurrent < 1:
-            raise UserError(f"--concurrent {self.concurrent}: it must be at least 1")
-        if self.validation_text is None:
-            raise UserError("a sweep compares validation perplexities: give --validation-text")
+    @property
+    def settings(self) -> list[str]:
+        """The names of the settings that the trials vary."""
+        return list(self.trials[0].settings)
+
+    @property
+    def table(self) -> Table:
+        """The results as a table for the terminal."""
+        return table(self.results, self.settings, str(self.out))
+
+    @property
+    def best(self) -> str | None:
+        """The best finished trial's flags and checkpoint as a line; None if no trial finished."""
+        best = self.results.iloc[0]
+        if best["status"] != "finished":
+            return None
+        trial = next(trial for trial in self.trials if trial.name == best["trial"])
+        return f"best: {flags(trial)}: {self.out / TRIALS / trial.name / RESULT}"
+
+    def check_failures(self) -> None:
+        """Refuse an outcome with failed trials.
+
+        Raises:
+            UserError: at least one trial failed.
+        """
+        failed = self.results[self.results["status"] == "failed"]
+        if len(failed):
+            first = failed.iloc[0]
+            raise UserError(
+                f"{len(failed)} of {len(self.results)} runs failed, {first['trial']} because: "
+                f"{first['reason']}"
+            )
 
 
-def sweep(config: SweepConfig) -> pd.DataFrame:
-    """Run all trials that have not ended, and print a table of all.
+def sweep(config: SweepConfig) -> SweepOutcome:
+    """Run all trials that have not ended.
 
-    Leaves `trials/NAME/` (each the run directory of a pretraining run), `results.parquet` and
-    `sweep.png` in `out`, which all nodes must be able to reach.
-
-    Returns:
-        A row per trial, the best first, as `training.sweep.sweep_results.read_results` says.
+    Leaves `trials/NAME/` (each the run directory of a pretraining run) and `results.parquet` in
+    `out`, which all nodes must be able to reach.
 
     Raises:
-        UserError: settings that no run can have, or, once all others have ended, failed trials.
+        UserError: settings that no run can have.
     """
     trials = make_trials(
         config.grid, config.random, config.samples, np.random.default_rng(config.seed)
@@ -91,18 +105,13 @@ def sweep(config: SweepConfig) -> pd.DataFrame:
     runs = {trial.name: _run_of(config, trial, directory) for trial in trials}
     claim_run(directory, _plain(config), free=FREE)
     with exclusive(directory):
-        return _sweep(config, directory, trials, runs)
+        results = _results(config, directory, trials, runs)
+    return SweepOutcome(results, trials, config.out)
 
 
-def _sweep(
+def _results(
     config: SweepConfig, directory: Path, trials: list[Trial], runs: dict[str, PretrainConfig]
 ) -> pd.DataFrame:
-    # Only now: these take seconds to import, which `--help` should not.
-    from dashboards.sweep_picture import draw_sweep
-    from evo.console import result_console
-    from training.sweep.sweep_results import ended, flags, read_results, table, write_results
-    from training.sweep.tune_driver import run_trials
-
     unfinished = [trial.name for trial in trials if not ended(directory / TRIALS / trial.name)]
     failures: dict[str, str] = {}
     if unfinished:
@@ -119,21 +128,6 @@ def _sweep(
         shutil.rmtree(directory / TUNE, ignore_errors=True)
     results = read_results(directory / TRIALS, trials, failures)
     write_results(results, directory)
-    settings = list(trials[0].settings)
-    draw_sweep(results, settings, directory / "sweep.png")
-    console = result_console()
-    console.print(table(results, settings, str(config.out)))
-    failed = results[results["status"] == "failed"]
-    best = results.iloc[0]
-    if best["status"] == "finished":
-        model = config.out / TRIALS / best["trial"] / RESULT
-        tried = next(trial for trial in trials if trial.name == best["trial"])
-        console.print(f"best: {flags(tried)}: {model}", soft_wrap=True)
-    if len(failed):
-        one = failed.iloc[0]
-        raise UserError(
-            f"{len(failed)} of {len(results)} runs failed, {one['trial']} because: {one['reason']}"
-        )
     return results
 
 

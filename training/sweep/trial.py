@@ -9,9 +9,10 @@ from typing import Any
 from ray import tune
 
 from evo.errors import UserError
+from training.config import PretrainConfig
 from training.logs import log
 from training.logs.tail import Row
-from training.pretrain import PretrainConfig, pretrain
+from training.pretrain import pretrain
 from training.run_directory import SUMMARY
 
 STOPPED = "stopped.json"

@@ -14,7 +14,7 @@ import numpy as np
 
 from evo.errors import UserError
 from evo.flags import parse_value
-from training.pretrain import PretrainConfig
+from training.config import PretrainConfig
 
 FIXED = ("out", "validation_text", "validation_tokens", "sequence_length", "loggers")
 """Perplexities are compared, which these would make those of different things."""

@@ -16,10 +16,10 @@ from ray.tune.schedulers import ASHAScheduler
 
 from evo.ray_connection import connect
 from evo.storage.files import atomic_file
+from training.config import PretrainConfig
 from training.logs import log
-from training.pretrain import PretrainConfig
 from training.run_directory import SUMMARY
-from training.setup.resolve import resources
+from training.setup.worker_resources import workers_and_gpus
 from training.sweep.trial import FAILED, METRIC, STOPPED, TIME, run_trial
 
 REDUCTION = 3
@@ -133,7 +133,7 @@ def _room(runs: dict[str, PretrainConfig]) -> int:
     cluster = ray.cluster_resources()
     room = []
     for run in runs.values():
-        workers, gpus = resources(run)
+        workers, gpus = workers_and_gpus(run.workers, run.gpus_per_worker)
         of = ("GPU", workers * gpus) if gpus else ("CPU", float(workers * (run.threads or 1)))
         room.append(int(cluster.get(of[0], 0.0) / of[1] + 1e-9))
     return max(1, min(room))

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
+from dashboards.training_curves import draw_groups
 from evo.errors import UserError
-from training.comparison.compare import compare
+from training.comparison.compare import GroupComparison, compare, table
 from training.comparison.curves import Curve, against, flops_to_match, perplexity_at, read_curve
 from training.logs import log
 
@@ -66,18 +68,30 @@ def test_perplexity_at_equal_flops() -> None:
     assert perplexity_at(BASELINE, 9e6) is None
 
 
-def test_compare_writes_table_picture_and_json(tmp_path: Path, capsys) -> None:
+def printed_table(comparison: GroupComparison) -> str:
+    console = Console(width=140, highlight=False)
+    with console.capture() as capture:
+        console.print(table(comparison.baseline, comparison.groups))
+    return " ".join(capture.get().split())
+
+
+def assert_drawn(comparison: GroupComparison, path: Path) -> None:
+    draw_groups(comparison.groups, comparison.baseline, path)
+    assert path.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_compare_writes_table_picture_and_json(tmp_path: Path) -> None:
     runs = [
         write_run(tmp_path / "random", [(0, 1000), (1e6, 100), (4e6, 20), (8e6, 10)]),
         write_run(tmp_path / "winner", [(0, 400), (1e6, 40), (2e6, 10)]),
     ]
-    compare(runs, out=tmp_path / "out")
-    assert "4.00x" in capsys.readouterr().out
+    comparison = compare(runs, out=tmp_path / "out")
+    assert "4.00x" in printed_table(comparison)
     written = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert written["target_perplexity"] == pytest.approx(10)
     assert [run["ratio"] for run in written["runs"]] == [1.0, 4.0]
-    assert (tmp_path / "out" / "comparison.png").read_bytes()[:4] == b"\x89PNG"
-    assert [row.ratio for row in compare(runs, baseline=runs[1])] == [0.25, 1.0]
+    assert_drawn(comparison, tmp_path / "out" / "comparison.png")
+    assert [row.ratio for row in compare(runs, baseline=runs[1]).groups] == [0.25, 1.0]
 
 
 def seeds(root: Path, name: str, ends: list[float], **settings: object) -> list[Path]:
@@ -94,11 +108,12 @@ def seeds(root: Path, name: str, ends: list[float], **settings: object) -> list[
     ]
 
 
-def test_seeds_of_a_setting_are_one_row_with_an_interval(tmp_path: Path, capsys) -> None:
+def test_seeds_of_a_setting_are_one_row_with_an_interval(tmp_path: Path) -> None:
     """Perplexities 64 * 2^(offset - n): a run matches 2^offset's end n = 6 after 6 + offsets."""
     slow = seeds(tmp_path, "slow", [0.0, 1.0])
     fast = seeds(tmp_path, "fast", [-2.0, -3.0, -4.0])
-    rows = compare([*slow, *fast], out=tmp_path / "out")
+    comparison = compare([*slow, *fast], out=tmp_path / "out")
+    rows = comparison.groups
     assert [(row.name, len(row.runs)) for row in rows] == [("slow", 2), ("fast", 3)]
     # The slow runs end at 1 and 2; the fast ones are there after 6 - 2 - 0 = 4 million FLOPs, ...
     pairs = [6 / (6 + offset - end) for end in (0, 1) for offset in (-2, -3, -4)]
@@ -108,24 +123,25 @@ def test_seeds_of_a_setting_are_one_row_with_an_interval(tmp_path: Path, capsys)
     assert (rows[1].interval.low, rows[1].interval.high) == pytest.approx((6 / 4, 6 / 1))
     assert rows[0].interval.kind is None
     assert rows[0].perplexity == pytest.approx(2**0.5)
-    printed = " ".join(capsys.readouterr().out.split())
+    printed = printed_table(comparison)
     assert "1.50 – 6.00" in printed
     assert "the least and the largest of these pairs" in printed
     written = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert [run["n"] for run in written["runs"]] == [2, 3]
     assert written["runs"][1]["ratio_interval"] == pytest.approx([1.5, 6.0])
     assert written["runs"][1]["flops_to_match"] == pytest.approx(6e6 / expected)
-    assert (tmp_path / "out" / "comparison.png").read_bytes()[:4] == b"\x89PNG"
+    assert_drawn(comparison, tmp_path / "out" / "comparison.png")
 
 
-def test_a_seed_that_never_matches_leaves_the_ratio_open(tmp_path: Path, capsys) -> None:
+def test_a_seed_that_never_matches_leaves_the_ratio_open(tmp_path: Path) -> None:
     one = seeds(tmp_path, "base", [0.0])
     other = seeds(tmp_path, "other", [-2.0, 0.5])
-    _, row = compare([*one, *other], out=tmp_path / "out")
+    comparison = compare([*one, *other], out=tmp_path / "out")
+    _, row = comparison.groups
     assert row.ratio is None
     assert row.interval.low == 0
     assert row.interval.high == pytest.approx(1.5)
-    assert "not reached by 1 of 2 pairs" in " ".join(capsys.readouterr().out.split())
+    assert "not reached by 1 of 2 pairs" in printed_table(comparison)
     written = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert written["runs"][1]["ratio_interval"] == [None, pytest.approx(1.5)]
 
@@ -137,14 +153,14 @@ def test_copies_and_other_settings_stand_apart(tmp_path: Path) -> None:
         *seeds(tmp_path / "c", "x", [0.0], batch=4),
         *seeds(tmp_path / "d", "x", [0.0], batch=4),  # the same seed and all: a copy
     ]
-    rows = compare(runs)
+    rows = compare(runs).groups
     assert [len(row.runs) for row in rows] == [2, 2, 1, 1]
     assert len({row.name for row in rows}) == 4
 
 
 def test_the_baseline_is_the_group_of_the_named_run(tmp_path: Path) -> None:
     slow, fast = seeds(tmp_path, "slow", [0.0, 0.0]), seeds(tmp_path, "fast", [-2.0, -2.0])
-    rows = compare([*slow, *fast], baseline=fast[1])
+    rows = compare([*slow, *fast], baseline=fast[1]).groups
     assert rows[1].ratio == 1
     assert rows[0].ratio is None
 

@@ -16,9 +16,9 @@ from evo.model.layerwise_gpt import architecture_of, widths_of
 from tests.support import tiny_checkpoints
 from tests.support.cuts import random_subnet
 from training.loop.flops import training_flops
-from training.loop.plan import LossSettings
 from training.loop.student import Student
 from training.losses.chunked_loss import Teacher
+from training.losses.settings import LossSettings
 from training.teacher.network import TeacherNetwork, teacher_states, teacher_top_k
 
 LENGTH = 16

@@ -23,9 +23,9 @@ from training.logs import log
 from training.loop.init_weights import initialise
 from training.loop.loop import MOST_SKIPPED, _micro_batches
 from training.loop.parallel import Execution, Place, spread_student
-from training.loop.plan import LossSettings
 from training.loop.student import Student
 from training.loop.train_state import Job
+from training.losses.settings import LossSettings
 
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from training.loop.plan import DivergenceKind, LossSettings, Tail
 from training.losses import chunked_loss as losses
 from training.losses.chunked_loss import Head, TeacherStates, summed_losses
 from training.losses.divergences import divergence, top_k_of
+from training.losses.settings import DivergenceKind, LossSettings, Tail
 
 POSITIONS, CHANNELS, REAL = 37, 12, 50
 KINDS = get_args(DivergenceKind)

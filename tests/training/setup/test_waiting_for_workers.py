@@ -16,8 +16,9 @@ from ray.cluster_utils import Cluster
 from evo.errors import UserError
 from tests.support import tiny_checkpoints
 from tests.support.alone import job_of
+from training.config import PretrainConfig
 from training.logs import log
-from training.pretrain import PretrainConfig, pretrain
+from training.pretrain import pretrain
 from training.setup.launch import _work
 
 

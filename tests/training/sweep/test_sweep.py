@@ -22,7 +22,8 @@ from tests.support import tiny_checkpoints
 from tests.training.test_pretrain import assert_same_run
 from training.logs import log
 from training.pretrain import pretrain
-from training.sweep.sweep import SweepConfig, _run_of, sweep
+from training.sweep.config import SweepConfig
+from training.sweep.sweep import _run_of, sweep
 from training.sweep.trials import make_trials
 
 ROOT = Path(__file__).parents[3]
@@ -112,16 +113,17 @@ def test_killed_and_run_again_it_repeats_no_finished_run_and_goes_on_in_half_of_
 
 @pytest.mark.timeout(600)
 def test_one_is_stopped_early_and_one_fails_and_the_rest_goes_on(
-    config: SweepConfig, capfd: pytest.CaptureFixture[str]
+    config: SweepConfig,
 ) -> None:
     connect()
     grid = ["learning_rate=1e-2,1e-6,1e30"]
     other = replace(config, out=config.out.with_name("asha"), grid=grid, asha=True, concurrent=1)
     good, stopped, failed = run_names(grid)
-    told = f"1 of 3 runs failed, {failed} because: the loss is nan"
-    with pytest.raises(UserError, match=re.escape(told)):
-        sweep(other)
-    assert "best: --learning-rate 0.01" in capfd.readouterr().out
+    message = f"1 of 3 runs failed, {failed} because: the loss is nan"
+    outcome = sweep(other)
+    with pytest.raises(UserError, match=re.escape(message)):
+        outcome.check_failures()
+    assert str(outcome.best).startswith("best: --learning-rate 0.01")
     results = pd.read_parquet(other.out / "results.parquet").set_index("trial")
     assert list(results.index) == [good, stopped, failed]
     assert list(results["status"]) == ["finished", "stopped", "failed"]
@@ -130,7 +132,7 @@ def test_one_is_stopped_early_and_one_fails_and_the_rest_goes_on(
     # Run again, only the failed one is tried again.
     before = (other.out / "trials" / stopped / "log.jsonl").stat().st_mtime_ns
     with pytest.raises(UserError, match="1 of 3 runs failed"):
-        sweep(other)
+        sweep(other).check_failures()
     assert (other.out / "trials" / stopped / "log.jsonl").stat().st_mtime_ns == before
 
 
@@ -165,6 +167,6 @@ def test_other_settings_are_refused(config: SweepConfig, tmp_path: Path) -> None
     one = replace(one, sequence_length=LENGTH)
     connect()
     with pytest.raises(UserError, match="no directory"):
-        sweep(one)
+        sweep(one).check_failures()
     with pytest.raises(UserError, match="tokens was"):
         sweep(replace(one, tokens=config.tokens * 2))

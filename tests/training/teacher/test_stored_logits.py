@@ -25,15 +25,16 @@ from evo.model import checkpoint
 from evo.ray_connection import connect
 from evo.storage.run_directory import claim_run
 from tests.support import tiny_checkpoints
-from training import logits_maker
-from training.cache_logits import CacheLogitsConfig, cache_logits
-from training.logits_maker import LogitsMaker, rows_of
+from training import cache_logits as cache_logits_module
+from training.cache_logits import cache_logits, settings_of
+from training.config import CacheLogitsConfig, PretrainConfig
 from training.logs import log
 from training.loop.flops import training_flops
-from training.loop.plan import LossSettings
 from training.losses.chunked_loss import head_of, summed_losses
-from training.pretrain import PretrainConfig, pretrain
+from training.losses.settings import LossSettings
+from training.pretrain import pretrain
 from training.setup.inputs import Inputs, read_inputs
+from training.teacher.logits_maker import LogitsMaker, rows_of
 from training.teacher.network import load_teacher, teacher_states
 from training.teacher.stored_logits import open_teacher_logits, write_manifest
 
@@ -65,20 +66,20 @@ def config(root: Path) -> CacheLogitsConfig:
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     per_block = 8 + (LENGTH - 1) * (K * 6 + 4)
-    monkeypatch.setattr(logits_maker, "SHARD_BYTES", 7 * per_block)
+    monkeypatch.setattr("training.cache_logits.SHARD_BYTES", 7 * per_block)
 
 
 @pytest.fixture(scope="module")
 def made(config: CacheLogitsConfig) -> dict[str, Any]:
     connect()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logits_maker, "SHARD_BYTES", 7 * (8 + (LENGTH - 1) * (K * 6 + 4)))
+        patch.setattr("training.cache_logits.SHARD_BYTES", 7 * (8 + (LENGTH - 1) * (K * 6 + 4)))
         return cache_logits(config)
 
 
 def make_here(config: CacheLogitsConfig) -> None:
     """What `cache_logits` does, without Ray."""
-    settings, blocks = logits_maker.settings_of(config, "cpu")
+    settings, blocks = settings_of(config, "cpu")
     claim_run(config.out, asdict(settings))
     maker = LogitsMaker(config.teacher, settings, blocks, False, config.micro_batch, 1)
     names = enumerate(settings.shards)
@@ -180,12 +181,12 @@ def test_a_killed_process_goes_on_and_a_damaged_shard_is_made_anew(
     other = replace(config, out=tmp_path / "killed")
     script = (
         "import sys, yaml; from pathlib import Path\n"
-        "from training import logits_maker\n"
-        "from training.cache_logits import CacheLogitsConfig, cache_logits\n"
-        f"logits_maker.SHARD_BYTES = {logits_maker.SHARD_BYTES}\n"
+        "from training import cache_logits\n"
+        "from training.config import CacheLogitsConfig\n"
+        f"cache_logits.SHARD_BYTES = {cache_logits_module.SHARD_BYTES}\n"
         "settings = yaml.safe_load(Path(sys.argv[1]).read_text())\n"
         "for name in ('teacher', 'out'): settings[name] = Path(settings[name])\n"
-        "cache_logits(CacheLogitsConfig(**settings))\n"
+        "cache_logits.cache_logits(CacheLogitsConfig(**settings))\n"
     )
     plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(other).items()}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain))

@@ -1,0 +1,216 @@
+"""The settings of `evo pretrain` and `evo cache-logits`, as the user gives them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from evo.errors import UserError
+from training.logs.loggers import LoggerName, check_loggers
+from training.losses.settings import DivergenceKind, Tail
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Settings of a pretraining run.
+
+    Attributes:
+        model: checkpoint directory of the network to train.
+        text: sources of the training text; one that is too short is repeated in epochs, each in
+            an order of its own. Data sets of the hub, and files of more than 1 GiB, are read as
+            streams; a directory of `evo prepare` may be of any size.
+        tokens: train on at least so many tokens; the last batch is whole.
+        out: run directory. Started again with the same settings, a run goes on where it was.
+        text_weights: how much each source of a mixed text counts; by default by its tokens.
+        shuffle_tokens: a stream is shuffled in windows of so many tokens, of which each node of the
+            cluster holds three in memory.
+        log_blocks: whether to log which blocks each step had, and not only their hash.
+        init: start from the checkpoint's weights, or from random ones in its shape.
+        teacher: checkpoint directory to distil from; none: cross-entropy alone.
+        teacher_logits: a directory of `evo cache-logits` to distil from, instead of running the
+            teacher; with --teacher beside it, it must be that teacher's.
+        alpha: weight of the cross-entropy, where there is a teacher.
+        beta: weight of the divergence from the teacher.
+        temperature: of both networks' distributions in the divergence.
+        divergence: from the teacher p to the student q: KL(p || q), KL(q || p), the mean of both,
+            or Jensen-Shannon's.
+        top_k: only over the teacher's so many likeliest tokens at each position; by default over
+            the full vocabulary, or all that --teacher-logits keep.
+        tail: with --top-k, of all other tokens: they count as one (bucket), or are left out and
+            both distributions are renormalised.
+        validation_text: source of the validation text; none: no validation.
+        validation_tokens: use no more of it, in sequences evenly spaced in the text; by default a
+            fiftieth of `tokens`.
+        batch_tokens: tokens of a step over all workers; by default about 4 sqrt(`tokens`), and a
+            hundredth of `tokens` at most.
+        learning_rate: the peak; by default from the number of parameters.
+        validate_every: steps between validations; by default a twentieth of the steps. There is
+            one before the first step and one after the last in any case.
+        checkpoint_every: steps between checkpoints; by default a tenth of the steps, 1000 at most.
+        sequence_length: tokens of a sequence; by default that of --teacher-logits, else the
+            model's block size, 2048 at most.
+        seed: of the order of the text, and of random weights.
+        workers: how many train in parallel, on the same batches for any number; by default one
+            per GPU, or one.
+        gpus_per_worker: a share of a GPU, or 0 for the CPU; by default 1 where there are GPUs.
+        micro_batch: sequences that run through the model at once; by default as many as fit in
+            half a GiB of activations on the CPU, and 8 GiB on a GPU.
+        precision: of matrix products; by default bfloat16 on GPUs, float32 on the CPU.
+        threads: of each worker on the CPU; by default the cores divided by the workers.
+        warmup: share of the steps in which the learning rate rises.
+        weight_decay: AdamW's, on matrices only.
+        gradient_clip: the largest norm of the gradient.
+        parallel: every worker holds the whole network in training (ddp), or its part of weights,
+            gradients and optimiser states (fsdp); auto: fsdp where the whole would fill more than
+            80% of a GPU's memory, or of a worker's part of the memory that Ray counts on CPUs.
+        shard_teacher: whether each worker holds only its part of the teacher; by default where
+            it does not fit beside the student.
+        activation_checkpointing: keep blocks' inputs alone and run blocks again in the backward
+            pass: a third more FLOPs than are counted, for a fraction of the activations' memory.
+        compile: run blocks through torch.compile.
+        on_nan: of a step whose loss or gradient is not finite: end the run, or leave the step's
+            update out and count it; ten such steps in a row end the run.
+        loggers: copies of log.jsonl that are kept beside it: tensorboard, wandb, csv; any number.
+    """
+
+    model: Path
+    text: list[str] | str
+    tokens: int
+    out: Path
+    text_weights: list[float] | None = None
+    shuffle_tokens: int = 2**23
+    init: Literal["weights", "random"] = "weights"
+    teacher: Path | None = None
+    teacher_logits: Path | None = None
+    alpha: float = 0.2
+    beta: float = 0.8
+    temperature: float = 0.9
+    divergence: DivergenceKind = "forward-kl"
+    top_k: int | None = None
+    tail: Tail = "bucket"
+    validation_text: str | None = None
+    validation_tokens: int | None = None
+    batch_tokens: int | None = None
+    learning_rate: float | None = None
+    validate_every: int | None = None
+    checkpoint_every: int | None = None
+    sequence_length: int | None = None
+    seed: int = 0
+    workers: int | None = None
+    gpus_per_worker: float | None = None
+    micro_batch: int | None = None
+    precision: Literal["float32", "bfloat16"] | None = None
+    threads: int | None = None
+    warmup: float = 0.02
+    weight_decay: float = 0.1
+    gradient_clip: float = 1.0
+    log_blocks: bool = False
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    shard_teacher: bool | None = None
+    activation_checkpointing: bool = False
+    compile: bool = False
+    on_nan: Literal["stop", "skip"] = "stop"
+    loggers: list[LoggerName] = field(default_factory=lambda: ["tensorboard"])
+
+    def __post_init__(self) -> None:
+        for name in (
+            "tokens",
+            "validation_tokens",
+            "batch_tokens",
+            "learning_rate",
+            "validate_every",
+            "checkpoint_every",
+            "workers",
+            "micro_batch",
+            "threads",
+            "temperature",
+            "top_k",
+            "gradient_clip",
+            "shuffle_tokens",
+        ):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"{_flag(name)} {value}: it must be more than 0")
+        for name in ("alpha", "beta", "weight_decay", "seed", "gpus_per_worker"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise UserError(f"{_flag(name)} {value}: it must be 0 or more")
+        distils = self.teacher is not None or self.teacher_logits is not None
+        if distils and self.alpha == self.beta == 0:
+            raise UserError("--alpha 0 --beta 0 leaves no loss: make one of them more than 0")
+        if self.top_k is not None and not distils:
+            raise UserError("--top-k is of a teacher's tokens: name a --teacher")
+        if not 0 <= self.warmup < 1:
+            raise UserError(f"--warmup {self.warmup}: it is a share of the steps, 0 to below 1")
+        if self.sequence_length is not None and self.sequence_length < 2:
+            raise UserError(
+                f"--sequence-length {self.sequence_length} leaves nothing to predict: "
+                "give at least 2"
+            )
+        if self.gpus_per_worker is not None and self.gpus_per_worker > 1:
+            raise UserError(
+                f"--gpus-per-worker {self.gpus_per_worker}: a worker uses one GPU or a share of one"
+            )
+        check_loggers(self.loggers)
+
+    @property
+    def sources(self) -> list[str]:
+        """The sources of the training text as a list."""
+        return [self.text] if isinstance(self.text, str) else list(self.text)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+@dataclass(frozen=True)
+class CacheLogitsConfig:
+    """Keep a teacher's likeliest tokens at every position of a text, for `evo pretrain
+    --teacher-logits`.
+
+    Give the same --text, --tokens and --sequence-length as to the runs that will read them; each
+    may weigh the sources in its own way. Started again, it goes on where it was, and makes anew
+    what is damaged.
+
+    Attributes:
+        teacher: checkpoint directory.
+        text: sources of the text; those that would be read as streams have to be prepared first.
+        tokens: of the runs.
+        out: directory to make.
+        top_k: tokens to keep at each position.
+        sequence_length: tokens of a sequence; by default the teacher's block size, 2048 at most.
+        vocabulary: the distributions are over token ids below this; by default the tokenizer's
+            size. Where there is no tokenizer, that of the smaller of teacher and student.
+        dtype: of the stored log-probabilities.
+        precision: of the teacher's matrix products; by default bfloat16 on GPUs, float32 on the
+            CPU. That of the runs.
+        workers: how many run the teacher in parallel; by default one per GPU, or one.
+        gpus_per_worker: a share of a GPU, or 0 for the CPU; by default 1 where there are GPUs.
+        micro_batch: sequences that run through the teacher at once.
+        threads: of each worker on the CPU; by default the cores divided by the workers.
+    """
+
+    teacher: Path
+    text: list[str] | str
+    tokens: int
+    out: Path
+    top_k: int = 256
+    sequence_length: int | None = None
+    vocabulary: int | None = None
+    dtype: Literal["float16", "float32"] = "float32"
+    precision: Literal["float32", "bfloat16"] | None = None
+    workers: int | None = None
+    gpus_per_worker: float | None = None
+    micro_batch: int = 8
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "top_k", "vocabulary", "workers", "micro_batch", "threads"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"--{name.replace('_', '-')} {value}: it must be more than 0")
+        if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker <= 1:
+            raise UserError(
+                f"--gpus-per-worker {self.gpus_per_worker}: a worker uses one GPU or a share of one"
+            )

@@ -1,0 +1,97 @@
+"""Compute a teacher's likeliest tokens, and write them as shards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+
+from evo.data.token_shards import Blocks
+from evo.storage.checksums import Summed, checksum
+from evo.storage.files import atomic_file
+from training.teacher.network import load_teacher, teacher_top_k
+from training.teacher.stored_logits import LogitsSettings, Tokens, block_hashes, id_dtype
+
+
+class LogitsMaker:
+    """Holds the teacher, and makes shards; a Ray actor."""
+
+    def __init__(
+        self,
+        teacher: Path,
+        settings: LogitsSettings,
+        blocks: Sequence[Tokens | Blocks],
+        on_gpu: bool,
+        micro_batch: int,
+        threads: int,
+    ) -> None:
+        """Loads the teacher.
+
+        Args:
+            teacher: checkpoint directory.
+            settings: of what is made.
+            blocks: of each source, shape [N, T].
+            on_gpu: where the teacher runs.
+            micro_batch: sequences that run at once.
+            threads: on the CPU.
+        """
+        if not on_gpu:
+            torch.set_num_threads(threads)
+        self._device = torch.device("cuda" if on_gpu else "cpu")
+        self._teacher = load_teacher(teacher, settings.precision).to(self._device)
+        self._settings, self._micro_batch = settings, micro_batch
+        self._blocks = blocks
+
+    def make(self, path: Path, number: int) -> Summed:
+        """Write a shard.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        size = self._settings.blocks_per_shard
+        tensors = self._tensors(rows_of(self._blocks, range(number * size, (number + 1) * size)))
+        with atomic_file(path) as temporary:
+            save_file(tensors, temporary)
+            return Summed(path.name, temporary.stat().st_size, checksum(temporary))
+
+    def _tensors(self, blocks: Tokens) -> dict[str, Any]:
+        of = self._settings
+        shape = (len(blocks), of.sequence_length - 1)
+        values = np.empty((*shape, of.top_k), of.dtype)
+        ids = np.empty((*shape, of.top_k), id_dtype(of.vocabulary))
+        rest = np.empty(shape, np.float32)
+        autocast = torch.autocast(
+            self._device.type, torch.bfloat16, enabled=of.precision == "bfloat16"
+        )
+        for start in range(0, len(blocks), self._micro_batch):
+            part = slice(start, start + self._micro_batch)
+            tokens = torch.from_numpy(blocks[part].astype(np.int64)).to(self._device)
+            with autocast:
+                kept = teacher_top_k(self._teacher, tokens, vocabulary=of.vocabulary, k=of.top_k)
+            for stored, found in zip((values, ids, rest), kept, strict=True):
+                stored[part] = found.cpu().numpy().reshape(stored[part].shape)
+        return {
+            "block": block_hashes(blocks),
+            "log_probability": values,
+            "ids": ids,
+            "log_rest": rest,
+        }
+
+
+def rows_of(sources: Sequence[Tokens | Blocks], numbers: range) -> Tokens:
+    """Blocks by their numbers, counted through all sources; shape [n, T].
+
+    Args:
+        sources: of each, shape [N, T].
+        numbers: what is beyond the last block is left out.
+    """
+    parts, start = [], 0
+    for blocks in sources:
+        first, last = (min(max(n - start, 0), len(blocks)) for n in (numbers.start, numbers.stop))
+        parts.append(blocks[first:last])
+        start += len(blocks)
+    return np.concatenate(parts)
