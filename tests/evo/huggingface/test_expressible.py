@@ -33,6 +33,7 @@ from evo.model.layerwise_gpt import config_of_widths
 from evo.search.history import History
 from tests.evo.genome.test_space import proposals
 from tests.support.architectures import COSTS, NEOX, any_cost, is_member, random_order, share
+from tests.support.rays import own_ray
 
 WHOLE = Limits(whole_heads=True)
 SMALL = Architecture(Dimensions(2, 4, 2, 3), 5, 2, 1, 2, True, True, False, False, 2, 2)
@@ -178,11 +179,8 @@ def test_every_candidate_of_a_search_exports_natively(
 ) -> None:
     """From the search to the directories, by weight magnitude, for which nothing is scored but the
     winners."""
-    import ray
-
     np.save(tmp_path / "tokens.npy", np.random.default_rng(0).integers(0, 112, 800))
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
+    with own_ray(num_cpus=2):
         search(
             SearchConfig(
                 teacher=teacher("neox"),
@@ -201,8 +199,6 @@ def test_every_candidate_of_a_search_exports_natively(
                 score_cache=False,
             )
         )
-    finally:
-        ray.shutdown()
     stored = checkpoint.load(teacher("neox"))
     directory = tmp_path / "run" / "searches" / "fine-uniform@40%"
     rows = History(directory).rows

@@ -16,6 +16,7 @@ from ray.cluster_utils import Cluster
 from evo.errors import UserError
 from tests.support import tiny_checkpoints
 from tests.support.alone import job_of
+from tests.support.rays import own_ray
 from training.config import PretrainConfig
 from training.logs import log
 from training.pretrain import pretrain
@@ -24,11 +25,9 @@ from training.setup.launch import _work
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    ray.shutdown()
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster
-    ray.shutdown()
+    with own_ray(address=cluster.address, include_dashboard=None):
+        yield cluster
     cluster.shutdown()
 
 

@@ -5,21 +5,15 @@ import pytest
 import ray
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.rays import own_ray
 from workers.pool import metrics
 from workers.pool.metrics import SearchMetrics, SearchStatus
 
 
 @pytest.fixture(scope="module", autouse=True)
 def local_ray():
-    ray.init(
-        address="local",
-        num_cpus=1,
-        include_dashboard=False,
-        log_to_driver=False,
-        _system_config={"metrics_report_interval_ms": 1000},
-    )
-    yield
-    ray.shutdown()
+    with own_ray(num_cpus=1, _system_config={"metrics_report_interval_ms": 1000}):
+        yield
 
 
 def scrape() -> dict[tuple[str, str], float]:

@@ -8,12 +8,12 @@ from collections import Counter
 import numpy as np
 import psutil
 import pytest
-import ray
 
 from evo.errors import UserError
 from evo.model import checkpoint
 from tests.support.cuts import random_subnet
 from tests.support.families import random_tokens
+from tests.support.rays import own_ray
 from tests.support.simulated import Simulated
 from workers.pool.pool import LONE_DEATHS, UNITS_IN_FLIGHT, Pool, UnitResult
 from workers.pool.queues import AFFINITY_LEAD, Unit
@@ -26,9 +26,8 @@ BLOCKS = random_tokens(12, 60)
 
 @pytest.fixture(scope="module", autouse=True)
 def local_ray():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with own_ray(num_cpus=2):
+        yield
 
 
 @pytest.fixture(scope="module")

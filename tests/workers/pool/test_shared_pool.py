@@ -22,6 +22,7 @@ from evo.errors import UserError
 from evo.model import checkpoint
 from tests.support.cuts import random_subnet
 from tests.support.families import random_tokens
+from tests.support.rays import own_ray
 from tests.workers.pool.test_pool import SHARDS, drain, processes
 from workers.pool.queues import Unit
 from workers.pool.shared_pool import SharedPool
@@ -36,9 +37,8 @@ POOL = "shared"
 
 @pytest.fixture(scope="module", autouse=True)
 def local_ray():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with own_ray(num_cpus=2):
+        yield
 
 
 @pytest.fixture(scope="module")

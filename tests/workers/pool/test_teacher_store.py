@@ -9,14 +9,14 @@ from litgpt.model import GPT
 
 from evo.errors import UserError
 from evo.model import checkpoint
+from tests.support.rays import own_ray
 from workers.pool.teacher_store import create_store, fetch_teacher
 
 
 @pytest.fixture(scope="module", autouse=True)
 def local_ray():
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with own_ray(num_cpus=1):
+        yield
 
 
 def bfloat16_teacher(directory, channels=64):

@@ -10,6 +10,7 @@ from evo.errors import UserError
 from evo.genome.subnet import Subnet
 from evo.model import checkpoint
 from tests.support.families import random_tokens
+from tests.support.rays import own_ray
 from workers.pool.pool import Pool
 from workers.pool.queues import Unit
 from workers.pool.worker_group import LOOK_INTERVAL
@@ -21,9 +22,8 @@ BLOCKS = random_tokens(8, 60)
 @pytest.fixture(scope="module")
 def cluster():
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster
-    ray.shutdown()
+    with own_ray(address=cluster.address, include_dashboard=None):
+        yield cluster
     cluster.shutdown()
 
 

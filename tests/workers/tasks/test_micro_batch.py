@@ -6,6 +6,7 @@ from evo.genome.cost import parameters
 from evo.genome.subnet import Dimensions, Subnet
 from tests.support.architectures import NEOX
 from tests.support.cuts import random_subnet
+from tests.support.rays import own_ray
 from workers.settings import ScoringSettings
 from workers.tasks.micro_batch import find_micro_batch, largest, largest_within
 
@@ -52,7 +53,6 @@ def test_the_largest_candidate_by_weights_or_by_activations():
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_what_fits_depends_on_the_share_of_memory(teacher):
-    import ray
 
     from evo.model import checkpoint
 
@@ -61,14 +61,11 @@ def test_on_a_gpu_what_fits_depends_on_the_share_of_memory(teacher):
     d = loaded.architecture.dimensions
     full = Subnet.full(Dimensions(d.layers, d.channels, d.groups, d.neurons))
     blocks = np.zeros((64, 60), np.int32)
-    ray.init(address="local", include_dashboard=False, log_to_driver=False)
-    try:
+    with own_ray():
         found = [
             find_micro_batch(
                 path, full, blocks, 64, ScoringSettings(device="cuda", device_share=share), 1
             )
             for share in (1.0, 1e-9)
         ]
-    finally:
-        ray.shutdown()
     assert found == [64, 1]

@@ -34,6 +34,7 @@ from evo.model.nll import summed_nll
 from evo.search.history import History
 from evo.search.rungs import Stages, spread
 from evo.search.winner import extract_candidate
+from tests.support.rays import own_ray
 
 LENGTH = 40
 FEWER: dict = {"bins": ["40%"], "spaces": ["coarse-uniform", "fine-layerwise"]}
@@ -41,11 +42,8 @@ FEWER: dict = {"bins": ["40%"], "spaces": ["coarse-uniform", "fine-layerwise"]}
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with own_ray(num_cpus=2):
+        yield
 
 
 @pytest.fixture(scope="module")

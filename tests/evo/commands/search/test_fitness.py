@@ -24,6 +24,7 @@ from evo.model import checkpoint
 from evo.model.checkpoint import Checkpoint
 from evo.model.extract import extract
 from evo.storage.run_directory import settle
+from tests.support.rays import own_ray
 from training.evaluation.evaluate import evaluate
 
 LENGTH, VOCABULARY = 40, 112
@@ -31,11 +32,8 @@ LENGTH, VOCABULARY = 40, 112
 
 @pytest.fixture(scope="module", autouse=True)
 def local_ray() -> Iterator[None]:
-    import ray
-
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with own_ray(num_cpus=1):
+        yield
 
 
 @pytest.fixture(scope="module")
