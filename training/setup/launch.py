@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from ray.exceptions import RayActorError
 from ray.train import TrainingFailedError
 from ray.train.torch import TorchConfig
-from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
-from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from evo.errors import UserError, first_line
@@ -36,6 +35,7 @@ from training.loop.plan import Plan
 from training.loop.train_state import Job
 from training.run_directory import CHECKPOINTS
 from training.setup.memory import SHARE, Demand
+from training.setup.ray_internals import had_no_room
 from training.setup.worker_resources import Crew, hire, living_nodes, say_waiting
 
 MOST_FAILURES = 4
@@ -150,7 +150,7 @@ def _fit_again_while_workers_die(job: Job, wanted: Crew, demand: Demand) -> None
         except TrainingFailedError as error:
             if message := _user_error(error):
                 raise UserError(message) from error
-            if not _had_no_room(error):
+            if not had_no_room(error):
                 step = max((row["step"] for row in log.rows(job.run)), default=-1)
                 failures = 1 if step > furthest else failures + 1
                 furthest, waits = max(furthest, step), False
@@ -167,13 +167,6 @@ def _fit_again_while_workers_die(job: Job, wanted: Crew, demand: Demand) -> None
         if count != crew.count:
             print(f"{job.run.name}: going on with {count} of {wanted.count} workers", flush=True)
         crew = replace(wanted, count=count)
-
-
-def _had_no_room(error: TrainingFailedError) -> bool:
-    """Whether no worker was started, for want of room."""
-    return isinstance(error, ControllerError) and isinstance(
-        error.controller_failure, WorkerGroupStartupTimeoutError
-    )
 
 
 def _given_up(error: TrainingFailedError) -> Exception:

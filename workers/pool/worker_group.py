@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import ray._private.state as ray_state
 import torch
 from ray.actor import ActorHandle
 
 from evo.errors import UserError
 from workers.pool.queues import Unit
+from workers.pool.ray_internals import available_resources_per_node
 from workers.pool.teacher_store import create_store, fetch_teacher
 from workers.scoring.scorer import Scorer, ShardScore
 from workers.settings import PoolSettings, ScoringSettings
@@ -185,12 +185,12 @@ class Fleet:
         if self._asked is not None:
             return self._asked - len(self.workers)
         if not self.workers:
-            return max(1, self._room(ray_state.available_resources_per_node().values()))
+            return max(1, self._room(available_resources_per_node().values()))
         now = time.monotonic()
         if now < self._no_look_before or len(self.ready) < len(self.workers):
             return 0  # those that start would be counted twice
         self._no_look_before = now + LOOK_INTERVAL
-        return self._room(ray_state.available_resources_per_node().values())
+        return self._room(available_resources_per_node().values())
 
     def started(self, worker: Worker) -> None:
         """A worker has said that it is ready."""

@@ -46,7 +46,9 @@ def test_the_log_ends_at_the_recipes_tokens() -> None:
     rows = [json.loads(line) for line in (DIRECTORY / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(len(rows)))
     assert rows[-1]["tokens"] >= make.TOKENS
-    assert rows[-1]["validation_perplexity"] < rows[-2].get("validation_perplexity", 1e9)
+    perplexities = [r["validation_perplexity"] for r in rows if "validation_perplexity" in r]
+    assert len(perplexities) >= 10
+    assert rows[-1]["validation_perplexity"] == min(perplexities) < 12
 
 
 def test_the_recipe_makes_a_start_that_trains(tmp_path: Path) -> None:
