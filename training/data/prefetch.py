@@ -29,7 +29,7 @@ class Readable(Protocol):
 
 
 @dataclass(frozen=True)
-class Portion:
+class LocalBatch:
     """A worker's part of a step.
 
     Attributes:
@@ -48,7 +48,7 @@ class Portion:
 
 
 class Feed:
-    """The portions of a worker, one step after the other; a context manager.
+    """The local batches of a worker, one step after the other; a context manager.
 
     Args:
         sampler: says which blocks a step has.
@@ -71,13 +71,13 @@ class Feed:
     ) -> None:
         self._sampler, self._texts, self._teacher = sampler, texts, teacher_logits
         self._rank, self._workers, self._steps = rank, workers, steps
-        self._read: queue.Queue[Portion | Exception] = queue.Queue(AHEAD)
+        self._read: queue.Queue[LocalBatch | Exception] = queue.Queue(AHEAD)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._read_ahead, name="feed", daemon=True)
 
-    def __enter__(self) -> Iterator[Portion]:
+    def __enter__(self) -> Iterator[LocalBatch]:
         self._thread.start()
-        return self._portions()
+        return self._local_batches()
 
     def __exit__(
         self,
@@ -87,34 +87,34 @@ class Feed:
     ) -> None:
         self._closed.set()
 
-    def _portions(self) -> Iterator[Portion]:
+    def _local_batches(self) -> Iterator[LocalBatch]:
         for _ in self._steps:
             began = time.perf_counter()
-            portion = self._read.get()
-            if isinstance(portion, Exception):
-                raise portion
-            yield replace(portion, waited=time.perf_counter() - began)
+            local_batch = self._read.get()
+            if isinstance(local_batch, Exception):
+                raise local_batch
+            yield replace(local_batch, waited=time.perf_counter() - began)
 
     def _read_ahead(self) -> None:
         try:
             for step in self._steps:
-                self._put(self._portion(step))
+                self._put(self._local_batch(step))
         except Exception as error:  # for the loop to raise
             self._put(error)
 
-    def _put(self, portion: Portion | Exception) -> None:
+    def _put(self, local_batch: LocalBatch | Exception) -> None:
         while not self._closed.is_set():
             try:
-                return self._read.put(portion, timeout=1)
+                return self._read.put(local_batch, timeout=1)
             except queue.Full:
                 continue
 
-    def _portion(self, step: int) -> Portion:
+    def _local_batch(self, step: int) -> LocalBatch:
         batch = self._sampler.step(step)
         share = batch.share(self._rank, self._workers)
         rows = read_rows(self._texts, share)
         teacher = None if self._teacher is None else self._teacher.top_k(rows)
-        return Portion(batch, rows, teacher, digest(rows), 0.0)
+        return LocalBatch(batch, rows, teacher, digest(rows), 0.0)
 
 
 def read_rows(texts: Sequence[Readable], batch: Batch) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evo.errors import UserError
-from training.data.prefetch import Feed, Portion
+from training.data.prefetch import Feed, LocalBatch
 from training.logs import log
 from training.loop.checkpointing import commit, resume, save_result
 from training.loop.parallel import Place, clip_gradients, synchronised, uncompiled
@@ -67,24 +67,24 @@ def _run(worker: Worker) -> None:
             row["validation_perplexity"] = _validation_perplexity(worker, validation)
         if worker.rank == 0:
             log.append(job.run, row)
-    with _feed(worker) as portions:
-        _steps(worker, accounts, portions, validation)
+    with _feed(worker) as local_batches:
+        _steps(worker, accounts, local_batches, validation)
 
 
 def _steps(
-    worker: Worker, accounts: Accounts, portions: Iterator[Portion], validation: Blocks
+    worker: Worker, accounts: Accounts, local_batches: Iterator[LocalBatch], validation: Blocks
 ) -> None:
     job, plan = worker.job, worker.plan
     while worker.step < plan.steps:
         began = time.perf_counter()
-        portion = next(portions)
-        row = _train_step(worker, portion)
+        local_batch = next(local_batches)
+        row = _train_step(worker, local_batch)
         row |= accounts.of_step(time.perf_counter() - began)
         if plan.validates_after(worker.step):
             row["validation_perplexity"] = _validation_perplexity(worker, validation)
         row["seconds"] = round(worker.elapsed(), 3)
-        row["data_seconds"] = round(portion.waited, 6)
-        row |= _blocks(worker, portion)
+        row["data_seconds"] = round(local_batch.waited, 6)
+        row |= _blocks(worker, local_batch)
         if worker.rank == 0:
             log.append(job.run, row)
         if worker.step % job.checkpoint_every == 0 or worker.step == plan.steps:
@@ -103,19 +103,19 @@ def _feed(worker: Worker) -> Feed:
     )
 
 
-def _blocks(worker: Worker, portion: Portion) -> dict[str, Any]:
+def _blocks(worker: Worker, local_batch: LocalBatch) -> dict[str, Any]:
     """For the log: which blocks all workers together had, told from what they read."""
-    digests = worker.sum_over_workers(torch.tensor([portion.digest]))
+    digests = worker.sum_over_workers(torch.tensor([local_batch.digest]))
     found: dict[str, Any] = {"blocks": f"{digests.item() % 2**64:016x}"}
     if worker.job.log_blocks:
-        batch = portion.batch
+        batch = local_batch.batch
         found["block_ids"] = np.stack([batch.sources, batch.blocks], axis=1).tolist()
     return found
 
 
-def _train_step(worker: Worker, portion: Portion) -> dict[str, Any]:
+def _train_step(worker: Worker, local_batch: LocalBatch) -> dict[str, Any]:
     """Take one optimiser step; the row of the log, whose losses are means per target token."""
-    plan, blocks = worker.plan, portion.rows
+    plan, blocks = worker.plan, local_batch.rows
     # DistributedDataParallel takes the mean over workers; what is wanted is the sum.
     targets = plan.batch * (blocks.shape[1] - 1)
     scale = worker.workers / targets
@@ -127,7 +127,7 @@ def _train_step(worker: Worker, portion: Portion) -> dict[str, Any]:
         with synchronised(worker.network, is_last or worker.job.execution.reduce_each):
             with worker.autocast():
                 losses = counts * worker.network(
-                    tokens, _teacher_view(worker, portion, part, tokens)
+                    tokens, _teacher_view(worker, local_batch, part, tokens)
                 )
             (losses[0] * scale).backward()
         sums += losses.detach()
@@ -187,12 +187,14 @@ def _leave_out(worker: Worker, row: dict[str, Any], norm: float) -> dict[str, An
     return {name: value for name, value in row.items() if math.isfinite(value)}
 
 
-def _teacher_view(worker: Worker, portion: Portion, part: slice, tokens: Tensor) -> Teacher | None:
-    """What the loss of some of a portion's rows sees of the teacher."""
-    if portion.teacher is not None:
-        targets = portion.rows.shape[1] - 1
+def _teacher_view(
+    worker: Worker, local_batch: LocalBatch, part: slice, tokens: Tensor
+) -> Teacher | None:
+    """What the loss of some of a local batch's rows sees of the teacher."""
+    if local_batch.teacher is not None:
+        targets = local_batch.rows.shape[1] - 1
         positions = slice(part.start * targets, part.stop * targets)
-        return portion.teacher.part(positions).to(worker.device)
+        return local_batch.teacher.part(positions).to(worker.device)
     if isinstance(worker.teacher, TeacherNetwork):
         return teacher_states(worker.teacher, tokens)
     return None

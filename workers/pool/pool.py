@@ -27,7 +27,7 @@ from ray.exceptions import (
 from evo.errors import UserError
 from workers.pool.queues import LaneQueues, Unit
 from workers.pool.teacher_store import raise_user_error
-from workers.pool.worker_group import Fleet, ScoringWorker, Worker
+from workers.pool.worker_group import ScoringWorker, Worker, WorkerGroup
 from workers.settings import PoolSettings, ScoringSettings
 
 __all__ = ["Pool", "PoolSettings", "Unit", "UnitResult"]
@@ -101,18 +101,18 @@ class Pool:
         Raises:
             UserError: GPUs without `cuda`, or the other way round.
         """
-        self._fleet = Fleet(teacher, scoring, settings, worker)
+        self._group = WorkerGroup(teacher, scoring, settings, worker)
         # The driver's own object, which outlives the store.
         self._text = ray.put(np.ascontiguousarray(blocks, np.int32))
         self._queues = LaneQueues()
-        self._suspects: list[Unit] = []
+        self._quarantined: list[Unit] = []
         self._lone_deaths: dict[Unit, int] = {}
         self._finished: list[UnitResult] = []
 
     @property
     def workers(self) -> int:
         """How many workers have started and are alive."""
-        return len(self._fleet.ready)
+        return len(self._group.ready)
 
     def submit(self, units: Iterable[Unit]) -> None:
         """Queue units, in their lanes' order."""
@@ -126,19 +126,19 @@ class Pool:
         Returns:
             The units that were dropped.
         """
-        return self._queues.cancel(lane, candidate) + self._acquit(
-            [unit for unit in self._suspects if (unit.lane, unit.candidate) == (lane, candidate)]
+        return self._queues.cancel(lane, candidate) + self._release(
+            [unit for unit in self._quarantined if (unit.lane, unit.candidate) == (lane, candidate)]
         )
 
     def drop(self, lane: str) -> None:
         """Forget a lane and its units that no worker has."""
         self._queues.remove(lane)
-        self._acquit([unit for unit in self._suspects if unit.lane == lane])
+        self._release([unit for unit in self._quarantined if unit.lane == lane])
 
     def pending(self, lane: str | None = None) -> int:
         """How many units, of a lane or of all, were submitted and not yet returned by `wait`."""
-        in_flight = [unit for worker in self._fleet.workers for unit in worker.units.values()]
-        others = [*in_flight, *self._suspects, *(result.unit for result in self._finished)]
+        in_flight = [unit for worker in self._group.workers for unit in worker.units.values()]
+        others = [*in_flight, *self._quarantined, *(result.unit for result in self._finished)]
         count = sum(lane is None or unit.lane == lane for unit in others)
         return count + self._queues.size(lane)
 
@@ -165,7 +165,7 @@ class Pool:
 
     def close(self) -> None:
         """End all workers and free the teacher's weights."""
-        self._fleet.close()
+        self._group.close()
 
     def __enter__(self) -> Pool:
         return self
@@ -180,10 +180,10 @@ class Pool:
 
     def _poll(self, timeout: float) -> None:
         """Wait for any reference for so long, take in what is ready, hand out what is queued."""
-        self._fleet.refill()
+        self._group.refill()
         self._dispatch()
         owners: dict[ray.ObjectRef, Worker] = {}
-        for worker in self._fleet.workers:
+        for worker in self._group.workers:
             owners.update(dict.fromkeys(worker.units, worker))
             if worker.starting is not None:
                 owners[worker.starting] = worker
@@ -195,10 +195,10 @@ class Pool:
             ready = ray.wait(references, num_returns=len(references), timeout=0)[0]
         for reference in ready:
             worker = owners[reference]
-            if worker in self._fleet.workers:  # it may have died a moment ago, with all its units
+            if worker in self._group.workers:  # it may have died a moment ago, with all its units
                 self._take(worker, reference)
         self._dispatch()
-        self._fleet.tell(self._queues.size() + len(self._suspects))
+        self._group.warn(self._queues.size() + len(self._quarantined))
 
     def _take(self, worker: Worker, reference: ray.ObjectRef) -> None:
         """Take in a result, the news that a worker has started, or its death."""
@@ -208,13 +208,13 @@ class Pool:
             if isinstance(error, ActorDiedError) and error.actor_init_failed:
                 raise UserError(f"a scoring worker cannot be made: {_reason(error)}") from error
             self._retry(list(worker.units.values()), _reason(error))
-            self._fleet.bury(worker, _reason(error))
+            self._group.replace(worker, _reason(error))
             return
         except RayTaskError as error:
             self._refuse(worker.units.pop(reference, None), error)
             return
         if reference == worker.starting:
-            self._fleet.started(worker)
+            self._group.started(worker)
             return
         unit = worker.units.pop(reference)
         self._lone_deaths.pop(unit, None)
@@ -235,37 +235,39 @@ class Pool:
         raise_user_error(error)
         raise error
 
-    def _acquit(self, units: list[Unit]) -> list[Unit]:
-        """These are suspects no longer."""
+    def _release(self, units: list[Unit]) -> list[Unit]:
+        """Let these units run beside others again."""
         for unit in units:
-            self._suspects.remove(unit)
+            self._quarantined.remove(unit)
             del self._lone_deaths[unit]
         return units
 
     def _retry(self, units: list[Unit], reason: str) -> None:
-        """The units of a dead worker are suspects until each has run alone."""
+        """Keep the units of a dead worker in quarantine until each has run alone."""
         for unit in units:
             self._lone_deaths[unit] = self._lone_deaths.get(unit, 0) + (len(units) == 1)
             if self._lone_deaths[unit] < LONE_DEATHS:
-                self._suspects.append(unit)
+                self._quarantined.append(unit)
                 continue
             del self._lone_deaths[unit]
             failure = f"killed its worker {LONE_DEATHS} times: {reason}"
             self._finished.append(UnitResult(unit, (), 0, 0.0, failure))
 
     def _dispatch(self) -> None:
-        """Give suspects to workers that have nothing else, and queued units to all others."""
-        ready = self._fleet.ready
+        """Give quarantined units to workers that have nothing else, queued ones to all others."""
+        ready = self._group.ready
         for worker in ready:
-            if self._suspects and not worker.units:
-                self._give(worker, self._suspects.pop(0))
-        if self._suspects:
-            ready = ready[1:]  # the first one runs empty, so that no suspect waits for ever
+            if self._quarantined and not worker.units:
+                self._give(worker, self._quarantined.pop(0))
+        if self._quarantined:
+            ready = ready[
+                1:
+            ]  # the first one runs empty, so that no quarantined unit waits for ever
         held = {worker.candidate for worker in ready if worker.units}
         # One unit for everyone before a second one for anyone.
         for depth in range(UNITS_IN_FLIGHT):
             for worker in ready:
-                if len(worker.units) > depth or self._runs_suspect(worker):
+                if len(worker.units) > depth or self._runs_quarantined(worker):
                     continue
                 unit = self._queues.take(worker.candidate, held)
                 if unit is None:
@@ -273,7 +275,7 @@ class Pool:
                 self._give(worker, unit)
                 held.add(unit.candidate)
 
-    def _runs_suspect(self, worker: Worker) -> bool:
+    def _runs_quarantined(self, worker: Worker) -> bool:
         return bool(self._lone_deaths) and any(
             unit in self._lone_deaths for unit in worker.units.values()
         )

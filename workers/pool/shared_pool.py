@@ -25,7 +25,14 @@ from ray.exceptions import RayActorError, RayTaskError
 from evo.errors import UserError
 from workers.pool.pool import UnitResult
 from workers.pool.queues import Unit
-from workers.pool.shared_pool_actor import NAMESPACE, Answer, Cancel, PoolHost, Submit, Welcome
+from workers.pool.shared_pool_actor import (
+    NAMESPACE,
+    Answer,
+    Cancel,
+    SharedPoolActor,
+    Submit,
+    Welcome,
+)
 from workers.pool.teacher_store import raise_user_error
 from workers.pool.worker_group import ScoringWorker
 from workers.settings import POOL_IDLE, PoolSettings, ScoringSettings
@@ -190,7 +197,7 @@ class SharedPool:
             "num_cpus": 0,
             "max_concurrency": 64,  # calls that wait, one for each job
         }
-        host_class: Any = ray.remote(**options)(PoolHost)
+        host_class: Any = ray.remote(**options)(SharedPoolActor)
         deadline = time.monotonic() + self._settings.start_timeout
         while True:
             self._host = host_class.remote(

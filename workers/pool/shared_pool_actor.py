@@ -110,7 +110,7 @@ class _JobsPool(Pool):
             self._jobs[unit.job].error = error.cause if known else error
 
 
-class PoolHost:
+class SharedPoolActor:
     """The actor. Its calls run in threads of their own."""
 
     def __init__(

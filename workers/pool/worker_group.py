@@ -25,7 +25,7 @@ from workers.settings import PoolSettings, ScoringSettings
 logger = logging.getLogger("evo.pool")
 
 START_DEATHS = 5
-"""So many workers may die in a row while they start, before the fleet gives up."""
+"""So many workers may die in a row while they start, before the worker group gives up."""
 
 RESTART_PAUSE = 5.0
 """Seconds before a worker that died while it started is replaced, times the deaths in a row."""
@@ -110,7 +110,7 @@ class Worker:
     candidate: str | None = None
 
 
-class Fleet:
+class WorkerGroup:
     """Keeps as many workers as were asked for, or as many as the cluster has room for.
 
     In the second case it takes what is free, from time to time, and what leaves is not missed.
@@ -149,9 +149,9 @@ class Fleet:
         self._asked = settings.workers
         self._start_timeout = settings.start_timeout
         self._began = self._quiet_since = time.monotonic()
-        self._has_started = self._has_told = False
+        self._has_started = self._has_warned = False
         self._start_deaths = 0
-        self._no_start_before = self._no_look_before = self._no_deaths_told_before = 0.0
+        self._no_start_before = self._no_look_before = self._no_death_warning_before = 0.0
         self._deaths: list[int] = []
         self._store = create_store(teacher)
         # By reference: a worker that does not look at it need not import what it is made of.
@@ -199,7 +199,7 @@ class Fleet:
         self._has_started = True
         self._start_deaths = 0
 
-    def bury(self, worker: Worker, reason: str) -> None:
+    def replace(self, worker: Worker, reason: str) -> None:
         """A worker is dead, or cannot be reached; `refill` replaces it.
 
         Raises:
@@ -219,7 +219,7 @@ class Fleet:
                 f"{reason}"
             )
 
-    def tell(self, waiting: int) -> None:
+    def warn(self, waiting: int) -> None:
         """Say it when workers have died or are missing, and give up if none has ever come.
 
         Args:
@@ -230,9 +230,9 @@ class Fleet:
         """
         now, alive = time.monotonic(), len(self.ready)
         waited = now - self._began
-        if self._deaths and now > self._no_deaths_told_before:
-            self._tell_deaths()
-            self._no_deaths_told_before = now + DEATHS_INTERVAL
+        if self._deaths and now > self._no_death_warning_before:
+            self._warn_of_deaths()
+            self._no_death_warning_before = now + DEATHS_INTERVAL
         if not self._has_started and waited > self._start_timeout:
             raise UserError(
                 f"no scoring worker has started in {waited:.0f} s: asked for "
@@ -242,10 +242,10 @@ class Fleet:
                 f"{_described(ray.available_resources())}"
             )
         asked = self._asked or 0
-        if 0 < alive < asked and not self._has_told:
+        if 0 < alive < asked and not self._has_warned:
             total = self._room(node["Resources"] for node in ray.nodes() if node["Alive"])
             if total < asked or waited > MESSAGE_INTERVAL:
-                self._has_told = True
+                self._has_warned = True
                 logger.warning(
                     "asked for %d workers, %d are running, waiting for resources", asked, alive
                 )
@@ -261,13 +261,13 @@ class Fleet:
     def close(self) -> None:
         """End all workers and the store."""
         if self._deaths:
-            self._tell_deaths()
+            self._warn_of_deaths()
         for worker in self.workers:
             ray.kill(worker.actor)
         self.workers.clear()
         ray.kill(self._store)
 
-    def _tell_deaths(self) -> None:
+    def _warn_of_deaths(self) -> None:
         logger.warning(
             "%d workers died with %d units in flight, which are scored again: %s",
             len(self._deaths),

@@ -14,7 +14,7 @@ from rich.console import Console
 from evo.algorithms.base import Proposal
 from evo.commands.search.config import SearchConfig
 from evo.commands.search.display import SearchDisplay
-from evo.commands.search.inputs import Study
+from evo.commands.search.inputs import SearchInputs
 from evo.commands.search.searches import lanes_of
 from evo.commands.search.summary import conclude
 from evo.ray_connection import connect
@@ -34,7 +34,7 @@ LOOK_INTERVAL = 0.02
 
 
 def search(config: SearchConfig) -> dict[str, Any]:
-    """Run, or go on with, every search of a study.
+    """Run, or go on with, every search of a run.
 
     Returns:
         The summary, as written to `summary.json`.
@@ -42,24 +42,24 @@ def search(config: SearchConfig) -> dict[str, Any]:
     Raises:
         UserError: bad input, before anything is written.
     """
-    study = Study(config)
+    inputs = SearchInputs(config)
     summary_path = config.out / "summary.json"
-    if study.resumed and summary_path.is_file():
+    if inputs.resumed and summary_path.is_file():
         logger.info("%s has finished already", config.out)
         return json.loads(summary_path.read_text())
     with exclusive(config.out):
         connect()
-        order = study.order()
-        study.settle_micro_batch(order)
-        lanes = lanes_of(study, order)
+        order = inputs.order()
+        inputs.settle_micro_batch(order)
+        lanes = lanes_of(inputs, order)
         winners: dict[str, float | None] = {}
-        if study.proxy or not all(lane.ended for lane in lanes):
-            with study.pool() as pool:
-                driver = Driver(config, study.stages, lanes, pool)
+        if inputs.proxy or not all(lane.ended for lane in lanes):
+            with inputs.pool() as pool:
+                driver = Driver(config, inputs.stages, lanes, pool)
                 driver.drive()
-                if study.proxy:
+                if inputs.proxy:
                     winners = driver.measure_winners()
-        return conclude(study, lanes, winners)
+        return conclude(inputs, lanes, winners)
 
 
 class Driver:

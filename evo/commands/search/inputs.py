@@ -1,4 +1,4 @@
-"""A study: what the searches of one run share, checked before any work; and its directory."""
+"""The inputs of a run: what its searches share, checked before any work, and its directory."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ LATENCY_LENGTH = 256
 """Decode latency is measured at this length at most, unless the user names another."""
 
 
-class Study:
+class SearchInputs:
     """What a run consists of before any work: inputs, checked, and its directory."""
 
     def __init__(self, config: SearchConfig) -> None:

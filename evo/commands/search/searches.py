@@ -13,7 +13,7 @@ from evo.algorithms.local_search import LocalSearch
 from evo.algorithms.one_plus_lambda import OnePlusLambda
 from evo.algorithms.random_search import RandomSearch
 from evo.commands.search.config import SearchConfig
-from evo.commands.search.inputs import Study
+from evo.commands.search.inputs import SearchInputs
 from evo.genome.bins import Bin
 from evo.genome.importance_proxy import Importance, Proxy
 from evo.genome.ranking import Order
@@ -26,31 +26,31 @@ from evo.storage.files import cache_directory
 from workers.tasks.ranking import measure_importance
 
 
-def lanes_of(study: Study, order: Order) -> list[Lane]:
+def lanes_of(inputs: SearchInputs, order: Order) -> list[Lane]:
     """A lane for every bin and space."""
-    cached = study.config.score_cache and not study.proxy
-    if study.config.cost == "latency":
+    cached = inputs.config.score_cache and not inputs.proxy
+    if inputs.config.cost == "latency":
         cached = False  # a score from the cache has no latency
-    cache = _cache(study) if cached else None
-    proxy = _proxy(study)
+    cache = _cache(inputs) if cached else None
+    proxy = _proxy(inputs)
     return [
-        _lane(study, space, bin, order, cache, proxy)
-        for bin in study.bins
-        for space in study.config.spaces
+        _lane(inputs, space, bin, order, cache, proxy)
+        for bin in inputs.bins
+        for space in inputs.config.spaces
     ]
 
 
-def _cache(study: Study) -> ScoreCache:
-    scoring = asdict(study.scoring)
+def _cache(inputs: SearchInputs) -> ScoreCache:
+    scoring = asdict(inputs.scoring)
     without = "cache_bytes", "teacher_bytes", "device_share", "latency_length"  # change no bits
     for name in without:
         scoring.pop(name, None)
-    teacher = f"{study.teacher.hash} {study.teacher.config}"
-    return ScoreCache(cache_directory() / "scores", score_key(teacher, study.blocks, scoring))
+    teacher = f"{inputs.teacher.hash} {inputs.teacher.config}"
+    return ScoreCache(cache_directory() / "scores", score_key(teacher, inputs.blocks, scoring))
 
 
 def _lane(
-    study: Study,
+    inputs: SearchInputs,
     space_name: str,
     bin: Bin,
     order: Order,
@@ -58,20 +58,22 @@ def _lane(
     proxy: Proxy | None,
 ) -> Lane:
     name = f"{space_name}@{bin.name}"
-    space = study.space(space_name, bin, order)
-    history = History(study.config.out / "searches" / name)
-    seed = _seed(study.config.seed, name)
-    strategy = _strategy(study.config, space, seed)
-    if study.taken and history.state is None:
+    space = inputs.space(space_name, bin, order)
+    history = History(inputs.config.out / "searches" / name)
+    seed = _seed(inputs.config.seed, name)
+    strategy = _strategy(inputs.config, space, seed)
+    if inputs.taken and history.state is None:
         rng = np.random.default_rng([*seed, 1])  # a stream of its own
-        strategy.starts = warm_start.starts(study.taken, space, study.config.budget.population, rng)
+        strategy.starts = warm_start.starts(
+            inputs.taken, space, inputs.config.budget.population, rng
+        )
     return Lane(
         name,
         strategy,
         history,
-        study.stages,
-        study.config.stages,
-        weights=study.weights,
+        inputs.stages,
+        inputs.config.stages,
+        weights=inputs.weights,
         cache=cache,
         proxy=proxy,
     )
@@ -87,22 +89,22 @@ def _strategy(config: SearchConfig, space: Space, seed: list[int]) -> Strategy:
     return Evolution(space, config.budget, seed, config.rates)
 
 
-def _proxy(study: Study) -> Proxy | None:
+def _proxy(inputs: SearchInputs) -> Proxy | None:
     """The fitness, where that is one that needs no scoring."""
-    if not study.proxy:
+    if not inputs.proxy:
         return None
-    path = study.config.out / "importance.npz"
+    path = inputs.config.out / "importance.npz"
     if not path.is_file():
         measure_importance(
-            study.teacher.path.resolve(),
-            study.teacher.hash,
-            study.config.fitness,
-            study.order_text.blocks,
-            study.order_text.hash,
-            study.scoring,
-            study.config.gpus_per_worker,
+            inputs.teacher.path.resolve(),
+            inputs.teacher.hash,
+            inputs.config.fitness,
+            inputs.order_text.blocks,
+            inputs.order_text.hash,
+            inputs.scoring,
+            inputs.config.gpus_per_worker,
         ).save(path)
-    return Proxy(Importance.load(path), study.teacher.config.head_size)
+    return Proxy(Importance.load(path), inputs.teacher.config.head_size)
 
 
 def _seed(seed: int, name: str) -> list[int]:

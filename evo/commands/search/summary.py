@@ -1,4 +1,4 @@
-"""What a study found: its winners extracted, its `summary.json`."""
+"""The end of a run: its winners are extracted, its `summary.json` is written."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from evo.commands.search.inputs import Study
+from evo.commands.search.inputs import SearchInputs
 from evo.model.importance import activation_flops
 from evo.model.layer_sensitivity import sensitivity_flops
 from evo.search.history import Row, perplexity
@@ -18,48 +18,50 @@ from evo.storage.strict_json import dumps, plain
 
 
 def conclude(
-    study: Study, lanes: list[Lane], winners: Mapping[str, float | None] | None = None
+    inputs: SearchInputs, lanes: list[Lane], winners: Mapping[str, float | None] | None = None
 ) -> dict[str, Any]:
     """Extract the winners and write the summary.
 
     Args:
-        study: whose searches they are.
+        inputs: whose searches they are.
         lanes: all ended.
         winners: the NLL of those candidates whose rows have none.
     """
     winners = winners or {}
-    searches = [_conclude(study, lane, winners) for lane in lanes]
+    searches = [_conclude(inputs, lane, winners) for lane in lanes]
     points = [
         point
         for lane in lanes
         for point in points_of(lane.name, [_with_nll(r, winners) for r in lane.history.rows])
     ]
     summary: dict[str, Any] = {
-        "teacher": str(study.teacher.path.resolve()),
-        "text": study.text.summary(),
-        "fitness": study.config.fitness,
-        "order": study.config.order,
-        "order_flops": _order_flops(study),
+        "teacher": str(inputs.teacher.path.resolve()),
+        "text": inputs.text.summary(),
+        "fitness": inputs.config.fitness,
+        "order": inputs.config.order,
+        "order_flops": _order_flops(inputs),
         "searches": searches,
         "best": [asdict(point) for point in best_of_bins(points)],
         "front": [asdict(point) for point in pareto_front(points)],
     }
-    with atomic_file(study.config.out / "summary.json") as temporary:
+    with atomic_file(inputs.config.out / "summary.json") as temporary:
         temporary.write_text(dumps(summary, indent=2) + "\n")
     return plain(summary)
 
 
-def _order_flops(study: Study) -> int:
-    architecture, (sequences, length) = study.teacher.architecture, study.order_text.blocks.shape
+def _order_flops(inputs: SearchInputs) -> int:
+    architecture, (sequences, length) = inputs.teacher.architecture, inputs.order_text.blocks.shape
     flops = 0
-    if "activation" in (study.config.order, study.config.fitness):
+    if "activation" in (inputs.config.order, inputs.config.fitness):
         flops += activation_flops(architecture, sequences, length)
-    if study.needs_sensitivity:
+    if inputs.needs_sensitivity:
         flops += sensitivity_flops(architecture, sequences, length)
     return flops
 
 
-def _conclude(study: Study, lane: Lane, winners: Mapping[str, float | None]) -> dict[str, Any]:
+def _conclude(
+    inputs: SearchInputs, lane: Lane, winners: Mapping[str, float | None]
+) -> dict[str, Any]:
     space, bin = lane.strategy.space, lane.strategy.space.bin
     row = lane.best_row()
     if row is not None:
@@ -67,7 +69,7 @@ def _conclude(study: Study, lane: Lane, winners: Mapping[str, float | None]) -> 
     winner = lane.history.directory / "winner"
     if row is not None and not winner.is_dir():
         save_candidate(
-            study.teacher, row, winner, space=space.name, bin=bin.name, seed=study.config.seed
+            inputs.teacher, row, winner, space=space.name, bin=bin.name, seed=inputs.config.seed
         )
     summary = {
         "name": lane.name,
@@ -86,7 +88,7 @@ def _conclude(study: Study, lane: Lane, winners: Mapping[str, float | None]) -> 
         "scored_in_full": sum(one.status == "full" for one in lane.history.rows),
         "generations": lane.strategy.generation,
         "tokens_scored": lane.tokens,
-        "flops": lane.scored_flops(study.text.blocks.shape[1]),
+        "flops": lane.scored_flops(inputs.text.blocks.shape[1]),
         "seconds": sum(one.seconds for one in lane.history.rows),
         "cached_units": lane.cached_units,
         "ended": lane.ended,

@@ -42,10 +42,12 @@ def test_the_portions_are_the_steps_rows(workers: int) -> None:
     for step in (3, 4):
         expected, total = rows_of(step), 0
         for rank in range(workers):
-            with Feed(SAMPLER, TEXTS, rank=rank, workers=workers, steps=range(step, 9)) as portions:
-                portion = next(portions)
-            assert np.array_equal(portion.rows, expected[rank::workers])
-            total += portion.digest
+            with Feed(
+                SAMPLER, TEXTS, rank=rank, workers=workers, steps=range(step, 9)
+            ) as local_batches:
+                local_batch = next(local_batches)
+            assert np.array_equal(local_batch.rows, expected[rank::workers])
+            total += local_batch.digest
         assert (total - digest(expected)) % 2**64 == 0
 
 
@@ -63,22 +65,22 @@ def test_a_digest_tells_the_blocks_and_not_their_order() -> None:
 
 def test_reading_is_ahead_of_the_loop() -> None:
     text, alone = Slow(0.05), Sampler(6, (Extent(30),), (1.0,), 0)
-    with Feed(alone, [text], rank=0, workers=1, steps=range(20)) as portions:
-        first = next(portions)
+    with Feed(alone, [text], rank=0, workers=1, steps=range(20)) as local_batches:
+        first = next(local_batches)
         time.sleep(0.6)
         assert text.reads == AHEAD + 2  # one is in its hands
-        later = [next(portions) for _ in range(AHEAD)]
+        later = [next(local_batches) for _ in range(AHEAD)]
     assert first.waited > 0.04
-    assert all(portion.waited < 0.04 for portion in later)
+    assert all(local_batch.waited < 0.04 for local_batch in later)
 
 
 def test_an_error_of_reading_is_raised_in_the_loop_and_the_thread_ends() -> None:
     alone = Sampler(6, (Extent(30),), (1.0,), 0)
-    with Feed(alone, [Slow(fails_at=2)], rank=0, workers=1, steps=range(20)) as portions:
-        assert len([next(portions), next(portions)]) == 2
+    with Feed(alone, [Slow(fails_at=2)], rank=0, workers=1, steps=range(20)) as local_batches:
+        assert len([next(local_batches), next(local_batches)]) == 2
         with pytest.raises(UserError, match="cannot be read"):
-            next(portions)
-    with Feed(alone, [Slow()], rank=0, workers=1, steps=range(20)) as portions:
-        next(portions)
+            next(local_batches)
+    with Feed(alone, [Slow()], rank=0, workers=1, steps=range(20)) as local_batches:
+        next(local_batches)
     time.sleep(1.5)
     assert "feed" not in [thread.name for thread in threading.enumerate()]

@@ -26,7 +26,7 @@ from tests.support.rays import own_ray
 from tests.workers.pool.test_pool import SHARDS, drain, processes
 from workers.pool.queues import Unit
 from workers.pool.shared_pool import SharedPool
-from workers.pool.shared_pool_actor import NAMESPACE, PoolHost, Submit
+from workers.pool.shared_pool_actor import NAMESPACE, SharedPoolActor, Submit
 from workers.pool.worker_group import ScoringWorker
 from workers.scoring.scorer import Scorer
 from workers.settings import PoolSettings, ScoringSettings
@@ -217,7 +217,7 @@ def test_silent_jobs_are_forgotten_and_the_pool_ends_with_its_last_user(
     name = "short"
     options = {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "max_concurrency": 8}
     scoring, settings = ScoringSettings(), PoolSettings(workers=1)
-    host = ray.remote(num_cpus=0, **options)(PoolHost).remote(
+    host = ray.remote(num_cpus=0, **options)(SharedPoolActor).remote(
         name, str(loaded.path), loaded.hash, scoring, settings, 0.0, ScoringWorker, 8.0
     )
     silent = [Submit(number, unit) for number, unit in enumerate(units_of(subnets * 200))]

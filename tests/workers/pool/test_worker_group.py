@@ -97,7 +97,7 @@ def test_as_many_workers_as_there_is_room_for_while_nodes_come_and_go(
         expected = scored_with(2)
         time.sleep(2 * LOOK_INTERVAL)
         assert scored_with(2) == expected  # what is not free is not asked for
-        assert len(pool._fleet.workers) == 2
+        assert len(pool._group.workers) == 2
         pool.submit(units)
         cluster.remove_node(node)
         assert scored_with(1) == expected

@@ -15,7 +15,7 @@ import torch
 
 from evo.commands.search.config import SearchConfig
 from evo.commands.search.driver import search
-from evo.commands.search.inputs import Study
+from evo.commands.search.inputs import SearchInputs
 from evo.errors import UserError
 from evo.flags import parse_config
 from evo.genome.importance_proxy import Importance, Proxy
@@ -168,11 +168,11 @@ def test_a_micro_batch_once_found_is_a_setting_of_the_run(
 ) -> None:
     """Needs no GPU: it is looked for only when the run goes on from here."""
     config = SearchConfig(path, texts[0], ["50%"], tmp_path / "run", gpus_per_worker=0.5)
-    first = Study(config)
+    first = SearchInputs(config)
     assert (first.resumed, first.scoring.micro_batch) == (False, None)
     assert first.scoring.device_share == 0.5
     settle(config.out, "micro_batch", 16)
-    again = Study(config)
+    again = SearchInputs(config)
     assert (again.resumed, again.scoring.micro_batch) == (True, 16)
     with pytest.raises(UserError, match="micro_batch was 16"):
-        Study(replace(config, micro_batch=8))
+        SearchInputs(replace(config, micro_batch=8))
