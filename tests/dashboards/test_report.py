@@ -20,7 +20,7 @@ import yaml
 from dashboards.report import report
 from evo.cli import main
 from evo.commands.search.config import SearchConfig
-from evo.commands.search.inputs import Study
+from evo.commands.search.inputs import SearchInputs
 from evo.commands.search.searches import lanes_of
 from evo.commands.search.summary import conclude
 from evo.errors import UserError
@@ -106,7 +106,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, teacher: Callable[[str], Path]
         order="activation",
         sequence_length=LENGTH,
     )
-    run = Study(config)
+    run = SearchInputs(config)
     cut = run.teacher
     scorer = Scorer(cut.config, cut.weights, cut.tied, run.blocks, config.scoring)
     importance = importance_by_activation(cut.model(), run.order_text.blocks)
