@@ -15,6 +15,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from evo.cli import main
+from evo.embedded import teacher_path
 from evo.errors import UserError
 from evo.huggingface.config import ExportConfig
 from evo.huggingface.export_checkpoint import export
@@ -26,7 +27,7 @@ from training.evaluation import checkpoint_lm
 from training.evaluation.checkpoint_lm import CheckpointLM
 from training.evaluation.harness import run_tasks
 
-TEACHER = Path(checkpoint.__file__).parent / "embedded" / "teacher"
+TEACHER = teacher_path()
 QUESTIONS = [
     ("import o", ["\nimport s", "xyz", ".path as p"], 0),
     ("for i in range(", ["10):", "the"], 0),
