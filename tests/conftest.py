@@ -19,6 +19,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["EVO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture(scope="module")
+def fresh_ray() -> None:
+    """End the Ray of the files before, with whatever in it still holds its CPUs."""
+    import ray
+
+    ray.shutdown()
+
+
 @pytest.fixture(scope="session")
 def hf_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The Hugging Face checkpoint of a family of tests/support/families.py."""

@@ -23,11 +23,12 @@ class CompareConfig:
 
 def run(config: CompareConfig) -> None:
     """Print the table, and write it and its picture where `--out` says."""
-    from dashboards.training_curves import draw_groups
     from evo.console import result_console
     from training.comparison.compare import compare, table
 
     comparison = compare(config.runs, baseline=config.baseline, out=config.out)
     result_console().print(table(comparison.baseline, comparison.groups))
     if config.out is not None:
+        from dashboards.training_curves import draw_groups
+
         draw_groups(comparison.groups, comparison.baseline, config.out / "comparison.png")

@@ -34,6 +34,8 @@ from evo.ray_connection import connect
 from tests.support.bpe import write_tokenizer
 from tests.support.corpora import random_documents, stream, write_jsonl, write_mixed
 
+pytestmark = pytest.mark.usefixtures("fresh_ray")
+
 
 def write_parquet(path: Path, texts: list[str]) -> None:
     pq.write_table(pa.table({"text": texts}), path)
@@ -132,7 +134,7 @@ def test_killed_and_run_again_it_makes_no_finished_shard_again(
     config: PrepareConfig, expected: np.ndarray
 ) -> None:
     command = (
-        "import sys; from pathlib import Path; from evo import pieces\n"
+        "import sys; from pathlib import Path; from evo.data import chunks as pieces\n"
         "from evo.data.prepare import PrepareConfig, prepare\n"
         f"pieces.PIECE_BYTES = {SMALL}\n"
         "prepare(PrepareConfig([sys.argv[1]], Path(sys.argv[2]), Path(sys.argv[3]), workers=1))\n"

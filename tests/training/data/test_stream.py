@@ -27,6 +27,9 @@ from training.data.stream import (
     windows_to_keep,
 )
 
+pytestmark = pytest.mark.usefixtures("fresh_ray")
+
+
 LENGTH = 16
 
 

@@ -26,6 +26,9 @@ from training.sweep.config import SweepConfig
 from training.sweep.sweep import _run_of, sweep
 from training.sweep.trials import make_trials
 
+pytestmark = pytest.mark.usefixtures("fresh_ray")
+
+
 ROOT = Path(__file__).parents[3]
 STEPS, BATCH, LENGTH = 60, 4, 17
 GRID = ["learning_rate=1e-2,1e-3,1e-4"]
