@@ -33,15 +33,14 @@ from matplotlib.figure import Figure
 from benchmarks.in_process import HELD_OUT, LENGTH, TEXT, Bench
 from benchmarks.machine import measured_on, sentence
 from benchmarks.operator_parts import BUILT_IN, PARTS, EvolutionOfParts, SpaceOfParts
-from evo.algorithms.base import Budget, Strategy
-from evo.algorithms.evolution import Rates
+from evo.algorithms.base import Strategy
 from evo.algorithms.random_search import RandomSearch
+from evo.algorithms.settings import Budget, Rates
 from evo.data.token_blocks import cache_directory
 from evo.embedded import teacher_path
+from evo.genome import RANKINGS, SPACES
 from evo.genome.bins import parse_bin
 from evo.genome.cost import parameters
-from evo.genome.ranking import KINDS
-from evo.genome.space import SPACES
 from evo.storage.files import atomic_file
 
 SEEDS = (0, 1, 2)
@@ -109,7 +108,7 @@ def searches(experiment: str) -> list[Search]:
     return [
         Search(experiment, seed, space, bin, order=order, algorithm=algorithm, population=16,
                generations=2, elites=5, sequences=12)
-        for seed, order, algorithm, bin, space in product(SEEDS, KINDS, ALGORITHMS, BINS, SPACES)
+        for seed, order, algorithm, bin, space in product(SEEDS, RANKINGS, ALGORITHMS, BINS, SPACES)
     ]  # fmt: skip
 
 
@@ -333,12 +332,12 @@ def orders_section(orders: dict[str, Any]) -> str:
         "",
         orders["setting"],
         "",
-        "| bin | space | " + " | ".join(f"{a}, {o}" for o in KINDS for a in ALGORITHMS) + " |",
-        "| --- | --- |" + " --- |" * (len(KINDS) * len(ALGORITHMS)),
+        "| bin | space | " + " | ".join(f"{a}, {o}" for o in RANKINGS for a in ALGORITHMS) + " |",
+        "| --- | --- |" + " --- |" * (len(RANKINGS) * len(ALGORITHMS)),
     ]
     for bin, space in product(BINS, SPACES):
         cells = []
-        for order, algorithm in product(KINDS, ALGORITHMS):
+        for order, algorithm in product(RANKINGS, ALGORITHMS):
             nll = rows[
                 (rows.bin == bin) & (rows.space == space) & (rows.order == order)
                 & (rows.algorithm == algorithm)

@@ -28,10 +28,11 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import measured_on, sentence
 from dashboards.axes import COLOURS, GREY, new_figure, save, tidy
+from evo.genome import SPACES
 from evo.genome.bins import Bin
 from evo.genome.cost import Architecture, parameters
 from evo.genome.ranking import Order
-from evo.genome.space import SPACES, Space
+from evo.genome.space import Space
 from evo.genome.subnet import Dimensions, Subnet
 
 PYTHIA_6_9B = Architecture(

@@ -28,20 +28,22 @@ from benchmarks.agreement import TIMES, curve, fewest
 from benchmarks.larger_teacher import larger_teacher
 from benchmarks.machine import measured_on
 from benchmarks.rungs_report import draw, markdown, trace
-from evo.algorithms.base import Budget
 from evo.algorithms.evolution import Evolution
+from evo.algorithms.settings import Budget
 from evo.commands.search.config import SearchConfig
 from evo.data.token_blocks import load_text
 from evo.embedded import teacher_path
+from evo.genome import SPACES
 from evo.genome.bins import parse_bin
 from evo.genome.cost import parameters
 from evo.genome.ranking import Order
-from evo.genome.space import SPACES, Space
+from evo.genome.space import Space
 from evo.genome.subnet import Subnet
 from evo.model import checkpoint
 from evo.model.importance import importance_by_activation
 from evo.search.history import History, Shard
-from evo.search.rungs import Losses, Rungs, Stages, spread
+from evo.search.rung_settings import Rungs
+from evo.search.rungs import Losses, Stages, spread
 from evo.search.search import Lane
 from evo.storage.files import atomic_file, cache_directory
 from workers.scoring.scorer import Scorer

@@ -35,12 +35,14 @@ from evo.algorithms.evolution import Evolution
 from evo.commands.search.config import SearchConfig
 from evo.commands.search.driver import Driver
 from evo.embedded import teacher_path
+from evo.genome import SPACES
 from evo.genome.cost import forward_flops
 from evo.genome.ranking import Order
-from evo.genome.space import SPACES, Space
+from evo.genome.space import Space
 from evo.genome.subnet import Subnet
 from evo.search.history import History
-from evo.search.rungs import Rungs, Stages
+from evo.search.rung_settings import Rungs
+from evo.search.rungs import Stages
 from evo.search.search import Lane
 from workers.pool.pool import Pool, UnitResult
 from workers.pool.queues import Unit

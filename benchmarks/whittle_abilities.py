@@ -24,10 +24,11 @@ from benchmarks.whittle_runs import (
     job_of,
     rows_of,
 )
+from evo.genome import SPACES
 from evo.genome.bins import parse_bin
 from evo.genome.cost import parameters
 from evo.genome.ranking import Order
-from evo.genome.space import SPACES, Space
+from evo.genome.space import Space
 from evo.genome.subnet import Subnet
 from evo.model import checkpoint
 from workers.scoring.scorer import Scorer

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from benchmarks.machine import sentence
 from benchmarks.whittle_abilities import PER_SPACE
 from benchmarks.whittle_runs import BIN, CONTENDERS, MICRO_BATCH, Contender
-from evo.genome.space import SPACES
+from evo.genome import SPACES
 
 TOLERANCE = 1e-4
 """Logits that differ by less are the same: float32, and products summed in another order."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from evo.errors import UserError
+from evo.algorithms.settings import Budget
 from evo.genome.enumeration import enumerate_space
 from evo.genome.space import Space
 from evo.genome.subnet import Subnet
@@ -62,32 +62,6 @@ class Scored:
 
     subnet: Subnet
     fitness: float | None
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long a search goes on.
-
-    Attributes:
-        population: candidates of a generation.
-        generations: generations after the first, random one.
-        patience: end after so many generations without a better best; None to never.
-
-    Raises:
-        UserError: a population below 1, or the like.
-    """
-
-    population: int = 50
-    generations: int = 100
-    patience: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.population < 1:
-            raise UserError(f"a population of {self.population} cannot evolve: give at least 1")
-        if self.generations < 0:
-            raise UserError(f"{self.generations} generations cannot be: give 0 or more")
-        if self.patience is not None and self.patience < 1:
-            raise UserError(f"a patience of {self.patience} generations cannot be: give at least 1")
 
 
 class Strategy(ABC):

@@ -9,40 +9,11 @@ fitness.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from evo.algorithms.base import Budget, Proposal, Scored, Seed, Strategy, rank_key
-from evo.errors import UserError
+from evo.algorithms.base import Proposal, Scored, Seed, Strategy, rank_key
+from evo.algorithms.settings import Budget, Rates
 from evo.genome.space import Space
 from evo.genome.subnet import Subnet
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Where offspring come from.
-
-    Attributes:
-        elites: how many of the best candidates are parents.
-        mutation: share of offspring that mutate one elite.
-        crossover: share that recombine two elites; the rest are random samples.
-
-    Raises:
-        UserError: no elites, or shares that are no shares.
-    """
-
-    elites: int = 10
-    mutation: float = 0.5
-    crossover: float = 0.4
-
-    def __post_init__(self) -> None:
-        if self.elites < 1:
-            raise UserError(f"{self.elites} elites have no offspring: give at least 1")
-        shares = self.mutation >= 0 and self.crossover >= 0
-        if not (shares and self.mutation + self.crossover <= 1):
-            raise UserError(
-                f"rates of {self.mutation} (mutation) and {self.crossover} (crossover) are no "
-                "shares: give numbers from 0 whose sum is at most 1"
-            )
 
 
 class Evolution(Strategy):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evo.algorithms.base import Budget, Proposal, Scored, Seed, Strategy, rank_key
+from evo.algorithms.base import Proposal, Scored, Seed, Strategy, rank_key
+from evo.algorithms.settings import Budget
 from evo.genome.space import Space
 from evo.genome.subnet import Subnet
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from evo.data.prepare import PrepareConfig, prepare
+from evo.data.config import PrepareConfig
 
 
 def run(config: PrepareConfig) -> None:
     """Tokenise the corpus, and print what it holds."""
+    from evo.data.prepare import prepare
+
     manifest = prepare(config)
     print(
         f"{config.out}: {manifest.documents:,} documents, {manifest.tokens:,} tokens, "

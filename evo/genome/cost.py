@@ -114,8 +114,6 @@ def flops_prices(architecture: Architecture, channels: Any, sequence_length: int
     )
 
 
-COSTS = ("parameters", "flops", "kv-cache", "latency")
-
 SECOND = 10**15
 """Latencies are whole femtoseconds: on a fast GPU a multiply-add of decoding takes about 1000."""
 

@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from evo.genome.subnet import Subnet
 from evo.storage.files import atomic_file
 
-PROXIES = ("magnitude", "activation")
 FIELDS = ("layers", "channels", "groups", "neurons")
 
 

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from evo.genome.subnet import Dimensions
 from evo.storage.files import atomic_file
 
-KINDS = ("index", "magnitude", "activation")
-
 
 @dataclass(frozen=True, eq=False)
 class Order:

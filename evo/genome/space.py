@@ -17,6 +17,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from evo.errors import UserError
+from evo.genome import SPACES
 from evo.genome.bins import Bin
 from evo.genome.cost import Architecture
 from evo.genome.crossover import crossed
@@ -30,7 +31,6 @@ from evo.genome.width_limits import NO_LIMITS, Limits
 
 Indices = NDArray[np.integer]
 
-SPACES = ("coarse-uniform", "coarse-layerwise", "fine-uniform", "fine-layerwise")
 DRAWS = 128
 """Plans that `sample` draws at once, to keep the first in the bin: its shapes are then distributed
 as by rejection sampling, wherever one of so many is in the bin."""

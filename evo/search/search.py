@@ -16,7 +16,8 @@ from evo.genome.cost import forward_flops, parameters
 from evo.genome.importance_proxy import Proxy
 from evo.genome.subnet import Subnet
 from evo.search.history import History, Row, Shard, Status, perplexity
-from evo.search.rungs import Losses, Rungs, Stages, estimates, survivors
+from evo.search.rung_settings import Rungs
+from evo.search.rungs import Losses, Stages, estimates, survivors
 from evo.search.score_cache import CachedScore, ScoreCache
 
 

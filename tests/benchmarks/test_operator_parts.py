@@ -10,9 +10,11 @@ from benchmarks.operator_parts import (
     SpaceOfParts,
     swapped_at_the_border,
 )
-from evo.algorithms.base import Budget, Strategy
+from evo.algorithms.base import Strategy
 from evo.algorithms.evolution import Evolution
-from evo.genome.space import SPACES, Space
+from evo.algorithms.settings import Budget
+from evo.genome import SPACES
+from evo.genome.space import Space
 from evo.genome.subnet import Subnet
 from tests.evo.algorithms.test_base import scored
 from tests.support.architectures import GROUPED, is_member, random_order, share

@@ -6,15 +6,16 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
-from evo.algorithms.base import Budget
 from evo.algorithms.evolution import Evolution
+from evo.algorithms.settings import Budget
 from evo.genome.bins import Bin
 from evo.genome.cost import Architecture, parameters
 from evo.genome.ranking import Order
 from evo.genome.space import Space
 from evo.genome.subnet import Dimensions, Subnet
 from evo.search.history import History, Shard
-from evo.search.rungs import Rungs, Stages
+from evo.search.rung_settings import Rungs
+from evo.search.rungs import Stages
 from evo.search.search import Lane
 
 DIMENSIONS = Dimensions(layers=6, channels=64, groups=8, neurons=128)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from evo.algorithms.base import Budget
-from evo.algorithms.evolution import Rates
+from evo.algorithms.settings import Budget, Rates
 from evo.data.text_weights import check_weights
 from evo.errors import UserError
-from evo.genome.cost import COSTS
-from evo.genome.importance_proxy import PROXIES
-from evo.genome.ranking import KINDS
-from evo.genome.space import SPACES
-from evo.genome.width_limits import Limits
-from evo.search.rungs import Rungs
+from evo.genome import COSTS, PROXIES, RANKINGS, SPACES
+from evo.search.rung_settings import Rungs
 from workers.settings import POOL_IDLE, PoolSettings, ScoringSettings
+
+if TYPE_CHECKING:
+    from evo.genome.width_limits import Limits
 
 ALGORITHMS = ("evolution", "random", "local", "one-plus-lambda")
 
@@ -147,7 +145,7 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         choices = (
-            ("order", KINDS),
+            ("order", RANKINGS),
             ("algorithm", ALGORITHMS),
             ("fitness", FITNESSES),
             ("cost", COSTS),
@@ -203,8 +201,10 @@ class SearchConfig:
             raise UserError(f"--pool-idle {self.pool_idle:g} cannot be: give 0 seconds or more")
         if self.seed < 0:
             raise UserError(f"a seed of {self.seed} cannot be: give 0 or more")
-        # each validates its own
-        _ = self.budget, self.rates, self.stages, self.scoring, self.pool_settings, self.limits
+        # Each of these validates its own part; numpy is imported only where widths are limited.
+        _ = self.budget, self.rates, self.stages, self.scoring, self.pool_settings
+        if self.multiple_of or self.floors:
+            _ = self.limits
 
     @property
     def sources(self) -> list[str]:
@@ -224,6 +224,8 @@ class SearchConfig:
     @property
     def limits(self) -> Limits:
         """Of the widths."""
+        from evo.genome.width_limits import Limits
+
         return Limits.parse(self.multiple_of, self.floors)
 
     @property

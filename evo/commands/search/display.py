@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from evo.algorithms.base import Budget
+from evo.algorithms.settings import Budget
 from evo.search.history import perplexity
 from evo.search.search import Progress
 

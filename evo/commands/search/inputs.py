@@ -13,10 +13,10 @@ from evo.data.fitness_text import Mixture, load_mixture
 from evo.data.revisions import pin_sources
 from evo.data.token_blocks import Text, load_text, sequence_length_of
 from evo.errors import UserError
+from evo.genome import PROXIES
 from evo.genome.bins import Bin, parse_bin
 from evo.genome.cost import Cost
 from evo.genome.head_size_space import HeadSizeSpace
-from evo.genome.importance_proxy import PROXIES
 from evo.genome.latency_model import FILE as LATENCIES
 from evo.genome.latency_model import Latencies
 from evo.genome.ranking import Order

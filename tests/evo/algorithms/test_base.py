@@ -4,13 +4,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from evo.algorithms.base import Budget, Proposal, Scored, Strategy
+from evo.algorithms.base import Proposal, Scored, Strategy
 from evo.algorithms.evolution import Evolution
 from evo.algorithms.local_search import LocalSearch
 from evo.algorithms.random_search import RandomSearch
+from evo.algorithms.settings import Budget
 from evo.errors import UserError
+from evo.genome import SPACES
 from evo.genome.cost import Architecture
-from evo.genome.space import SPACES, Space
+from evo.genome.space import Space
 from evo.genome.subnet import Dimensions, Subnet
 from tests.support.architectures import NEOX, is_member, random_order, share
 

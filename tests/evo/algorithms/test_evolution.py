@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from evo.algorithms.base import Budget, Scored, Strategy
-from evo.algorithms.evolution import Evolution, Rates
+from evo.algorithms.base import Scored, Strategy
+from evo.algorithms.evolution import Evolution
 from evo.algorithms.random_search import RandomSearch
+from evo.algorithms.settings import Budget, Rates
 from evo.errors import UserError
 from evo.genome.ranking import Order
 from evo.genome.space import Space

@@ -1,5 +1,5 @@
-from evo.algorithms.base import Budget
 from evo.algorithms.local_search import LocalSearch
+from evo.algorithms.settings import Budget
 from tests.evo.algorithms.test_base import fails_for_some, scored, space_of
 
 

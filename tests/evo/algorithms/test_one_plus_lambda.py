@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from evo.algorithms import one_plus_lambda
-from evo.algorithms.base import Budget
 from evo.algorithms.one_plus_lambda import (
     OnePlusLambda,
     _between_dimensions,
@@ -15,10 +14,12 @@ from evo.algorithms.one_plus_lambda import (
     switched,
 )
 from evo.algorithms.random_search import RandomSearch
+from evo.algorithms.settings import Budget
+from evo.genome import SPACES
 from evo.genome.cost import parameters
 from evo.genome.fit_to_bin import Plan
 from evo.genome.rank_genes import Genes
-from evo.genome.space import SPACES, Space
+from evo.genome.space import Space
 from evo.genome.subnet import Widths
 from evo.genome.width_limits import DIMENSIONS
 from tests.evo.algorithms.test_base import fails_for_some, scored, space_of

@@ -1,5 +1,5 @@
-from evo.algorithms.base import Budget
 from evo.algorithms.random_search import RandomSearch
+from evo.algorithms.settings import Budget
 from tests.evo.algorithms.test_base import scored, space_of
 
 

@@ -23,7 +23,8 @@ from evo.data import chunks as pieces
 from evo.data import text_files
 from evo.data import tokenise_chunk as tokenise_piece
 from evo.data.chunks import Piece, pieces_of
-from evo.data.prepare import PrepareConfig, _tokenise, prepare
+from evo.data.config import PrepareConfig
+from evo.data.prepare import _tokenise, prepare
 from evo.data.prepared_corpus import Manifest, open_blocks
 from evo.data.sources import Part, documents
 from evo.data.token_blocks import load_text
@@ -135,7 +136,8 @@ def test_killed_and_run_again_it_makes_no_finished_shard_again(
 ) -> None:
     command = (
         "import sys; from pathlib import Path; from evo.data import chunks as pieces\n"
-        "from evo.data.prepare import PrepareConfig, prepare\n"
+        "from evo.data.config import PrepareConfig\n"
+        "from evo.data.prepare import prepare\n"
         f"pieces.PIECE_BYTES = {SMALL}\n"
         "prepare(PrepareConfig([sys.argv[1]], Path(sys.argv[2]), Path(sys.argv[3]), workers=1))\n"
     )

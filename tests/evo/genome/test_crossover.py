@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from evo.genome.space import SPACES, Space
+from evo.genome import SPACES
+from evo.genome.space import Space
 from tests.support.architectures import GROUPED, any_cost, random_order
 
 

@@ -4,11 +4,12 @@ from itertools import product
 import numpy as np
 import pytest
 
+from evo.genome import SPACES
 from evo.genome.bins import Bin
 from evo.genome.cost import PARAMETERS, Architecture
 from evo.genome.enumeration import enumerate_space
 from evo.genome.ranking import Order
-from evo.genome.space import SPACES, Space
+from evo.genome.space import Space
 from evo.genome.subnet import Dimensions, Subnet
 from evo.genome.width_limits import NO_LIMITS, Limits
 from tests.support.architectures import COSTS, any_cost, is_member, random_order, share

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from evo.errors import UserError
+from evo.genome import SPACES
 from evo.genome.bins import Bin
 from evo.genome.cost import parameters
 from evo.genome.enumeration import enumerate_space
 from evo.genome.head_size_space import HeadSizeSpace
-from evo.genome.space import SPACES, Space
+from evo.genome.space import Space
 from evo.genome.subnet import Dimensions, Subnet
 from tests.support.architectures import GROUPED, is_member, random_order, share
 

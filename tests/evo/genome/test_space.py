@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 
 from evo.errors import UserError
+from evo.genome import SPACES
 from evo.genome.bins import Bin
 from evo.genome.cost import Architecture
 from evo.genome.enumeration import enumerate_space
-from evo.genome.space import SPACES, Space
+from evo.genome.space import Space
 from evo.genome.subnet import Dimensions, Subnet
 from evo.genome.width_limits import Limits
 from tests.support.architectures import (

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from evo.errors import UserError
-from evo.search.rungs import Rungs, Stages, estimates, spread, survivors
+from evo.search.rung_settings import Rungs
+from evo.search.rungs import Stages, estimates, spread, survivors
 
 
 @pytest.mark.parametrize(

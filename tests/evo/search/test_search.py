@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evo.algorithms.base import Budget, Proposal
-from evo.algorithms.evolution import Evolution, Rates
+from evo.algorithms.base import Proposal
+from evo.algorithms.evolution import Evolution
+from evo.algorithms.settings import Budget, Rates
 from evo.genome.bins import Bin
 from evo.genome.cost import Cost, LatencyPrices, forward_flops, parameters
 from evo.genome.space import Space
 from evo.genome.subnet import Subnet
 from evo.search.history import History, Row, Shard
-from evo.search.rungs import Rungs, Stages, survivors
+from evo.search.rung_settings import Rungs
+from evo.search.rungs import Stages, survivors
 from evo.search.score_cache import CachedScore, ScoreCache
 from evo.search.search import Lane
 from tests.support.architectures import NEOX, random_order, share

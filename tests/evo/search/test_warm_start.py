@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import yaml
 
-from evo.algorithms.base import Budget
 from evo.algorithms.evolution import Evolution
+from evo.algorithms.settings import Budget
 from evo.errors import UserError
+from evo.genome import SPACES
 from evo.genome.ranking import Order
-from evo.genome.space import SPACES, Space
+from evo.genome.space import Space
 from evo.genome.subnet import Subnet
 from evo.search.history import History
 from evo.search.warm_start import FILE, Taken, alike, brought_into, digest, load, save, starts, take

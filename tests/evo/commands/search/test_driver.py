@@ -23,10 +23,10 @@ from litgpt import GPT, Config
 from evo.commands.search.config import SearchConfig
 from evo.commands.search.driver import search
 from evo.errors import UserError
+from evo.genome import SPACES
 from evo.genome.cost import SECOND, Cost, forward_flops
 from evo.genome.latency_model import Latencies
 from evo.genome.ranking import Order
-from evo.genome.space import SPACES
 from evo.genome.subnet import Widths
 from evo.model import checkpoint
 from evo.model.layer_sensitivity import layer_sensitivity
