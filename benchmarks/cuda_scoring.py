@@ -38,6 +38,7 @@ from evo.genome.ranking import Order
 from evo.genome.space import Space
 from evo.genome.subnet import Subnet
 from evo.model.layerwise_gpt import architecture_of, named_cost, tensor_shapes
+from evo.model.network import Network
 from workers.scoring.scorer import Scorer, torch_dtype
 from workers.settings import ScoringSettings
 from workers.tasks.micro_batch import largest, try_on
@@ -101,14 +102,15 @@ def measure(work: Work, *, host: bool) -> dict[str, Any]:
     tokens = rng.integers(config.vocab_size, size=(work.sequences, work.length), dtype=np.int32)
     subnets = candidates(work, architecture, rng)
     weights = random_weights(config, architecture, work.settings, host=host)
+    teacher = Network(config, architecture.full_widths, weights, tied=False)
     settings = replace(work.settings, device_share=0.0) if host else work.settings
     rows = max(1, min(SHARD_TOKENS, tokens.size // 2) // work.length)
     if settings.micro_batch is None:
-        scorer = Scorer(config, weights, False, tokens, replace(settings, micro_batch=1))
+        scorer = Scorer(teacher, tokens, replace(settings, micro_batch=1))
         most = largest(subnets, architecture, rows * work.length)
         settings = replace(settings, micro_batch=try_on(scorer, most, rows, 1.0))
         del scorer
-    scorer = Scorer(config, weights, False, tokens, settings)
+    scorer = Scorer(teacher, tokens, settings)
     shards = [(start, start + rows) for start in range(0, work.sequences, rows)]
     score_all(scorer, subnets[:1], shards)
     if device == "cuda":

@@ -21,7 +21,7 @@ from evo.genome.subnet import Subnet
 from evo.model import checkpoint
 from evo.model.importance import importance_by_activation, importance_by_magnitude
 from evo.model.layer_sensitivity import layer_sensitivity
-from evo.search.rungs import spread
+from evo.search.stages import spread
 from workers.scoring.scorer import Scorer
 from workers.settings import ScoringSettings
 
@@ -118,7 +118,7 @@ class Bench:
         teacher = self.checkpoint
         blocks = np.ascontiguousarray(self.text[: self.sequences + HELD_OUT])
         settings = ScoringSettings(cache_bytes=0)  # none is scored twice
-        return Scorer(teacher.config, teacher.weights, teacher.tied, blocks, settings)
+        return Scorer(teacher, blocks, settings)
 
     @property
     def _path(self) -> Path:

@@ -30,8 +30,8 @@ from benchmarks.machine import measured_on, sentence
 from evo.genome.cost import parameters
 from evo.genome.subnet import Subnet
 from evo.model import checkpoint
-from workers.pool.teacher_store import create_store
-from workers.pool.worker_group import ScoringWorker
+from workers.pool.scoring_worker import ScoringWorker
+from workers.pool.stored_teacher import store_teacher
 from workers.settings import ScoringSettings
 
 MIB = 2**20
@@ -98,11 +98,10 @@ def measure(directory: Path) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     shape = (SEQUENCES, LENGTH)
     blocks = ray.put(rng.integers(teacher.config.vocab_size, size=shape, dtype=np.int32))
-    store = create_store(teacher.path)
-    ray.get(store.teacher.remote())
+    stored = store_teacher(teacher)
     actor_class: Any = ray.remote(num_cpus=0)(Probe)
     settings = ScoringSettings(micro_batch=MICRO_BATCH)
-    work = ray.put((store, settings))
+    work = ray.put((stored, settings))
     idle, first, second = (actor_class.remote([work]) for _ in range(3))
     processes = [psutil.Process(ray.get(actor.pid.remote())) for actor in (idle, first, second)]
     ray.get(first.start.remote())

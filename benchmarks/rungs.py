@@ -28,6 +28,7 @@ from benchmarks.agreement import TIMES, curve, fewest
 from benchmarks.larger_teacher import larger_teacher
 from benchmarks.machine import measured_on
 from benchmarks.rungs_report import draw, markdown, trace
+from evo.algorithms.base import Proposal
 from evo.algorithms.evolution import Evolution
 from evo.algorithms.settings import Budget
 from evo.commands.search.config import SearchConfig
@@ -41,10 +42,13 @@ from evo.genome.space import Space
 from evo.genome.subnet import Subnet
 from evo.model import checkpoint
 from evo.model.importance import importance_by_activation
-from evo.search.history import History, Shard
+from evo.search.generation import EliteLosses, Screening
+from evo.search.history import History
 from evo.search.rung_settings import Rungs
-from evo.search.rungs import Losses, Stages, spread
-from evo.search.search import Lane
+from evo.search.rungs import Losses
+from evo.search.search import Search
+from evo.search.sequence_weights import SequenceWeights
+from evo.search.stages import Stages, spread
 from evo.storage.files import atomic_file, cache_directory
 from workers.scoring.scorer import Scorer
 from workers.settings import ScoringSettings
@@ -67,20 +71,27 @@ LONGER = 4
 """One search is also made on so many times the text, where a rung can be a smaller share."""
 
 DEFAULTS = SearchConfig(teacher=teacher_path(), text=TEXT, bins=[BIN], out=Path("unused"))
-FULL, DEFAULT = Rungs(), DEFAULTS.stages
+FULL, DEFAULT = Rungs(), DEFAULTS.rung_settings
 
 
-class OrphanLane(Lane):
+class NoRelatives(EliteLosses):
     """Compares what candidates lose as it is, not against their parents."""
 
-    def _relatives(self, candidate: str) -> list[Losses]:
+    def relatives(self, proposal: Proposal) -> list[Losses]:
         return []
+
+
+class OrphanSearch(Search):
+    """A search whose candidates are not compared with their parents."""
+
+    def _elites(self) -> EliteLosses:
+        return NoRelatives(**vars(super()._elites()))
 
 
 class FixedStages(Stages):
     """Screens on the same sequences in every generation."""
 
-    def turned(self, generation: int) -> Stages:
+    def rotated(self, generation: int) -> Stages:
         return self
 
 
@@ -92,20 +103,20 @@ class Setting:
         rungs: shares, survivors and confidence.
         sizes: sequences of each stage, where `Stages.of` would make them no smaller than two.
         stages: their kind.
-        lane: the kind of lane.
+        search: the kind of search.
     """
 
     rungs: Rungs
     sizes: tuple[int, ...] = ()
     stages: type[Stages] = Stages
-    lane: type[Lane] = Lane
+    search: type[Search] = Search
 
 
 QUARTER = replace(DEFAULT, survivors=1 / 4)
 OTHERS = {
     "1 2 16": Setting(DEFAULT, (1, 2, 16)),
     "1 2 16, always the same sequences": Setting(DEFAULT, (1, 2, 16), stages=FixedStages),
-    "1 2 16, not against parents": Setting(DEFAULT, (1, 2, 16), lane=OrphanLane),
+    "1 2 16, not against parents": Setting(DEFAULT, (1, 2, 16), search=OrphanSearch),
     "1 2 4 16, 1/4 survive": Setting(QUARTER, (1, 2, 4, 16)),
     "1 4 16": Setting(DEFAULT, (1, 4, 16)),
     "1 4 16, 1/4 survive": Setting(QUARTER, (1, 4, 16)),
@@ -153,9 +164,7 @@ class Laboratory:
             Order.by_importance(**vars(importance)).save(path)
         self.order = Order.load(path)
         self.scorer = Scorer(
-            self.teacher.config,
-            self.teacher.weights,
-            self.teacher.tied,
+            self.teacher,
             blocks[spread(len(blocks))],
             ScoringSettings(),
         )
@@ -213,10 +222,11 @@ def search(
     budget = Budget(POPULATION, generations)
     strategy = Evolution(here.space(match.space), budget, match.seed, DEFAULTS.rates)
     home = f"{match.space}-{match.seed}-{match.sequences}-{name.replace('/', '_')}"
-    lane = setting.lane(name, strategy, History(here.out / home), stages, rungs)
-    while not lane.ended:
-        score_generation(lane, here)
-    best = lane.best_row()
+    screening = Screening(stages, rungs, SequenceWeights.equal(stages.sizes[-1]))
+    one = setting.search(name, strategy, History(here.out / home), screening)
+    while not one.ended:
+        score_generation(one, here)
+    best = one.best_row()
     assert best is not None
     winner = Subnet.unpack(best.genome, here.teacher.architecture.dimensions)
     fresh = here.losses(winner, match.sequences, TIMES * match.sequences)
@@ -229,27 +239,27 @@ def search(
         "stages": list(stages.sizes),
         "survivors": rungs.survivors,
         "confidence": rungs.confidence,
-        "trace": trace(lane.history.rows),
+        "trace": trace(one.history.rows),
         "fresh_nll": sum(fresh) / len(fresh) / (LENGTH - 1),
-        "seconds": sum(row.seconds for row in lane.history.rows),
+        "seconds": sum(row.seconds for row in one.history.rows),
     }
-    with atomic_file(lane.history.directory / RECORD) as temporary:
+    with atomic_file(one.history.directory / RECORD) as temporary:
         temporary.write_text(json.dumps(record))
     return record
 
 
-def score_generation(lane: Lane, here: Laboratory) -> None:
+def score_generation(one: Search, here: Laboratory) -> None:
     """One unit after the other, as a pool of one worker would."""
-    wanted = [*lane.begin_generation(), *lane.advance()]
+    wanted = [*one.begin_generation(), *one.advance()]
     while wanted:
         for proposal, shard in wanted:
             subnet = proposal.subnet
-            score = here.scorer.score(subnet.pack(), subnet.id, lane.stages.shards[shard])
+            score = here.scorer.score(subnet.pack(), subnet.id, one.stages.shards[shard])
             assert score.failure is None, score.failure
-            lane.take([Shard(subnet.id, shard, score.nll, score.tokens, score.seconds)])
-        wanted = lane.advance()
-    if lane.complete:
-        lane.end_generation()
+            one.take({(subnet.id, shard): score})
+        wanted = one.advance()
+    if one.complete:
+        one.end_generation()
 
 
 def spaces_of(teacher: str) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
     python -m benchmarks.scaling
 
 Real scorers of one thread on the embedded teacher: what a second worker gains on a pool, against
-what a second bare process gains on the same work. Simulated ones: the real driver, lanes and pool,
+what a second bare process gains on the same work. Simulated ones: the real driver and pool,
 searches of population 50 over Pythia-6.9B's dimensions, three bins and four spaces; only the
 workers sleep, 200 ms for a unit of 16,384 tokens. Utilisation is what they slept of the time from
 the first unit's dispatch to the last one's result, or to the end of a run that is cut off. Writes
@@ -40,11 +40,13 @@ from evo.genome.cost import forward_flops
 from evo.genome.ranking import Order
 from evo.genome.space import Space
 from evo.genome.subnet import Subnet
+from evo.search.generation import Screening
 from evo.search.history import History
 from evo.search.rung_settings import Rungs
-from evo.search.rungs import Stages
-from evo.search.search import Lane
-from workers.pool.pool import Pool, UnitResult
+from evo.search.search import Search
+from evo.search.sequence_weights import SequenceWeights
+from evo.search.stages import Stages
+from workers.pool.pool import Pool, ScoredUnit
 from workers.pool.queues import Unit
 from workers.settings import PoolSettings, ScoringSettings
 
@@ -82,8 +84,8 @@ SETTINGS = {
     "one search, unsharded": Setting(1, 1, CANDIDATE_UNITS * UNIT_SEQUENCES, Rungs()),
     "one search, sharded": Setting(1, CANDIDATE_UNITS, UNIT_SEQUENCES, Rungs()),
     "twelve searches, sharded": Setting(12, CANDIDATE_UNITS, UNIT_SEQUENCES, Rungs()),
-    "one search, rungs": Setting(1, RUNG_UNITS, UNIT_SEQUENCES, DEFAULTS.stages),
-    "twelve searches, rungs": Setting(12, RUNG_UNITS, UNIT_SEQUENCES, DEFAULTS.stages),
+    "one search, rungs": Setting(1, RUNG_UNITS, UNIT_SEQUENCES, DEFAULTS.rung_settings),
+    "twelve searches, rungs": Setting(12, RUNG_UNITS, UNIT_SEQUENCES, DEFAULTS.rung_settings),
 }
 
 
@@ -99,23 +101,23 @@ class WatchedPool(Pool):
         self.began = self.began or time.monotonic()
         super().submit(units)
 
-    def wait(self, timeout: float) -> list[UnitResult]:
-        results = super().wait(timeout)
+    def wait(self, timeout: float) -> list[ScoredUnit]:
+        scored = super().wait(timeout)
         now = time.monotonic()
-        self.arrivals += [(now, result.unit) for result in results]
-        return results
+        self.arrivals += [(now, unit) for unit, _ in scored]
+        return scored
 
-    def pending(self, lane: str | None = None) -> int:
+    def pending(self, search: str | None = None) -> int:
         now = time.monotonic()
         if not self.ended and self.began and now > self.began + self._seconds:
             self.ended = now
-        return 0 if self.ended else super().pending(lane)
+        return 0 if self.ended else super().pending(search)
 
-    def drain(self, lanes: Iterable[str]) -> None:
+    def drain(self, searches: Iterable[str]) -> None:
         """Forget what is queued, and wait for what runs, which the watch still notes."""
         self.ended = self.ended or self.arrivals[-1][0]
-        for lane in lanes:
-            self.drop(lane)
+        for search in searches:
+            self.drop(search)
         while super().pending():
             self.wait(1.0)
 
@@ -128,19 +130,20 @@ class WatchedPool(Pool):
         return slept / (workers * (self.ended - self.began))
 
 
-def lanes_of(setting: Setting, stages: Stages, directory: Path) -> list[Lane]:
+def searches_of(setting: Setting, stages: Stages, directory: Path) -> list[Search]:
     """The searches, fresh."""
     order = Order.by_index(PYTHIA_6_9B.dimensions)
     names = [(SPACES[1], BINS[0])]
     if setting.searches > 1:
         names = [(space, bin) for bin in BINS for space in SPACES]
-    lanes = []
+    screening = Screening(stages, setting.rungs, SequenceWeights.equal(stages.sizes[-1]))
+    searches = []
     for seed, (name, bin) in enumerate(names):
         space = Space(name, PYTHIA_6_9B, order, bin)
-        lane = f"{name}@{bin.name}"
+        full_name = f"{name}@{bin.name}"
         strategy = Evolution(space, DEFAULTS.budget, seed, DEFAULTS.rates)
-        lanes.append(Lane(lane, strategy, History(directory / lane), stages, setting.rungs))
-    return lanes
+        searches.append(Search(full_name, strategy, History(directory / full_name), screening))
+    return searches
 
 
 def run(name: str, pool: WatchedPool, workers: int, seconds: float) -> dict[str, Any]:
@@ -149,13 +152,13 @@ def run(name: str, pool: WatchedPool, workers: int, seconds: float) -> dict[str,
     sequences = setting.units * setting.unit_sequences
     stages = Stages.of(setting.rungs, sequences, setting.unit_sequences)
     with tempfile.TemporaryDirectory() as directory:
-        lanes = lanes_of(setting, stages, Path(directory))
-        driver = Driver(DEFAULTS, stages, lanes, pool)
+        searches = searches_of(setting, stages, Path(directory))
+        driver = Driver(DEFAULTS, searches, pool)
         pool.watch(seconds)
         thread, processor = time.thread_time(), time.process_time()
         driver.drive()
         thread, processor = time.thread_time() - thread, time.process_time() - processor
-        pool.drain(lane.name for lane in lanes)
+        pool.drain(search.name for search in searches)
     took = pool.ended - pool.began
     return {
         "setting": name,
@@ -164,7 +167,7 @@ def run(name: str, pool: WatchedPool, workers: int, seconds: float) -> dict[str,
         "seconds": took,
         "units": len(pool.arrivals),
         "units_per_second": len(pool.arrivals) / took,
-        "generations": sum(lane.strategy.generation for lane in lanes),
+        "generations": sum(search.strategy.generation for search in searches),
         "driver_thread": thread / took,
         "driver_process": processor / took,
     }

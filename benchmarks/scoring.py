@@ -40,6 +40,7 @@ from benchmarks.machine import measured_on, sentence
 from evo.genome.cost import forward_flops
 from evo.genome.subnet import Subnet
 from evo.model.layerwise_gpt import architecture_of
+from evo.model.network import Network
 from workers.scoring.scorer import Scorer
 from workers.settings import ScoringSettings
 
@@ -80,9 +81,8 @@ class Contenders:
 
     def ours(self, setting: Setting) -> float:
         """Summed NLL by our scorer, the candidate's extraction included."""
-        weights = self.model.state_dict()
         settings = ScoringSettings(micro_batch=setting.micro_batch)
-        scorer = Scorer(self.config, weights, False, self.blocks, settings)
+        scorer = Scorer(Network.of(self.model), self.blocks, settings)
         rows = (0, len(self.blocks))
         return sum(scorer.score(self.subnet.pack(), self.subnet.id, rows).nll)
 

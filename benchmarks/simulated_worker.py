@@ -5,24 +5,13 @@ from __future__ import annotations
 import random
 import sys
 import time
-from dataclasses import dataclass
+
+from evo.search.shard_score import ShardScore
 
 SEQUENCE_SECONDS = 0.025
 """Of a sequence of 2,048 tokens, so that a unit of 16,384 takes 200 ms."""
 
 TARGETS = 2047
-
-
-@dataclass(frozen=True)
-class SimulatedScore:
-    """As a `ShardScore`."""
-
-    nll: tuple[float, ...]
-    tokens: int
-    seconds: float
-    failure: str | None = None
-    divergence: tuple[float, ...] | None = None
-    latency: float | None = None
 
 
 class SimulatedWorker:
@@ -36,14 +25,12 @@ class SimulatedWorker:
         if "torch" in sys.modules:
             raise RuntimeError("a simulated worker needs no torch, but something has imported it")
 
-    def score(
-        self, genome: bytes, candidate: str, text: list, start: int, stop: int
-    ) -> SimulatedScore:
+    def score(self, genome: bytes, candidate: str, text: list, start: int, stop: int) -> ShardScore:
         """An NLL for each sequence, after as long as they take together."""
         seconds = (stop - start) * SEQUENCE_SECONDS
         time.sleep(seconds)
         nll = tuple(TARGETS * _nll(candidate, sequence) for sequence in range(start, stop))
-        return SimulatedScore(nll, TARGETS * (stop - start), seconds)
+        return ShardScore(nll, TARGETS * (stop - start), seconds)
 
 
 def _nll(candidate: str, sequence: int) -> float:

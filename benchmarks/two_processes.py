@@ -24,6 +24,7 @@ from evo.genome.space import Space
 from evo.model import checkpoint
 from workers.pool.pool import Pool
 from workers.pool.queues import Unit
+from workers.pool.stored_teacher import store_teacher
 from workers.scoring.scorer import Scorer
 from workers.settings import PoolSettings, ScoringSettings
 
@@ -60,9 +61,7 @@ def prepare(blocks: NDArray[np.integer]) -> None:
     """In a bare process: what a worker has, too."""
     torch.set_num_threads(1)
     teacher = checkpoint.load(teacher_path())
-    _state["scorer"] = Scorer(
-        teacher.config, teacher.weights, teacher.tied, blocks, ScoringSettings()
-    )
+    _state["scorer"] = Scorer(teacher, blocks, ScoringSettings())
 
 
 def score(units: list[Unit]) -> float:
@@ -107,10 +106,11 @@ def processor_seconds() -> float:
 def measure(candidates: int, repeats: int) -> dict[str, Any]:
     """Everything warm, then all take turns. Ray must have been initialised."""
     blocks, units = work(candidates)
+    teacher = store_teacher(checkpoint.load(teacher_path()))
     with ExitStack() as stack:
         pools = [
             stack.enter_context(
-                Pool(teacher_path(), blocks, ScoringSettings(), PoolSettings(workers=count))
+                Pool(teacher, blocks, ScoringSettings(), PoolSettings(workers=count))
             )
             for count in (1, 2)
         ]

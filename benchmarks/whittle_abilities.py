@@ -133,8 +133,7 @@ def evo_ability(
     numel = sum(p.numel() for p in network.parameters())
     saved = checkpoint.load(directory).model().eval()
     teacher, seconds = setting.teacher, []
-    scorer = Scorer(
-        teacher.config, teacher.weights, teacher.tied, setting.blocks,
+    scorer = Scorer(teacher, setting.blocks,
         ScoringSettings(micro_batch=MICRO_BATCH, cache_bytes=0),
     )  # fmt: skip
     for _ in range(1 + SCORES):

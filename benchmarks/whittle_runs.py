@@ -93,7 +93,7 @@ class Setting:
     def extract(self, subnet: Subnet) -> GPT:
         """The standalone network."""
         teacher = self.teacher
-        return extract(teacher.config, teacher.weights, subnet, tied=teacher.tied)
+        return extract(teacher, subnet)
 
     def nll(self, subnet: Subnet) -> float:
         """As `evo eval` has it of the extracted network."""

@@ -87,7 +87,7 @@ def _read_search(directory: Path, summary: dict[str, Any] | None) -> SearchRecor
     return SearchRecord(
         name=directory.name,
         directory=directory,
-        history=frame(history.told()),
+        history=frame(history.completed()),
         generations=state["generation"],
         ended=summary["ended"] if summary else state["ended"],
         summary=summary,

@@ -91,3 +91,16 @@ class PoolSettings:
             raise UserError(f"{self.gpus_per_worker} GPUs per worker: give 0 (on CPU) or more")
         if self.start_timeout <= 0:
             raise UserError(f"a start timeout of {self.start_timeout} s: give more than 0")
+
+
+def check_devices(scoring: ScoringSettings, pool: PoolSettings) -> None:
+    """Check that the device of scoring and the GPUs of a worker fit together.
+
+    Raises:
+        UserError: GPUs without `cuda`, or the other way round.
+    """
+    if (scoring.device == "cuda") != (pool.gpus_per_worker > 0):
+        raise UserError(
+            f"device {scoring.device} and {pool.gpus_per_worker:g} GPUs per worker do not "
+            "fit together: scoring on cuda needs GPUs, on cpu none"
+        )

@@ -157,12 +157,12 @@ class Strategy(ABC):
         self._learn(valid)
 
     @property
-    def places(self) -> int:
+    def elite_count(self) -> int:
         """How many candidates may be parents of the next generation."""
         return 1
 
     @property
-    def leaders(self) -> list[Scored]:
+    def elites(self) -> list[Scored]:
         """Those that are now, the best first."""
         return [self.best] if self.best else []
 

@@ -34,34 +34,34 @@ class Evolution(Strategy):
     ) -> None:
         super().__init__(space, budget, seed)
         self.rates = rates or Rates()
-        self.elites: list[Scored] = []
+        self._elites: list[Scored] = []
 
     @property
-    def places(self) -> int:
+    def elite_count(self) -> int:
         return self.rates.elites
 
     @property
-    def leaders(self) -> list[Scored]:
-        return self.elites
+    def elites(self) -> list[Scored]:
+        return self._elites
 
     def _propose(self) -> Proposal:
         draw = self.rng.random()
-        if self.generation == 0 or not self.elites:
+        if self.generation == 0 or not self._elites:
             return Proposal(self.space.sample(self.rng), "sample")
         if draw < self.rates.mutation:
             parent = self._elite()
             return Proposal(self.space.mutate(parent, self.rng), "mutation", (parent.id,))
-        if draw < self.rates.mutation + self.rates.crossover and len(self.elites) > 1:
+        if draw < self.rates.mutation + self.rates.crossover and len(self._elites) > 1:
             first, second = (
-                self.elites[index].subnet
-                for index in self.rng.choice(len(self.elites), 2, replace=False)
+                self._elites[index].subnet
+                for index in self.rng.choice(len(self._elites), 2, replace=False)
             )
             child = self.space.crossover(first, second, self.rng)
             return Proposal(child, "crossover", (first.id, second.id))
         return Proposal(self.space.sample(self.rng), "sample")
 
     def _elite(self) -> Subnet:
-        return self.elites[self.rng.integers(len(self.elites))].subnet
+        return self._elites[self.rng.integers(len(self._elites))].subnet
 
     def _learn(self, scored: Sequence[Scored]) -> None:
-        self.elites = sorted([*self.elites, *scored], key=rank_key)[: self.rates.elites]
+        self._elites = sorted([*self._elites, *scored], key=rank_key)[: self.rates.elites]

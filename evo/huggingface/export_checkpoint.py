@@ -24,8 +24,9 @@ from evo.huggingface.to_config import hidden_act, native_config, refuse_unsaid, 
 from evo.huggingface.to_weights import native_weights
 from evo.model import checkpoint as checkpoints
 from evo.model import tokenizer as tokenizers
-from evo.model.checkpoint import HEAD, Checkpoint
+from evo.model.checkpoint import Checkpoint
 from evo.model.litgpt import Config
+from evo.model.network import HEAD
 from evo.storage.files import atomic_directory, refuse_occupied
 
 logger = logging.getLogger("evo")

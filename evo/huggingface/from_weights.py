@@ -19,9 +19,9 @@ from torch import Tensor
 
 from evo.errors import UserError, first_line
 from evo.huggingface.from_config import SourceConfig
-from evo.model.checkpoint import EMBEDDING, HEAD
 from evo.model.layerwise_gpt import architecture_of, tensor_shapes
 from evo.model.litgpt import Config, convert_hf_checkpoint
+from evo.model.network import EMBEDDING, HEAD
 
 LAYOUTS = (
     ("model.safetensors.index.json", "model*.safetensors"),

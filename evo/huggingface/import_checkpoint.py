@@ -55,7 +55,7 @@ def import_checkpoint(config: ImportConfig) -> dict[str, Any]:
     weights = litgpt_weights(source, litgpt, read_weights(directory), dtype)
     architecture = architecture_of(litgpt, tied=source.tied)
     widths = architecture.full_widths
-    imported = Checkpoint(directory, litgpt, widths, weights, source.tied, tokenizer)
+    imported = Checkpoint(litgpt, widths, weights, source.tied, path=directory, tokenizer=tokenizer)
     if tokenizer is None:
         logger.warning("%s has no tokenizer: the teacher will work with token ids only", directory)
     difference = _verify(source, imported, dtype) if config.verify else None

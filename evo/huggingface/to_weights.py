@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from evo.genome.subnet import Widths
 from evo.huggingface.to_config import family_of, native_heads
-from evo.model.checkpoint import HEAD
 from evo.model.litgpt import Config
+from evo.model.network import HEAD
 
 NEOX_NAMES = {
     "transformer.wte": "gpt_neox.embed_in",
@@ -50,7 +50,7 @@ after attention and before the MLP share a name there; no family has both."""
 
 
 def native_weights(
-    config: Config, widths: Widths, weights: dict[str, Tensor], *, tied: bool
+    config: Config, widths: Widths, weights: Mapping[str, Tensor], *, tied: bool
 ) -> dict[str, Tensor]:
     """The tensors under the names of the family's own class; a tied head is left out.
 
@@ -98,7 +98,7 @@ def _pieces(
 
 
 def with_silent_heads(
-    config: Config, weights: dict[str, Tensor], heads: int
+    config: Config, weights: Mapping[str, Tensor], heads: int
 ) -> tuple[Config, dict[str, Tensor]]:
     """The network with so many heads that the new ones give exactly nothing.
 
@@ -111,7 +111,7 @@ def with_silent_heads(
     """
     missing = (heads - config.n_head) * config.head_size
     if not missing:
-        return config, weights
+        return config, dict(weights)
     filled = dict(weights)
     for name, tensor in weights.items():
         if ".attn.qkv." in name:

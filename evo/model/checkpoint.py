@@ -7,11 +7,9 @@ it came from.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,94 +18,34 @@ import yaml
 from torch import Tensor
 
 from evo.errors import UserError, first_line
-from evo.genome.cost import Architecture
 from evo.genome.subnet import Widths
 from evo.model import tokenizer as tokenizers
-from evo.model.layerwise_gpt import architecture_of, build, is_tied, tensor_shapes, tie, widths_of
+from evo.model.layerwise_gpt import architecture_of, is_tied, tensor_shapes, widths_of
 from evo.model.litgpt import GPT, Config, save_config
+from evo.model.network import EMBEDDING, HEAD, Network
 from evo.model.tokenizer import Tokenizer, load_tokenizer
 from evo.storage.files import atomic_directory
 
 WEIGHTS, SAFE_WEIGHTS = "lit_model.pth", "model.safetensors"
-EMBEDDING, HEAD = "transformer.wte.weight", "lm_head.weight"
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint in memory, on the CPU, in the dtype in which it was stored.
+class Checkpoint(Network):
+    """A network in memory, on the CPU, in the dtype in which it was stored.
 
     Attributes:
         path: the directory.
-        config: litgpt's description; of a layer-wise network, what its blocks have in common.
-        widths: of its blocks.
-        weights: every tensor by litgpt's name; tied ones are one tensor under two names.
-        tied: whether embedding and output head are one matrix.
         tokenizer: None where the directory has none.
     """
 
     path: Path
-    config: Config
-    widths: Widths
-    weights: dict[str, Tensor]
-    tied: bool
     tokenizer: Tokenizer | None
-
-    @property
-    def architecture(self) -> Architecture:
-        """The numbers on which cost depends."""
-        return architecture_of(self.config, tied=self.tied)
 
     @property
     def vocabulary(self) -> int:
         """Token ids are below this: the tokenizer's own size, else the padded one."""
         padded = self.config.padded_vocab_size
         return min(self.tokenizer.vocabulary, padded) if self.tokenizer else padded
-
-    @cached_property
-    def hash(self) -> str:
-        """Of the shape and the weights' content."""
-        return weights_hash(self.weights)
-
-    def model(self, dtype: torch.dtype = torch.float32) -> GPT:
-        """The network, with weights of its own, in evaluation mode."""
-        model = self._empty().to(dtype).to_empty(device="cpu")
-        model.load_state_dict(self.weights)
-        return self._ready(model)
-
-    def mapped_model(self) -> GPT:
-        """The network, its weights where they lie in the file, in their stored dtype.
-
-        A worker's memory holds none of them until they are read. Writing to one copies what is
-        written to; the file stays as it is.
-        """
-        model = self._empty()
-        model.load_state_dict(self.weights, assign=True)
-        return self._ready(model)
-
-    def _empty(self) -> GPT:
-        with torch.device("meta"):
-            return build(self.config, self.widths)
-
-    def _ready(self, model: GPT) -> GPT:
-        if self.tied:
-            tie(model)
-        reset_rope(model)
-        return model.eval()
-
-
-def reset_rope(model: GPT) -> None:
-    """Compute the rotary tables, which are no part of a checkpoint, in float32."""
-    model.cos, model.sin = model.rope_cache(device=model.lm_head.weight.device)
-
-
-def weights_hash(weights: dict[str, Tensor]) -> str:
-    """16 hexadecimal digits over names, dtypes, shapes and bytes."""
-    digest = hashlib.blake2b(digest_size=8)
-    for name in sorted(weights):
-        tensor = weights[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def load_config(directory: Path) -> tuple[Config, Widths]:
@@ -177,7 +115,9 @@ def load(directory: Path) -> Checkpoint:
     tied = torch.equal(weights[EMBEDDING], weights[HEAD]) and not config.lm_head_bias
     if tied:
         weights[HEAD] = weights[EMBEDDING]
-    return Checkpoint(directory, config, widths, weights, tied, load_tokenizer(directory))
+    return Checkpoint(
+        config, widths, weights, tied, path=directory, tokenizer=load_tokenizer(directory)
+    )
 
 
 def _read_weights(directory: Path) -> tuple[dict[str, Tensor], Path]:

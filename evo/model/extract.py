@@ -7,24 +7,20 @@ or every head keeps its leading rotary pairs and the leading ones of its other c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from evo.genome.subnet import Mask, Subnet
-from evo.model.checkpoint import HEAD
 from evo.model.layerwise_gpt import build, tie
 from evo.model.litgpt import GPT, Config
+from evo.model.network import HEAD, Network
 
 
 def extract(
-    config: Config,
-    weights: Mapping[str, Tensor],
+    teacher: Network,
     subnet: Subnet,
     *,
-    tied: bool,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     sequence_length: int | None = None,
@@ -32,20 +28,19 @@ def extract(
     """The network that a subnet keeps, in evaluation mode.
 
     Args:
-        config: the teacher's.
-        weights: the teacher's, by litgpt's names; only read.
+        teacher: a uniform network, whose weights are only read.
         subnet: masks over this teacher.
-        tied: whether the teacher's embedding and output head are one matrix.
         dtype: of the network's weights.
         device: where the network is put.
         sequence_length: the longest sequence it is to see; by default the teacher's block size,
             whose rotary table may be large.
     """
+    config, weights = teacher.config, teacher.weights
     with torch.device("meta"):
         model = build(config, subnet.widths)
     kept_layers = np.flatnonzero(subnet.layers)
     for name, _ in list(model.named_parameters()):
-        if tied and name == HEAD:
+        if teacher.tied and name == HEAD:
             continue
         source, keep = _cut(name, config, subnet, kept_layers)
         tensor = weights[source]
@@ -59,7 +54,7 @@ def extract(
         copy = tensor is weights[source]
         tensor = tensor.to(device, dtype, copy=copy, non_blocking=tensor.is_pinned())
         _set_parameter(model, name, nn.Parameter(tensor, requires_grad=False))
-    if tied:
+    if teacher.tied:
         tie(model)
     model.max_seq_length = sequence_length or config.block_size
     model.cos, model.sin = model.rope_cache(device=torch.device(device))

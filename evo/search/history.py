@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
 from evo.errors import UserError, first_line
+from evo.search.shard_score import ShardScore
 from evo.storage.files import atomic_file, output_errors
 
 Status = Literal["full", "screened", "failed"]
@@ -74,47 +75,6 @@ class Row:
 COLUMNS = tuple(Row.__dataclass_fields__)
 
 
-@dataclass(frozen=True)
-class Shard:
-    """The score of one candidate on one shard.
-
-    Attributes:
-        candidate: its id.
-        shard: index of the shard.
-        nll: of each sequence, summed over its targets, nats; empty where it failed.
-        tokens: targets of all sequences; 0 where it failed.
-        seconds: of worker time.
-        failure: why it failed; None where it did not.
-        divergence: KL from the teacher, likewise, where the fitness is that.
-        latency: of the candidate, femtoseconds, measured with its first shard where the cost is
-            that; None elsewhere.
-    """
-
-    candidate: str
-    shard: int
-    nll: tuple[float, ...]
-    tokens: int
-    seconds: float
-    failure: str | None = None
-    divergence: tuple[float, ...] | None = None
-    latency: int | None = None
-
-    @property
-    def losses(self) -> tuple[float, ...]:
-        """Of each sequence, what the fitness is a mean of."""
-        return self.nll if self.divergence is None else self.divergence
-
-    @classmethod
-    def from_json(cls, line: bytes) -> Shard:
-        """The inverse of `json.dumps(asdict(shard))`."""
-        record = json.loads(line)
-        divergence = record.pop("divergence")
-        return cls(
-            **record | {"nll": tuple(record["nll"])},
-            divergence=None if divergence is None else tuple(divergence),
-        )
-
-
 def perplexity(nll: float) -> float:
     """The exponential, infinite where it is beyond float64, NaN of NaN."""
     return math.inf if nll >= 709 else math.exp(nll)
@@ -148,25 +108,28 @@ class History:
                 "to search anew"
             ) from error
 
-    def told(self) -> list[Row]:
+    def completed(self) -> list[Row]:
         """The rows of the generations that the state has seen."""
         reached = self.state["generation"] if self.state else 0
         return [row for row in self.rows if row.generation < reached]
 
-    def journal(self) -> list[Shard]:
-        """Shards scored since the last generation ended; a torn last line is left out."""
-        if not self._journal.is_file():
-            return []
-        lines = self._journal.read_bytes().split(b"\n")
-        return [Shard.from_json(line) for line in lines[:-1]]
+    def journal(self) -> dict[tuple[str, int], ShardScore]:
+        """Scores since the last generation ended, by candidate and shard.
 
-    def append(self, shards: Iterable[Shard]) -> None:
-        """Write scored shards to the journal, at once.
+        A torn last line is left out.
+        """
+        if not self._journal.is_file():
+            return {}
+        lines = self._journal.read_bytes().split(b"\n")
+        return dict(_from_json(line) for line in lines[:-1])
+
+    def append(self, scores: Mapping[tuple[str, int], ShardScore]) -> None:
+        """Write scores to the journal, at once.
 
         Raises:
             UserError: the disk is full, or the like.
         """
-        lines = "".join(json.dumps(asdict(shard)) + "\n" for shard in shards)
+        lines = "".join(_to_json(*unit, score) for unit, score in scores.items())
         with output_errors(self._journal), self._journal.open("ab") as file:
             file.write(lines.encode())
 
@@ -184,7 +147,7 @@ class History:
         Raises:
             UserError: the disk is full, or the like.
         """
-        self.rows = [*self.told(), *rows]
+        self.rows = [*self.completed(), *rows]
         self.rows.sort(key=lambda row: (row.generation, row.candidate))
         with atomic_file(self.parquet) as temporary:
             frame(self.rows).to_parquet(temporary, index=False)
@@ -208,6 +171,19 @@ class History:
             )
             for record in records
         ]
+
+
+def _to_json(candidate: str, shard: int, score: ShardScore) -> str:
+    return json.dumps({"candidate": candidate, "shard": shard, **vars(score)}) + "\n"
+
+
+def _from_json(line: bytes) -> tuple[tuple[str, int], ShardScore]:
+    record = json.loads(line)
+    unit = record.pop("candidate"), record.pop("shard")
+    for name in ("nll", "divergence"):
+        if record[name] is not None:
+            record[name] = tuple(record[name])
+    return unit, ShardScore(**record)
 
 
 def frame(rows: Iterable[Row]) -> pd.DataFrame:

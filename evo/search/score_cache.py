@@ -22,38 +22,17 @@ import secrets
 import time
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evo.search.shard_score import ShardScore
 from evo.storage.files import atomic_file, output_errors
 
 REFRESH_SECONDS = 10.0
 """What others have written is looked for no more often."""
-
-
-@dataclass(frozen=True)
-class CachedScore:
-    """The score of a candidate on some sequences of the text.
-
-    Attributes:
-        candidate: its id.
-        start: first sequence.
-        stop: the one after the last.
-        nll: of each sequence, summed over its targets, nats.
-        tokens: targets of all sequences.
-        divergence: KL from the teacher, likewise, where the fitness is that.
-    """
-
-    candidate: str
-    start: int
-    stop: int
-    nll: tuple[float, ...]
-    tokens: int
-    divergence: tuple[float, ...] | None = None
 
 
 class ScoreCache:
@@ -80,34 +59,34 @@ class ScoreCache:
         self._refreshed = -REFRESH_SECONDS
         self.refresh()
 
-    def get(self, candidate: str, start: int, stop: int) -> CachedScore | None:
-        """The score of a candidate on sequences `start` to `stop`, if any run has it."""
-        rest = self._lines.get(_name(candidate, start, stop))
+    def get(self, candidate: str, rows: tuple[int, int]) -> ShardScore | None:
+        """The score of a candidate on a shard's rows, if any run has it."""
+        rest = self._lines.get(_name(candidate, rows))
         if rest is None:
             return None
         tokens, nll, *divergence = rest.split(b" ")
-        return CachedScore(
-            candidate,
-            start,
-            stop,
+        return ShardScore(
             _floats(nll),
             int(tokens),
-            _floats(divergence[0]) if divergence else None,
+            0.0,
+            divergence=_floats(divergence[0]) if divergence else None,
         )
 
-    def put(self, scores: Iterable[CachedScore]) -> None:
-        """Write down scores; those that are there already are left alone.
+    def put(self, scores: Iterable[tuple[str, tuple[int, int], ShardScore]]) -> None:
+        """Write down the scores of candidates on rows.
+
+        Failures, and scores that are there already, are left out.
 
         Raises:
             UserError: the disk is full, or the like.
         """
         lines = []
-        for one in scores:
-            name = _name(one.candidate, one.start, one.stop)
-            if name in self._lines:
+        for candidate, rows, score in scores:
+            name = _name(candidate, rows)
+            if name in self._lines or score.failure is not None:
                 continue
-            losses = (one.nll,) if one.divergence is None else (one.nll, one.divergence)
-            rest = b" ".join([b"%d" % one.tokens, *map(_text, losses)])
+            losses = (score.nll,) if score.divergence is None else (score.nll, score.divergence)
+            rest = b" ".join([b"%d" % score.tokens, *map(_text, losses)])
             self._lines[name] = rest
             lines.append(_with_checksum(name + b" " + rest))
         if lines:
@@ -170,8 +149,8 @@ def score_key(
     }
 
 
-def _name(candidate: str, start: int, stop: int) -> bytes:
-    return f"{candidate} {start} {stop}".encode()
+def _name(candidate: str, rows: tuple[int, int]) -> bytes:
+    return f"{candidate} {rows[0]} {rows[1]}".encode()
 
 
 def _with_checksum(line: bytes) -> bytes:

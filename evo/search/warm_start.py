@@ -76,7 +76,7 @@ def take(run: Path, teacher_hash: str, count: int) -> list[Taken]:
         )
     taken = []
     for path in sorted(run.glob("searches/*/history.parquet")):
-        rows = [row for row in History(path.parent).told() if row.status == "full"]
+        rows = [row for row in History(path.parent).completed() if row.status == "full"]
         rows.sort(key=lambda row: (row.fitness, row.candidate))
         taken += [
             Taken(path.parent.name, row.candidate, row.fitness, row.genome) for row in rows[:count]

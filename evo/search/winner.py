@@ -11,6 +11,7 @@ from evo.genome.subnet import Subnet
 from evo.model import checkpoint
 from evo.model.checkpoint import Checkpoint
 from evo.model.extract import extract
+from evo.model.network import EMBEDDING
 from evo.search.history import History, Row
 from evo.storage.run_directory import read_settings
 
@@ -24,8 +25,8 @@ def save_candidate(
         UserError: the directory exists, or cannot be written.
     """
     subnet = Subnet.unpack(row.genome, teacher.architecture.dimensions)
-    stored = teacher.weights[checkpoint.EMBEDDING].dtype
-    model = extract(teacher.config, teacher.weights, subnet, tied=teacher.tied, dtype=stored)
+    stored = teacher.weights[EMBEDDING].dtype
+    model = extract(teacher, subnet, dtype=stored)
     origin: dict[str, Any] = {
         "teacher": teacher.config.name,
         "teacher_path": str(teacher.path.resolve()),

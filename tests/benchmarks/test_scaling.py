@@ -2,9 +2,9 @@
 
 import pytest
 
-from benchmarks.scaling import SETTINGS, UNIT_SEQUENCES, WatchedPool, lanes_of, unit_times
+from benchmarks.scaling import SETTINGS, UNIT_SEQUENCES, WatchedPool, searches_of, unit_times
 from benchmarks.simulated_worker import SEQUENCE_SECONDS, SimulatedWorker
-from evo.search.rungs import Stages
+from evo.search.stages import Stages
 from workers.pool.queues import Unit
 
 UNIT = Unit("a", "candidate", b"", 0, 0, UNIT_SEQUENCES)
@@ -45,9 +45,9 @@ def test_searches_are_as_they_are_said_to_be(name, tmp_path):
     stages = Stages.of(setting.rungs, sequences, setting.unit_sequences)
     assert len(stages.shards) == setting.units
     assert stages.ends == ((1, 4, 32) if "rungs" in name else (setting.units,))
-    lanes = lanes_of(setting, stages, tmp_path)
-    assert len({lane.name for lane in lanes}) == setting.searches
-    assert {lane.strategy.budget.population for lane in lanes} == {50}
+    searches = searches_of(setting, stages, tmp_path)
+    assert len({search.name for search in searches}) == setting.searches
+    assert {search.strategy.budget.population for search in searches} == {50}
 
 
 def test_units_of_larger_candidates_take_longer():

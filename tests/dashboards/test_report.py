@@ -19,16 +19,19 @@ import yaml
 
 from dashboards.report import report
 from evo.cli import main
+from evo.commands.search.claim import claim
 from evo.commands.search.config import SearchConfig
-from evo.commands.search.inputs import SearchInputs
-from evo.commands.search.searches import lanes_of
+from evo.commands.search.inputs import read_inputs
+from evo.commands.search.measurements import order_of
+from evo.commands.search.searches import searches_of
 from evo.commands.search.summary import conclude
 from evo.errors import UserError
 from evo.genome.ranking import Order
 from evo.genome.subnet import Subnet
 from evo.model.importance import importance_by_activation
-from evo.search.history import Shard, frame
-from evo.search.search import Lane
+from evo.search.history import frame
+from evo.search.search import Search
+from evo.search.shard_score import ShardScore
 from tests.support.histories import DIMENSIONS, evolve, score_generation
 from workers.scoring.scorer import Scorer
 
@@ -106,21 +109,21 @@ def run(tmp_path_factory: pytest.TempPathFactory, teacher: Callable[[str], Path]
         order="activation",
         sequence_length=LENGTH,
     )
-    run = SearchInputs(config)
+    run = read_inputs(config)
+    claim(run)
     cut = run.teacher
-    scorer = Scorer(cut.config, cut.weights, cut.tied, run.blocks, config.scoring)
+    scorer = Scorer(cut, run.blocks, config.scoring)
     importance = importance_by_activation(cut.model(), run.order_text.blocks)
     Order.by_importance(**vars(importance)).save(config.out / "order.npz")
-    lanes = lanes_of(run, run.order())
+    searches = searches_of(run, order_of(run), None)
 
-    def score(lane: Lane, subnet: Subnet, shard: int) -> Shard:
-        result = scorer.score(subnet.pack(), subnet.id, lane.stages.shards[shard])
-        return Shard(subnet.id, shard, **asdict(result))
+    def score(search: Search, subnet: Subnet, shard: int) -> ShardScore:
+        return scorer.score(subnet.pack(), subnet.id, search.stages.shards[shard])
 
-    for lane in lanes:
-        while not lane.ended:
-            score_generation(lane, partial(score, lane))
-    conclude(run, lanes)
+    for search in searches:
+        while not search.ended:
+            score_generation(search, partial(score, search))
+    conclude(run, searches, {})
     return config.out
 
 

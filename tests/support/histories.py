@@ -13,10 +13,13 @@ from evo.genome.cost import Architecture, parameters
 from evo.genome.ranking import Order
 from evo.genome.space import Space
 from evo.genome.subnet import Dimensions, Subnet
-from evo.search.history import History, Shard
+from evo.search.generation import Screening
+from evo.search.history import History
 from evo.search.rung_settings import Rungs
-from evo.search.rungs import Stages
-from evo.search.search import Lane
+from evo.search.search import Search
+from evo.search.sequence_weights import SequenceWeights
+from evo.search.shard_score import ShardScore
+from evo.search.stages import Stages
 
 DIMENSIONS = Dimensions(layers=6, channels=64, groups=8, neurons=128)
 ARCHITECTURE = Architecture(
@@ -72,24 +75,25 @@ def evolve(
     strategy = Evolution(Space(space, ARCHITECTURE, order, bin), Budget(8, generations), [1])
     rungs = Rungs()
     history = History(directory)
-    lane = Lane(f"{space}@{bin.name}", strategy, history, Stages.of(rungs, 1, 1), rungs)
+    screening = Screening(Stages.of(rungs, 1, 1), rungs, SequenceWeights.equal(1))
+    search = Search(f"{space}@{bin.name}", strategy, history, screening)
     numbers = count()
 
-    def score(subnet: Subnet, shard: int) -> Shard:
+    def score(subnet: Subnet, _: int) -> ShardScore:
         if failing and not next(numbers) % 3:
-            return Shard(subnet.id, shard, (), 0, 0.5, failing)
-        return Shard(subnet.id, shard, (fitness(subnet) * TOKENS,), TOKENS, 0.5)
+            return ShardScore.failed(failing, 0.5)
+        return ShardScore((fitness(subnet) * TOKENS,), TOKENS, 0.5)
 
-    while not lane.ended and strategy.generation != stop_after:
-        score_generation(lane, score)
+    while not search.ended and strategy.generation != stop_after:
+        score_generation(search, score)
     return history
 
 
-def score_generation(lane: Lane, score: Callable[[Subnet, int], Shard]) -> None:
+def score_generation(search: Search, score: Callable[[Subnet, int], ShardScore]) -> None:
     """Ask, score unit by unit through all stages, tell."""
-    queue = lane.begin_generation() + lane.advance()
+    queue = search.begin_generation() + search.advance()
     while queue:
-        lane.take([score(proposal.subnet, shard) for proposal, shard in queue])
-        queue = lane.advance()
-    if lane.complete:
-        lane.end_generation()
+        search.take({(each.subnet.id, shard): score(each.subnet, shard) for each, shard in queue})
+        queue = search.advance()
+    if search.complete:
+        search.end_generation()

@@ -3,19 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Score:
-    """As a `ShardScore`."""
-
-    nll: tuple[float, ...]
-    tokens: int
-    seconds: float
-    failure: str | None = None
-    divergence: tuple[float, ...] | None = None
-    latency: int | None = None
+from evo.search.shard_score import ShardScore
 
 
 class Simulated:
@@ -27,6 +16,6 @@ class Simulated:
     def start(self) -> None:
         """Nothing to fetch."""
 
-    def score(self, genome: bytes, candidate: str, text: list, start: int, stop: int) -> Score:
+    def score(self, genome: bytes, candidate: str, text: list, start: int, stop: int) -> ShardScore:
         """At once."""
-        return Score((0.0,), stop - start, 0.0, f"torch: {'torch' in sys.modules}")
+        return ShardScore((0.0,), stop - start, 0.0, f"torch: {'torch' in sys.modules}")

@@ -55,7 +55,7 @@ def sized(
 def saved(teacher: Path, directory: Path, subnet: Subnet) -> Path:
     """A subnet of a teacher as a checkpoint."""
     stored = checkpoint.load(teacher)
-    model = extract(stored.config, stored.weights, subnet, tied=stored.tied)
+    model = extract(stored, subnet)
     checkpoint.save(directory, model, tokenizer_from=teacher)
     return directory
 

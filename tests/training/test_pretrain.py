@@ -94,7 +94,7 @@ def cut_of(teacher: Path, directory: Path) -> Path:
     groups, neurons = full.groups.copy(), full.neurons.copy()
     groups[1, 1:] = neurons[0, ::3] = False
     subnet = Subnet(full.layers, full.channels, groups, neurons)
-    model = extract(stored.config, stored.weights, subnet, tied=stored.tied)
+    model = extract(stored, subnet)
     checkpoint.save(directory, model, origin={"teacher_hash": stored.hash})
     return directory
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -25,44 +23,21 @@ from ray.exceptions import (
 )
 
 from evo.errors import UserError
-from workers.pool.queues import LaneQueues, Unit
-from workers.pool.teacher_store import raise_user_error
-from workers.pool.worker_group import ScoringWorker, Worker, WorkerGroup
-from workers.settings import PoolSettings, ScoringSettings
+from evo.search.shard_score import ShardScore
+from workers.errors import raise_user_error
+from workers.pool.quarantine import LONE_DEATHS, Quarantine
+from workers.pool.queues import FairQueues, Unit
+from workers.pool.scoring_worker import ScoringWorker
+from workers.pool.stored_teacher import StoredTeacher
+from workers.pool.worker_group import WorkerGroup, WorkerHandle
+from workers.settings import PoolSettings, ScoringSettings, check_devices
 
-__all__ = ["Pool", "PoolSettings", "Unit", "UnitResult"]
+ScoredUnit = tuple[Unit, ShardScore]
 
 UNITS_IN_FLIGHT = 2
 """Per worker: one to score, one that waits there, so that a worker never waits for the driver."""
 
-LONE_DEATHS = 5
-"""So many workers may a unit kill while nothing else is in flight, before it counts as failed."""
-
 DEATHS = (RayActorError, NodeDiedError, ObjectLostError, OutOfMemoryError)
-
-
-@dataclass(frozen=True)
-class UnitResult:
-    """What became of a unit.
-
-    Attributes:
-        unit: as it was submitted.
-        nll: of each sequence, summed over its targets in float64, nats; empty where the candidate
-            failed.
-        tokens: targets that were scored; 0 where the candidate failed.
-        seconds: wall-clock time of the scoring itself.
-        failure: why the candidate has no NLL, or None.
-        divergence: from the teacher, as the NLL; None where none was asked for.
-        latency: of decoding one token, femtoseconds; None where it was not measured.
-    """
-
-    unit: Unit
-    nll: tuple[float, ...]
-    tokens: int
-    seconds: float
-    failure: str | None = None
-    divergence: tuple[float, ...] | None = None
-    latency: int | None = None
 
 
 class Pool:
@@ -73,16 +48,18 @@ class Pool:
 
     Example:
         ```python
-        with Pool(path, blocks, ScoringSettings(), PoolSettings(workers=2)) as pool:
+        teacher = store_teacher(checkpoint.load(path))
+        with Pool(teacher, blocks, ScoringSettings(), PoolSettings(workers=2)) as pool:
             pool.submit(units)
             while pool.pending():
-                results = pool.wait(1.0)
+                for unit, score in pool.wait(1.0):
+                    ...
         ```
     """
 
     def __init__(
         self,
-        teacher: Path,
+        teacher: StoredTeacher,
         blocks: NDArray[np.integer],
         scoring: ScoringSettings,
         settings: PoolSettings,
@@ -91,7 +68,7 @@ class Pool:
         """Ask Ray, which must have been initialised, for the workers; returns at once.
 
         Args:
-            teacher: a checkpoint directory, which the node that loads it must see.
+            teacher: whose subnets are scored.
             blocks: token ids, shape [N, T].
             scoring: how to score.
             settings: how many workers.
@@ -101,13 +78,12 @@ class Pool:
         Raises:
             UserError: GPUs without `cuda`, or the other way round.
         """
+        check_devices(scoring, settings)
         self._group = WorkerGroup(teacher, scoring, settings, worker)
-        # The driver's own object, which outlives the store.
         self._text = ray.put(np.ascontiguousarray(blocks, np.int32))
-        self._queues = LaneQueues()
-        self._quarantined: list[Unit] = []
-        self._lone_deaths: dict[Unit, int] = {}
-        self._finished: list[UnitResult] = []
+        self._queues = FairQueues()
+        self._quarantine = Quarantine()
+        self._scored: list[ScoredUnit] = []
 
     @property
     def workers(self) -> int:
@@ -115,56 +91,54 @@ class Pool:
         return len(self._group.ready)
 
     def submit(self, units: Iterable[Unit]) -> None:
-        """Queue units, in their lanes' order."""
+        """Queue units, in the order of their searches."""
         for unit in units:
             self._queues.add(unit)
         self._dispatch()
 
-    def cancel(self, lane: str, candidate: str) -> list[Unit]:
+    def cancel(self, search: str, candidate: str) -> list[Unit]:
         """Drop a candidate's units that no worker has; `wait` returns what comes of the others.
 
         Returns:
             The units that were dropped.
         """
-        return self._queues.cancel(lane, candidate) + self._release(
-            [unit for unit in self._quarantined if (unit.lane, unit.candidate) == (lane, candidate)]
-        )
+        return self._queues.cancel(search, candidate) + self._quarantine.drop(search, candidate)
 
-    def drop(self, lane: str) -> None:
-        """Forget a lane and its units that no worker has."""
-        self._queues.remove(lane)
-        self._release([unit for unit in self._quarantined if unit.lane == lane])
+    def drop(self, search: str) -> None:
+        """Forget a search and its units that no worker has."""
+        self._queues.remove(search)
+        self._quarantine.drop(search)
 
-    def pending(self, lane: str | None = None) -> int:
-        """How many units, of a lane or of all, were submitted and not yet returned by `wait`."""
+    def pending(self, search: str | None = None) -> int:
+        """How many units, of a search or of all, were submitted and not yet returned by `wait`."""
         in_flight = [unit for worker in self._group.workers for unit in worker.units.values()]
-        others = [*in_flight, *self._quarantined, *(result.unit for result in self._finished)]
-        count = sum(lane is None or unit.lane == lane for unit in others)
-        return count + self._queues.size(lane)
+        others = [*in_flight, *self._quarantine, *(unit for unit, _ in self._scored)]
+        count = sum(search in (None, unit.search) for unit in others)
+        return count + self._queues.size(search)
 
-    def wait(self, timeout: float) -> list[UnitResult]:
-        """Results as they come, in no order that can be relied on.
+    def wait(self, timeout: float) -> list[ScoredUnit]:
+        """Scored units as they come, in no order that can be relied on.
 
         Args:
             timeout: seconds after which to return even without any.
 
         Returns:
-            At least one, unless the time has passed or nothing is pending.
+            At least one unit, unless the time has passed or nothing is pending.
 
         Raises:
             UserError: no worker has started in time, workers die while they start, or the
-                teacher or the text cannot be used.
+                text cannot be used.
             Exception: whatever a worker raised that is no failure of a candidate.
         """
         deadline = time.monotonic() + timeout
         while True:
             self._poll(min(1.0, max(0.0, deadline - time.monotonic())))
-            if self._finished or not self.pending() or time.monotonic() >= deadline:
-                results, self._finished = self._finished, []
-                return results
+            if self._scored or not self.pending() or time.monotonic() >= deadline:
+                scored, self._scored = self._scored, []
+                return scored
 
     def close(self) -> None:
-        """End all workers and free the teacher's weights."""
+        """End all workers."""
         self._group.close()
 
     def __enter__(self) -> Pool:
@@ -182,7 +156,7 @@ class Pool:
         """Wait for any reference for so long, take in what is ready, hand out what is queued."""
         self._group.refill()
         self._dispatch()
-        owners: dict[ray.ObjectRef, Worker] = {}
+        owners: dict[ray.ObjectRef, WorkerHandle] = {}
         for worker in self._group.workers:
             owners.update(dict.fromkeys(worker.units, worker))
             if worker.starting is not None:
@@ -198,10 +172,10 @@ class Pool:
             if worker in self._group.workers:  # it may have died a moment ago, with all its units
                 self._take(worker, reference)
         self._dispatch()
-        self._group.warn(self._queues.size() + len(self._quarantined))
+        self._group.check(self._queues.size() + len(self._quarantine))
 
-    def _take(self, worker: Worker, reference: ray.ObjectRef) -> None:
-        """Take in a result, the news that a worker has started, or its death."""
+    def _take(self, worker: WorkerHandle, reference: ray.ObjectRef) -> None:
+        """Take in a score, the news that a worker has started, or its death."""
         try:
             score = ray.get(reference)
         except DEATHS as error:
@@ -217,57 +191,33 @@ class Pool:
             self._group.started(worker)
             return
         unit = worker.units.pop(reference)
-        self._lone_deaths.pop(unit, None)
-        self._finished.append(
-            UnitResult(
-                unit,
-                score.nll,
-                score.tokens,
-                score.seconds,
-                score.failure,
-                score.divergence,
-                score.latency,
-            )
-        )
+        self._quarantine.scored(unit)
+        self._scored.append((unit, score))
 
     def _refuse(self, unit: Unit | None, error: RayTaskError) -> None:
         """A worker has raised what is no failure of a candidate; without a unit, as it started."""
         raise_user_error(error)
         raise error
 
-    def _release(self, units: list[Unit]) -> list[Unit]:
-        """Let these units run beside others again."""
-        for unit in units:
-            self._quarantined.remove(unit)
-            del self._lone_deaths[unit]
-        return units
-
     def _retry(self, units: list[Unit], reason: str) -> None:
         """Keep the units of a dead worker in quarantine until each has run alone."""
-        for unit in units:
-            self._lone_deaths[unit] = self._lone_deaths.get(unit, 0) + (len(units) == 1)
-            if self._lone_deaths[unit] < LONE_DEATHS:
-                self._quarantined.append(unit)
-                continue
-            del self._lone_deaths[unit]
+        for unit in self._quarantine.add(units):
             failure = f"killed its worker {LONE_DEATHS} times: {reason}"
-            self._finished.append(UnitResult(unit, (), 0, 0.0, failure))
+            self._scored.append((unit, ShardScore.failed(failure)))
 
     def _dispatch(self) -> None:
         """Give quarantined units to workers that have nothing else, queued ones to all others."""
         ready = self._group.ready
         for worker in ready:
-            if self._quarantined and not worker.units:
-                self._give(worker, self._quarantined.pop(0))
-        if self._quarantined:
-            ready = ready[
-                1:
-            ]  # the first one runs empty, so that no quarantined unit waits for ever
+            if self._quarantine and not worker.units:
+                self._give(worker, self._quarantine.next())
+        if self._quarantine:
+            ready = ready[1:]  # the oldest runs empty, so that no quarantined unit waits for ever
         held = {worker.candidate for worker in ready if worker.units}
         # One unit for everyone before a second one for anyone.
         for depth in range(UNITS_IN_FLIGHT):
             for worker in ready:
-                if len(worker.units) > depth or self._runs_quarantined(worker):
+                if len(worker.units) > depth or self._quarantine.holds_any(worker.units.values()):
                     continue
                 unit = self._queues.take(worker.candidate, held)
                 if unit is None:
@@ -275,16 +225,11 @@ class Pool:
                 self._give(worker, unit)
                 held.add(unit.candidate)
 
-    def _runs_quarantined(self, worker: Worker) -> bool:
-        return bool(self._lone_deaths) and any(
-            unit in self._lone_deaths for unit in worker.units.values()
-        )
-
     def _text_of(self, unit: Unit) -> ray.ObjectRef:
         """The reference of the token ids that a unit is about."""
         return self._text
 
-    def _give(self, worker: Worker, unit: Unit) -> None:
+    def _give(self, worker: WorkerHandle, unit: Unit) -> None:
         reference: ray.ObjectRef = worker.actor.score.remote(
             unit.genome, unit.candidate, [self._text_of(unit)], unit.start, unit.stop
         )

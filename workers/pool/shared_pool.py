@@ -23,8 +23,10 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
 from evo.errors import UserError
-from workers.pool.pool import UnitResult
+from workers.errors import raise_user_error
+from workers.pool.pool import ScoredUnit
 from workers.pool.queues import Unit
+from workers.pool.scoring_worker import ScoringWorker
 from workers.pool.shared_pool_actor import (
     NAMESPACE,
     Answer,
@@ -33,8 +35,6 @@ from workers.pool.shared_pool_actor import (
     Submit,
     Welcome,
 )
-from workers.pool.teacher_store import raise_user_error
-from workers.pool.worker_group import ScoringWorker
 from workers.settings import POOL_IDLE, PoolSettings, ScoringSettings
 
 logger = logging.getLogger("evo.pool")
@@ -60,7 +60,8 @@ class SharedPool:
         with SharedPool("pythia", path, hash, blocks, ScoringSettings(), PoolSettings()) as pool:
             pool.submit(units)
             while pool.pending():
-                results = pool.wait(1.0)
+                for unit, score in pool.wait(1.0):
+                    ...
         ```
 
     Attributes:
@@ -113,28 +114,28 @@ class SharedPool:
             logger.info("the pool %s has no worker yet: it is loading the teacher", name)
 
     def submit(self, units: Iterable[Unit]) -> None:
-        """Queue units, in their lanes' order."""
+        """Queue units, in the order of their searches."""
         for unit in units:
             self._number += 1
             self._units[self._number] = unit
             self._orders.append(Submit(self._number, unit))
 
-    def cancel(self, lane: str, candidate: str) -> None:
+    def cancel(self, search: str, candidate: str) -> None:
         """Drop a candidate's units that no worker has; `wait` returns what comes of the others."""
-        self._orders.append(Cancel(lane, candidate))
+        self._orders.append(Cancel(search, candidate))
 
-    def pending(self, lane: str | None = None) -> int:
-        """How many units, of a lane or of all, were submitted and not yet returned by `wait`."""
-        return sum(lane is None or unit.lane == lane for unit in self._units.values())
+    def pending(self, search: str | None = None) -> int:
+        """How many units, of a search or of all, were submitted and not yet returned by `wait`."""
+        return sum(search in (None, unit.search) for unit in self._units.values())
 
-    def wait(self, timeout: float) -> list[UnitResult]:
-        """Results as they come, in no order that can be relied on.
+    def wait(self, timeout: float) -> list[ScoredUnit]:
+        """Scored units as they come, in no order that can be relied on.
 
         Args:
             timeout: seconds after which to return even without any.
 
         Returns:
-            At least one, unless the time has passed or nothing is pending.
+            At least one unit, unless the time has passed or nothing is pending.
 
         Raises:
             UserError: as `Pool.wait`, or the pool ends again and again.
@@ -147,11 +148,9 @@ class SharedPool:
             self.workers = answer.workers
             for number in answer.dropped:
                 del self._units[number]
-            results = [
-                UnitResult(self._units.pop(number), *score) for number, score in answer.scores
-            ]
-            if results or not self._units or time.monotonic() >= deadline:
-                return results
+            scored = [(self._units.pop(number), score) for number, score in answer.scores]
+            if scored or not self._units or time.monotonic() >= deadline:
+                return scored
 
     def close(self) -> None:
         """Leave the pool, with all that is still queued."""

@@ -21,9 +21,12 @@ from numpy.typing import NDArray
 from ray.exceptions import RayTaskError
 
 from evo.errors import UserError
+from evo.model import checkpoint
+from evo.search.shard_score import ShardScore
 from workers.pool.pool import Pool
 from workers.pool.queues import Unit
-from workers.pool.worker_group import TEXTS
+from workers.pool.scoring_worker import TEXTS
+from workers.pool.stored_teacher import store_teacher
 from workers.settings import PoolSettings, ScoringSettings
 
 NAMESPACE = "evo"
@@ -47,7 +50,7 @@ class Submit:
 class Cancel:
     """A candidate whose units are to be dropped."""
 
-    lane: str
+    search: str
     candidate: str
 
 
@@ -59,12 +62,9 @@ class Welcome(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What became of a job's units, by number.
+    """What became of a job's units, by number: scores, and units that were dropped."""
 
-    A score is the fields of `UnitResult` after the unit.
-    """
-
-    scores: list[tuple[int, tuple]]
+    scores: list[tuple[int, ShardScore]]
     dropped: list[int]
     workers: int
 
@@ -84,9 +84,9 @@ class _Job:
 
     text: ray.ObjectRef
     heard: float
-    lanes: set[str] = field(default_factory=set)
+    searches: set[str] = field(default_factory=set)
     pending: int = 0
-    scores: list[tuple[int, tuple]] = field(default_factory=list)
+    scores: list[tuple[int, ShardScore]] = field(default_factory=list)
     dropped: list[int] = field(default_factory=list)
     error: BaseException | None = None
 
@@ -236,8 +236,9 @@ class SharedPoolActor:
         """The thread: until nobody needs the pool any more, or it breaks."""
         try:
             none = np.empty((0, 1), np.int32)
+            teacher = store_teacher(checkpoint.load(self._teacher))
             with _JobsPool(
-                self._jobs, self._teacher, none, self._scoring, self._settings, self._worker
+                self._jobs, teacher, none, self._scoring, self._settings, self._worker
             ) as pool:
                 while not self._is_over(pool):
                     self._step(pool)
@@ -254,16 +255,14 @@ class SharedPoolActor:
     def _step(self, pool: Pool) -> None:
         for job, orders in self._new_orders(wait=not pool.pending()):
             self._obey(pool, job, orders)
-        results = pool.wait(TICK if pool.pending() else 0)
+        scored = pool.wait(TICK if pool.pending() else 0)
         with self._changed:
             self._workers = pool.workers
             self._started = self._started or pool.workers > 0
-            for result in results:
-                unit = result.unit
+            for unit, score in scored:
                 assert isinstance(unit, JobUnit)
                 if unit.job in self._jobs:
                     user = self._jobs[unit.job]
-                    score = tuple(getattr(result, one.name) for one in fields(result)[1:])
                     user.scores.append((unit.number, score))
                     user.pending -= 1
             self._changed.notify_all()
@@ -290,34 +289,34 @@ class SharedPoolActor:
                     continue
                 pool.submit(units)
                 units = []
-                for dropped in pool.cancel(f"{job}/{order.lane}", order.candidate):
+                for dropped in pool.cancel(f"{job}/{order.search}", order.candidate):
                     assert isinstance(dropped, JobUnit)
                     user.dropped.append(dropped.number)
                     user.pending -= 1
             pool.submit(units)
 
     def _unit(self, job: str, user: _Job, order: Submit) -> JobUnit:
-        lane = f"{job}/{order.unit.lane}"
-        user.lanes.add(lane)
-        unit = {one.name: getattr(order.unit, one.name) for one in fields(Unit)}
-        return JobUnit(**unit | {"lane": lane}, job=job, number=order.number, text=user.text)
+        search = f"{job}/{order.unit.search}"
+        user.searches.add(search)
+        unit = vars(order.unit) | {"search": search}
+        return JobUnit(**unit, job=job, number=order.number, text=user.text)
 
     def _is_over(self, pool: Pool) -> bool:
         """Whether nobody has been there for long enough; those not heard of are sent away."""
         with self._changed:
-            for lane in self._forget():
-                pool.drop(lane)
+            for search in self._forget():
+                pool.drop(search)
             self._ending = not self._jobs and time.monotonic() > self._end_at
             return self._ending
 
     def _forget(self) -> list[str]:
-        """The lanes of jobs that have left, or are silent: those are users no longer."""
+        """The searches of jobs that have left, or are silent: those are users no longer."""
         now = time.monotonic()
-        lanes: list[str] = []
+        searches: list[str] = []
         with self._changed:
             for job, user in list(self._jobs.items()):
                 if now - user.heard > self._lease:
-                    lanes += user.lanes
+                    searches += user.searches
                     del self._jobs[job]
                     self._end_at = now + self._idle
-        return lanes
+        return searches

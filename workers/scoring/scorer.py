@@ -5,22 +5,21 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from evo.errors import UserError
 from evo.genome.cost import parameters
 from evo.genome.subnet import Subnet
 from evo.model.extract import extract
 from evo.model.kl import summed_nll_and_divergence
-from evo.model.layerwise_gpt import architecture_of
-from evo.model.litgpt import GPT, Config
+from evo.model.litgpt import GPT
+from evo.model.network import Network
 from evo.model.nll import summed_nll
+from evo.search.shard_score import ShardScore
 from workers.scoring.decode_latency import decode_latency
 from workers.scoring.gpu_memory import is_out_of_memory, on_device
 from workers.scoring.teacher_states import TeacherCache, shared_model
@@ -32,46 +31,23 @@ def torch_dtype(settings: ScoringSettings) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[str(settings.dtype)]
 
 
-@dataclass(frozen=True)
-class ShardScore:
-    """What a candidate scored on one shard.
+class Scorer:
+    """Scores the subnets of one teacher on one text.
 
     Attributes:
-        nll: of each sequence, summed over its targets in float64, nats; empty where the candidate
-            failed.
-        tokens: targets that were scored; 0 where the candidate failed.
-        seconds: wall-clock time, extraction included where it was needed; waiting for another
-            thread's candidate is not, nor is measuring latency.
-        failure: why the candidate has no NLL, or None.
-        divergence: from the teacher, as the NLL; None where none was asked for.
-        latency: of decoding one token, femtoseconds; None where it was not measured.
+        teacher: the teacher, its weights where they are read from: on the GPU if they fit.
     """
-
-    nll: tuple[float, ...]
-    tokens: int
-    seconds: float
-    failure: str | None = None
-    divergence: tuple[float, ...] | None = None
-    latency: int | None = None
-
-
-class Scorer:
-    """Scores the subnets of one teacher on one text."""
 
     def __init__(
         self,
-        config: Config,
-        weights: Mapping[str, Tensor],
-        tied: bool,
+        teacher: Network,
         blocks: NDArray[np.integer],
         settings: ScoringSettings,
     ) -> None:
         """Nothing is copied but, on CUDA, a teacher that fits on the device.
 
         Args:
-            config: the teacher's.
-            weights: the teacher's, by litgpt's names; only read, so they may be shared memory.
-            tied: whether the teacher's embedding and output head are one matrix.
+            teacher: a uniform network; its weights are only read, so they may be shared memory.
             blocks: token ids, shape [N, T].
             settings: how to score.
 
@@ -79,34 +55,27 @@ class Scorer:
             UserError: the sequences are longer than the teacher takes, or CUDA is asked for where
                 there is none.
         """
-        if blocks.shape[1] - 1 > config.block_size:
+        if blocks.shape[1] - 1 > teacher.config.block_size:
             raise UserError(
                 f"sequences of {blocks.shape[1]} tokens are too long: this teacher takes at most "
-                f"{config.block_size}"
+                f"{teacher.config.block_size}"
             )
         if settings.device == "cuda" and not torch.cuda.is_available():
             raise UserError("scoring on cuda was asked for, but torch sees no CUDA device here")
         if settings.micro_batch is None:
             raise ValueError("a scorer needs to know its micro-batch")
-        self._config = config
-        self._architecture = architecture_of(config, tied=tied)
-        self._tied = tied
+        self.teacher, self._architecture = teacher, teacher.architecture
         self._blocks = blocks
         self._settings = settings
         self._micro_batch = settings.micro_batch
-        self._weights = dict(weights)
         self._gathers: torch.cuda.Stream | None = None
         if settings.device == "cuda":
-            self._weights = on_device(weights, settings.device_share)
+            weights = on_device(teacher.weights, settings.device_share)
+            self.teacher = replace(teacher, weights=weights)
             self._gathers = torch.cuda.Stream()
-        self._teacher = self._teacher_cache() if settings.divergence else None
+        self._states = self._teacher_cache() if settings.divergence else None
         self._models: OrderedDict[str, GPT] = OrderedDict()
         self._extracting, self._running = threading.RLock(), threading.RLock()
-
-    @property
-    def weights(self) -> Mapping[str, Tensor]:
-        """The teacher's, where they are read from: on the GPU if they fit."""
-        return self._weights
 
     @property
     def held(self) -> tuple[str, ...]:
@@ -184,13 +153,13 @@ class Scorer:
         Returns when they are there: on CUDA, nothing of the model is in use any more.
         """
         blocks = self._blocks[slice(*rows)]
-        if self._teacher is None or self._settings.divergence is None:
+        if self._states is None or self._settings.divergence is None:
             return summed_nll(model, blocks, micro_batch=micro_batch), None
         return summed_nll_and_divergence(
             model,
-            self._teacher.teacher,
+            self._states.teacher,
             blocks,
-            self._teacher.states(rows, micro_batch),
+            self._states.states(rows, micro_batch),
             self._settings.divergence,
             micro_batch=micro_batch,
         )
@@ -211,10 +180,8 @@ class Scorer:
         """On CUDA in a stream of its own, so that it need not wait for what runs there."""
         with torch.cuda.stream(self._gathers):  # does nothing without a stream
             model = extract(
-                self._config,
-                self._weights,
+                self.teacher,
                 subnet,
-                tied=self._tied,
                 dtype=torch_dtype(self._settings),
                 device=self._settings.device,
                 sequence_length=self._blocks.shape[1],
@@ -227,9 +194,7 @@ class Scorer:
         settings = self._settings
         assert settings.divergence is not None
         teacher = shared_model(
-            self._config,
-            self._weights,
-            tied=self._tied,
+            self.teacher,
             dtype=torch_dtype(settings),
             device=settings.device,
             sequence_length=self._blocks.shape[1],
@@ -247,7 +212,7 @@ class Scorer:
 
 
 def _failed(reason: str, began: float) -> ShardScore:
-    return ShardScore((), 0, time.perf_counter() - began, reason)
+    return ShardScore.failed(reason, time.perf_counter() - began)
 
 
 def _parameters(model: GPT) -> int:

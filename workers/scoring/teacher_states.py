@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from evo.model.checkpoint import HEAD
 from evo.model.kl import Divergence, TeacherStates, teacher_states
 from evo.model.layerwise_gpt import tie
-from evo.model.litgpt import GPT, Block, Config
+from evo.model.litgpt import GPT, Block
+from evo.model.network import HEAD, Network
 
 
 class TeacherCache:
@@ -66,10 +64,8 @@ class TeacherCache:
 
 
 def shared_model(
-    config: Config,
-    weights: Mapping[str, Tensor],
+    network: Network,
     *,
-    tied: bool,
     dtype: torch.dtype,
     device: str,
     sequence_length: int,
@@ -80,27 +76,25 @@ def shared_model(
     larger than the device, or is stored in another dtype: there is room for one block.
 
     Args:
-        config: the teacher's.
-        weights: the teacher's, by litgpt's names; only read.
-        tied: whether the teacher's embedding and output head are one matrix.
+        network: the teacher, whose weights are only read.
         dtype: in which it runs.
         device: on which it runs.
         sequence_length: the longest sequence it is to see.
     """
     with torch.device("meta"):
-        model = GPT(config).requires_grad_(False)
+        model = GPT(network.config).requires_grad_(False)
     outside = {
         name: tensor.to(device, dtype)
-        for name, tensor in weights.items()
-        if not name.startswith("transformer.h.") and not (tied and name == HEAD)
+        for name, tensor in network.weights.items()
+        if not name.startswith("transformer.h.") and not (network.tied and name == HEAD)
     }
     model.load_state_dict(outside, strict=False, assign=True)
-    if tied:
+    if network.tied:
         tie(model)
 
     def fetch(prefix: str, block: Block, _: Any) -> None:
         names = [name for name, _ in block.named_parameters()]
-        own = {name: weights[prefix + name].to(device, dtype) for name in names}
+        own = {name: network.weights[prefix + name].to(device, dtype) for name in names}
         block.load_state_dict(own, assign=True)
 
     def let_go(block: Block, *_: Any) -> None:

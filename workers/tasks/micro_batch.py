@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import ray
 import torch
 from numpy.typing import NDArray
 
 from evo.genome.cost import Architecture, parameters
 from evo.genome.subnet import Subnet, Widths
-from evo.model.checkpoint import load
-from workers.pool.teacher_store import raise_user_error
+from workers.pool.stored_teacher import StoredTeacher, fetch_teacher
 from workers.scoring.gpu_memory import is_out_of_memory, worker_memory
 from workers.scoring.scorer import Scorer
 from workers.settings import ScoringSettings
+from workers.tasks.on_worker import on_worker
 
 MEMORY_SHARE = 0.5
 """Of a worker's memory, at most this is used; the next candidate's weights come on top."""
@@ -29,29 +27,31 @@ def largest(subnets: Iterable[Subnet], architecture: Architecture, tokens: int) 
 
 
 def find_micro_batch(
-    teacher: Path,
+    teacher: StoredTeacher,
     candidate: Subnet,
     blocks: NDArray[np.int32],
-    most: int,
     settings: ScoringSettings,
     gpus: float,
 ) -> int:
     """The largest micro-batch that leaves memory to spare, tried where a worker would run.
 
     Args:
-        teacher: a checkpoint directory that the cluster's nodes see.
+        teacher: whose subnets are scored.
         candidate: the largest of the run.
-        blocks: token ids, shape [N, T].
-        most: sequences of a shard; more at once would change nothing.
+        blocks: token ids of the largest shard, shape [N, T]; more at once would change nothing.
         settings: how to score; the micro-batch is not looked at.
-        gpus: of a worker.
+        gpus: share of a GPU that a worker reserves.
     """
-    task = ray.remote(num_cpus=settings.threads, num_gpus=gpus)(_find)
-    try:
-        return ray.get(task.remote(teacher, candidate, blocks[:most], settings))
-    except ray.exceptions.RayTaskError as error:
-        raise_user_error(error)
-        raise
+    return on_worker(
+        _find,
+        teacher,
+        candidate,
+        blocks,
+        settings,
+        settings=settings,
+        gpus=gpus,
+        cpus=settings.threads,
+    )
 
 
 def largest_within(limit: float, most: int, peak: Callable[[int], float]) -> int:
@@ -69,13 +69,12 @@ def largest_within(limit: float, most: int, peak: Callable[[int], float]) -> int
 
 
 def _find(
-    teacher: Path, candidate: Subnet, blocks: NDArray[np.int32], settings: ScoringSettings
+    teacher: StoredTeacher,
+    candidate: Subnet,
+    blocks: NDArray[np.int32],
+    settings: ScoringSettings,
 ) -> int:
-    torch.set_num_threads(settings.threads)
-    loaded = load(teacher)
-    scorer = Scorer(
-        loaded.config, loaded.weights, loaded.tied, blocks, replace(settings, micro_batch=1)
-    )
+    scorer = Scorer(fetch_teacher(teacher), blocks, replace(settings, micro_batch=1))
     return try_on(scorer, candidate, len(blocks), settings.device_share)
 
 

@@ -202,7 +202,7 @@ class SearchConfig:
         if self.seed < 0:
             raise UserError(f"a seed of {self.seed} cannot be: give 0 or more")
         # Each of these validates its own part; numpy is imported only where widths are limited.
-        _ = self.budget, self.rates, self.stages, self.scoring, self.pool_settings
+        _ = self.budget, self.rates, self.rung_settings, self.scoring, self.pool_settings
         if self.multiple_of or self.floors:
             _ = self.limits
 
@@ -229,7 +229,7 @@ class SearchConfig:
         return Limits.parse(self.multiple_of, self.floors)
 
     @property
-    def stages(self) -> Rungs:
+    def rung_settings(self) -> Rungs:
         """Who goes on from stage to stage of scoring."""
         return Rungs.parse(self.rungs, self.survivors, self.rung_confidence)
 

@@ -1,4 +1,4 @@
-"""`evo search`: searches as lanes on one pool of workers. Ask, score, tell, write down."""
+"""`evo search`: several searches on one pool of workers. Ask, score, tell, write down."""
 
 from __future__ import annotations
 
@@ -6,31 +6,33 @@ import json
 import logging
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
 from rich.console import Console
 
-from evo.algorithms.base import Proposal
+from evo.commands.search.claim import claim
 from evo.commands.search.config import SearchConfig
 from evo.commands.search.display import SearchDisplay
-from evo.commands.search.inputs import SearchInputs
-from evo.commands.search.searches import lanes_of
+from evo.commands.search.inputs import read_inputs
+from evo.commands.search.measurements import order_of, proxy_of, with_micro_batch
+from evo.commands.search.searches import open_pool, searches_of
 from evo.commands.search.summary import conclude
 from evo.ray_connection import connect
-from evo.search.history import Shard
-from evo.search.rungs import Stages
-from evo.search.search import Lane
+from evo.search.generation import CandidateShard, Request
+from evo.search.search import Search
+from evo.search.shard_score import ShardScore
 from evo.storage.files import exclusive
 from workers.pool.metrics import SearchMetrics, SearchStatus
-from workers.pool.pool import Pool, UnitResult
+from workers.pool.pool import Pool, ScoredUnit
 from workers.pool.queues import Unit
 from workers.pool.shared_pool import SharedPool
 
 logger = logging.getLogger("evo.search")
 
 LOOK_INTERVAL = 0.02
-"""Seconds between looks at the pool while a lane makes its proposals."""
+"""Seconds between looks at the pool while a search makes its proposals."""
 
 
 def search(config: SearchConfig) -> dict[str, Any]:
@@ -42,130 +44,106 @@ def search(config: SearchConfig) -> dict[str, Any]:
     Raises:
         UserError: bad input, before anything is written.
     """
-    inputs = SearchInputs(config)
+    inputs = read_inputs(config)
     summary_path = config.out / "summary.json"
-    if inputs.resumed and summary_path.is_file():
+    if claim(inputs) and summary_path.is_file():
         logger.info("%s has finished already", config.out)
         return json.loads(summary_path.read_text())
     with exclusive(config.out):
         connect()
-        order = inputs.order()
-        inputs.settle_micro_batch(order)
-        lanes = lanes_of(inputs, order)
+        order = order_of(inputs)
+        inputs = with_micro_batch(inputs, order)
+        searches = searches_of(inputs, order, proxy_of(inputs))
         winners: dict[str, float | None] = {}
-        if inputs.proxy or not all(lane.ended for lane in lanes):
-            with inputs.pool() as pool:
-                driver = Driver(config, inputs.stages, lanes, pool)
-                driver.drive()
-                if inputs.proxy:
-                    winners = driver.measure_winners()
-        return conclude(inputs, lanes, winners)
+        if inputs.has_proxy or not all(each.ended for each in searches):
+            with open_pool(inputs) as pool:
+                Driver(inputs.config, searches, pool).drive()
+                if inputs.has_proxy:
+                    winners = measure_winners(searches, pool)
+        return conclude(inputs, searches, winners)
 
 
 class Driver:
-    """Keeps the pool fed until every lane has ended.
+    """Keeps the pool fed until every search has ended.
 
     Args:
-        config: of the run, of which its name, its budget and the kind of fitness are shown.
-        stages: how the text is cut.
-        lanes: the searches.
+        config: of the run, whose name, budget and kind of fitness are shown.
+        searches: resumed from their files.
         pool: who scores.
     """
 
     def __init__(
-        self, config: SearchConfig, stages: Stages, lanes: list[Lane], pool: Pool | SharedPool
+        self, config: SearchConfig, searches: Sequence[Search], pool: Pool | SharedPool
     ) -> None:
-        self.config, self.stages, self.pool = config, stages, pool
-        self.lanes = {lane.name: lane for lane in lanes}
-        self.finished_at: deque[float] = deque(maxlen=200)
-        self.results: list[UnitResult] = []  # that came while a lane was proposing
+        self.config, self.pool = config, pool
+        self.searches = {search.name: search for search in searches}
+        self.scored_at: deque[float] = deque(maxlen=200)
+        self.scored: list[ScoredUnit] = []  # while a search was proposing
         self.looked_at = 0.0
         self.resources = ExitStack()
-        self.metrics = {lane.name: self._metrics(lane) for lane in lanes}
+        self.metrics = {search.name: self._metrics(search) for search in searches}
         console = Console(stderr=True)
-        self.display = SearchDisplay(
-            list(self.lanes),
-            config.budget,
-            console,
-            is_nll=config.fitness == "perplexity",
-        )
+        is_nll = config.fitness == "perplexity"
+        self.display = SearchDisplay(list(self.searches), config.budget, console, is_nll=is_nll)
 
     def drive(self) -> None:
-        """Until all lanes have ended."""
+        """Score until all searches have ended."""
         with self.resources, self.display:
-            for lane in self.lanes.values():
-                if lane.progress is not None:
-                    self._announce(lane)
-                self._advance(lane)
-            while self.results or self.pool.pending():
-                results, self.results = self.results or self.pool.wait(1.0), []
-                by_lane: dict[str, list[Shard]] = {}
-                for one in results:
-                    self.finished_at.append(time.monotonic())
-                    by_lane.setdefault(one.unit.lane, []).append(_shard(one))
-                for name, shards in by_lane.items():
-                    self.metrics[name].count(scored_tokens=sum(one.tokens for one in shards))
-                    self.lanes[name].take(shards)
-                    self._advance(self.lanes[name])
+            for each in self.searches.values():
+                if each.progress is not None:
+                    self._announce(each)
+                self._advance(each)
+            while self.scored or self.pool.pending():
+                scored, self.scored = self.scored or self.pool.wait(1.0), []
+                by_search: dict[str, dict[CandidateShard, ShardScore]] = {}
+                for unit, score in scored:
+                    self.scored_at.append(time.monotonic())
+                    by_search.setdefault(unit.search, {})[unit.candidate, unit.shard] = score
+                for name, scores in by_search.items():
+                    tokens = sum(score.tokens for score in scores.values())
+                    self.metrics[name].count(scored_tokens=tokens)
+                    self.searches[name].take(scores)
+                    self._advance(self.searches[name])
                 self.display.pool(self.pool.workers, self._rate())
 
-    def measure_winners(self) -> dict[str, float | None]:
-        """The NLL of each lane's best candidate on the whole text; None where it has none."""
-        best = {name: lane.best_row() for name, lane in self.lanes.items()}
-        for name, row in best.items():
-            if row is not None:
-                self.pool.submit(
-                    Unit(name, row.candidate, row.genome, shard, start, stop)
-                    for shard, (start, stop) in enumerate(self.stages.shards)
-                )
-        scores: dict[str, dict[int, Shard]] = {name: {} for name in self.lanes}
-        while self.pool.pending():
-            for one in self.pool.wait(1.0):
-                scores[one.unit.lane][one.unit.shard] = _shard(one)
-        return {
-            row.candidate: self.lanes[name].mean_nll(
-                [scores[name][i] for i in sorted(scores[name])]
-            )
-            for name, row in best.items()
-            if row is not None
-        }
-
-    def _advance(self, lane: Lane) -> None:
+    def _advance(self, search: Search) -> None:
         """End the generation if it is complete, and begin the next ones as far as need be."""
-        while not lane.ended:
-            if not lane.has_begun:
-                self._submit(lane, lane.begin_generation(self._feed))
-            self._submit(lane, lane.advance())
-            for candidate in lane.dropped:
-                self.pool.cancel(lane.name, candidate)
-            if not lane.complete:
+        while not search.ended:
+            if not search.has_begun:
+                self._submit(search, search.begin_generation(self._keep_scoring))
+            self._submit(search, search.advance())
+            for candidate in search.dropped:
+                self.pool.cancel(search.name, candidate)
+            if not search.complete:
                 return
-            evaluations = lane.evaluations
-            lane.end_generation()
-            self.metrics[lane.name].count(evaluations=lane.evaluations - evaluations)
-            self._announce(lane)
+            evaluations = search.evaluations
+            search.end_generation()
+            self.metrics[search.name].count(evaluations=search.evaluations - evaluations)
+            self._announce(search)
 
-    def _feed(self) -> None:
-        """Hand out what other lanes have queued; what comes in is for the loop."""
+    def _keep_scoring(self) -> None:
+        """Hand out what other searches have queued; what comes in is for the loop."""
         if time.monotonic() > self.looked_at + LOOK_INTERVAL:
-            self.results += self.pool.wait(0)
+            self.scored += self.pool.wait(0)
             self.looked_at = time.monotonic()
 
-    def _submit(self, lane: Lane, wanted: list[tuple[Proposal, int]]) -> None:
-        if not wanted:
+    def _submit(self, search: Search, requests: Sequence[Request]) -> None:
+        if not requests:
             return
-        genomes = {one.subnet.id: one.subnet.pack() for one, _ in wanted}  # shared by their units
-        shards = lane.stages.shards
+        # One genome of each candidate is shared by its units.
+        genomes = {proposal.subnet.id: proposal.subnet.pack() for proposal, _ in requests}
+        shards = search.stages.shards
+        candidates = [(proposal.subnet.id, shard) for proposal, shard in requests]
         self.pool.submit(
-            Unit(lane.name, one.subnet.id, genomes[one.subnet.id], shard, *shards[shard])
-            for one, shard in wanted
+            Unit(search.name, candidate, genomes[candidate], shard, *shards[shard])
+            for candidate, shard in candidates
         )
 
-    def _announce(self, lane: Lane) -> None:
-        progress = lane.progress
+    def _announce(self, search: Search) -> None:
+        progress = search.progress
         assert progress is not None
-        self.display.generation(lane.name, progress, lane.ended)
-        self.metrics[lane.name].show(
+        self.display.generation(search.name, progress, search.ended)
+        self.metrics[search.name].show(
             SearchStatus(
                 best_fitness=progress.best,
                 median_fitness=progress.median,
@@ -174,29 +152,34 @@ class Driver:
             )
         )
 
-    def _metrics(self, lane: Lane) -> SearchMetrics:
-        space = lane.strategy.space
-        name = self.config.out.resolve().name
+    def _metrics(self, search: Search) -> SearchMetrics:
+        space, run = search.strategy.space, self.config.out.resolve().name
         return self.resources.enter_context(
-            SearchMetrics(run=name, space=space.name, bin=space.bin.name)
+            SearchMetrics(run=run, space=space.name, bin=space.bin.name)
         )
 
     def _rate(self) -> float:
         """Units per second, of late."""
-        if len(self.finished_at) < 2:
+        if len(self.scored_at) < 2:
             return 0.0
-        return (len(self.finished_at) - 1) / max(1e-9, time.monotonic() - self.finished_at[0])
+        return (len(self.scored_at) - 1) / max(1e-9, time.monotonic() - self.scored_at[0])
 
 
-def _shard(result: UnitResult) -> Shard:
-    unit = result.unit
-    return Shard(
-        unit.candidate,
-        unit.shard,
-        result.nll,
-        result.tokens,
-        result.seconds,
-        result.failure,
-        result.divergence,
-        result.latency,
+def measure_winners(searches: Sequence[Search], pool: Pool | SharedPool) -> dict[str, float | None]:
+    """The NLL, on the whole text, of each search's best candidate; None where it failed."""
+    best = {search.name: row for search in searches if (row := search.best_row()) is not None}
+    stages = {search.name: search.screening.stages for search in searches}
+    pool.submit(
+        Unit(name, row.candidate, row.genome, shard, *rows)
+        for name, row in best.items()
+        for shard, rows in enumerate(stages[name].shards)
     )
+    scores: dict[str, dict[int, ShardScore]] = {name: {} for name in best}
+    while pool.pending():
+        for unit, score in pool.wait(1.0):
+            scores[unit.search][unit.shard] = score
+    return {
+        best[search.name].candidate: search.mean_nll(sorted(scores[search.name].items()))
+        for search in searches
+        if search.name in best
+    }

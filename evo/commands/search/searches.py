@@ -1,4 +1,4 @@
-"""The lanes of a study: a search for every bin and space."""
+"""The searches of a run, one for every bin and space, and the pool that scores for them."""
 
 from __future__ import annotations
 
@@ -15,29 +15,45 @@ from evo.algorithms.random_search import RandomSearch
 from evo.commands.search.config import SearchConfig
 from evo.commands.search.inputs import SearchInputs
 from evo.genome.bins import Bin
-from evo.genome.importance_proxy import Importance, Proxy
+from evo.genome.importance_proxy import Proxy
 from evo.genome.ranking import Order
 from evo.genome.space import Space
 from evo.search import warm_start
 from evo.search.history import History
 from evo.search.score_cache import ScoreCache, score_key
-from evo.search.search import Lane
+from evo.search.search import Search
 from evo.storage.files import cache_directory
-from workers.tasks.ranking import measure_importance
+from workers.pool.pool import Pool
+from workers.pool.shared_pool import SharedPool
 
 
-def lanes_of(inputs: SearchInputs, order: Order) -> list[Lane]:
-    """A lane for every bin and space."""
-    cached = inputs.config.score_cache and not inputs.proxy
-    if inputs.config.cost == "latency":
-        cached = False  # a score from the cache has no latency
+def searches_of(inputs: SearchInputs, order: Order, proxy: Proxy | None) -> list[Search]:
+    """A search for every bin and space, resumed from its files."""
+    # A score from the cache has no latency.
+    cached = inputs.config.score_cache and not proxy and inputs.config.cost != "latency"
     cache = _cache(inputs) if cached else None
-    proxy = _proxy(inputs)
     return [
-        _lane(inputs, space, bin, order, cache, proxy)
+        _search(inputs, inputs.space(space, bin, order), bin, cache, proxy)
         for bin in inputs.bins
         for space in inputs.config.spaces
     ]
+
+
+def open_pool(inputs: SearchInputs) -> Pool | SharedPool:
+    """The workers: this run's own, or those of the pool that it names."""
+    config, settings = inputs.config, inputs.config.pool_settings
+    if config.pool is None:
+        return Pool(inputs.store.get(), inputs.blocks, inputs.scoring, settings)
+    inputs.store.release()  # the named pool stores weights of its own
+    return SharedPool(
+        config.pool,
+        inputs.teacher.path,
+        inputs.teacher.hash,
+        inputs.blocks,
+        inputs.scoring,
+        settings,
+        idle=config.pool_idle,
+    )
 
 
 def _cache(inputs: SearchInputs) -> ScoreCache:
@@ -49,34 +65,18 @@ def _cache(inputs: SearchInputs) -> ScoreCache:
     return ScoreCache(cache_directory() / "scores", score_key(teacher, inputs.blocks, scoring))
 
 
-def _lane(
-    inputs: SearchInputs,
-    space_name: str,
-    bin: Bin,
-    order: Order,
-    cache: ScoreCache | None,
-    proxy: Proxy | None,
-) -> Lane:
-    name = f"{space_name}@{bin.name}"
-    space = inputs.space(space_name, bin, order)
+def _search(
+    inputs: SearchInputs, space: Space, bin: Bin, cache: ScoreCache | None, proxy: Proxy | None
+) -> Search:
+    name = f"{space.name}@{bin.name}"
     history = History(inputs.config.out / "searches" / name)
     seed = _seed(inputs.config.seed, name)
     strategy = _strategy(inputs.config, space, seed)
-    if inputs.taken and history.state is None:
+    if inputs.starts and history.state is None:
         rng = np.random.default_rng([*seed, 1])  # a stream of its own
-        strategy.starts = warm_start.starts(
-            inputs.taken, space, inputs.config.budget.population, rng
-        )
-    return Lane(
-        name,
-        strategy,
-        history,
-        inputs.stages,
-        inputs.config.stages,
-        weights=inputs.weights,
-        cache=cache,
-        proxy=proxy,
-    )
+        population = inputs.config.budget.population
+        strategy.starts = warm_start.starts(inputs.starts, space, population, rng)
+    return Search(name, strategy, history, inputs.screening, cache, proxy)
 
 
 def _strategy(config: SearchConfig, space: Space, seed: list[int]) -> Strategy:
@@ -87,24 +87,6 @@ def _strategy(config: SearchConfig, space: Space, seed: list[int]) -> Strategy:
     if config.algorithm == "one-plus-lambda":
         return OnePlusLambda(space, config.budget, seed)
     return Evolution(space, config.budget, seed, config.rates)
-
-
-def _proxy(inputs: SearchInputs) -> Proxy | None:
-    """The fitness, where that is one that needs no scoring."""
-    if not inputs.proxy:
-        return None
-    path = inputs.config.out / "importance.npz"
-    if not path.is_file():
-        measure_importance(
-            inputs.teacher.path.resolve(),
-            inputs.teacher.hash,
-            inputs.config.fitness,
-            inputs.order_text.blocks,
-            inputs.order_text.hash,
-            inputs.scoring,
-            inputs.config.gpus_per_worker,
-        ).save(path)
-    return Proxy(Importance.load(path), inputs.teacher.config.head_size)
 
 
 def _seed(seed: int, name: str) -> list[int]:

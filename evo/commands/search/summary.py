@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -11,28 +11,31 @@ from evo.model.importance import activation_flops
 from evo.model.layer_sensitivity import sensitivity_flops
 from evo.search.history import Row, perplexity
 from evo.search.pareto_front import best_of_bins, pareto_front, points_of
-from evo.search.search import Lane
+from evo.search.search import Search
 from evo.search.winner import save_candidate
 from evo.storage.files import atomic_file
 from evo.storage.strict_json import dumps, plain
 
 
 def conclude(
-    inputs: SearchInputs, lanes: list[Lane], winners: Mapping[str, float | None] | None = None
+    inputs: SearchInputs,
+    searches: Sequence[Search],
+    winners: Mapping[str, float | None],
 ) -> dict[str, Any]:
     """Extract the winners and write the summary.
 
     Args:
         inputs: whose searches they are.
-        lanes: all ended.
+        searches: all ended.
         winners: the NLL of those candidates whose rows have none.
     """
-    winners = winners or {}
-    searches = [_conclude(inputs, lane, winners) for lane in lanes]
+    concluded = [_conclude(inputs, search, winners) for search in searches]
     points = [
         point
-        for lane in lanes
-        for point in points_of(lane.name, [_with_nll(r, winners) for r in lane.history.rows])
+        for search in searches
+        for point in points_of(
+            search.name, [_with_nll(row, winners) for row in search.history.rows]
+        )
     ]
     summary: dict[str, Any] = {
         "teacher": str(inputs.teacher.path.resolve()),
@@ -40,7 +43,7 @@ def conclude(
         "fitness": inputs.config.fitness,
         "order": inputs.config.order,
         "order_flops": _order_flops(inputs),
-        "searches": searches,
+        "searches": concluded,
         "best": [asdict(point) for point in best_of_bins(points)],
         "front": [asdict(point) for point in pareto_front(points)],
     }
@@ -60,19 +63,19 @@ def _order_flops(inputs: SearchInputs) -> int:
 
 
 def _conclude(
-    inputs: SearchInputs, lane: Lane, winners: Mapping[str, float | None]
+    inputs: SearchInputs, search: Search, winners: Mapping[str, float | None]
 ) -> dict[str, Any]:
-    space, bin = lane.strategy.space, lane.strategy.space.bin
-    row = lane.best_row()
+    space, bin = search.strategy.space, search.strategy.space.bin
+    row = search.best_row()
     if row is not None:
         row = _with_nll(row, winners)
-    winner = lane.history.directory / "winner"
+    winner = search.history.directory / "winner"
     if row is not None and not winner.is_dir():
         save_candidate(
             inputs.teacher, row, winner, space=space.name, bin=bin.name, seed=inputs.config.seed
         )
     summary = {
-        "name": lane.name,
+        "name": search.name,
         "space": space.name,
         "bin": bin.name,
         "cost": bin.cost.kind,
@@ -84,14 +87,14 @@ def _conclude(
         "fitness": row.fitness if row else None,
         "nll": row.nll if row else None,
         "perplexity": row.perplexity if row else None,
-        "evaluations": lane.evaluations,
-        "scored_in_full": sum(one.status == "full" for one in lane.history.rows),
-        "generations": lane.strategy.generation,
-        "tokens_scored": lane.tokens,
-        "flops": lane.scored_flops(inputs.text.blocks.shape[1]),
-        "seconds": sum(one.seconds for one in lane.history.rows),
-        "cached_units": lane.cached_units,
-        "ended": lane.ended,
+        "evaluations": search.evaluations,
+        "scored_in_full": sum(one.status == "full" for one in search.history.rows),
+        "generations": search.strategy.generation,
+        "tokens_scored": search.tokens,
+        "flops": search.scored_flops(inputs.text.blocks.shape[1]),
+        "seconds": sum(one.seconds for one in search.history.rows),
+        "cached_units": search.cached_units,
+        "ended": search.ended,
         "winner": str(winner.resolve()) if row else None,
     }
     return summary

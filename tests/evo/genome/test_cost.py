@@ -20,7 +20,7 @@ def test_closed_form_is_what_the_network_has(family, uniform, teacher):
     rng = np.random.default_rng(3)
     subnets = [random_subnet(architecture.dimensions, rng, uniform=uniform) for _ in range(6)]
     for subnet in [*subnets, Subnet.full(architecture.dimensions)]:
-        model = extract(loaded.config, loaded.weights, subnet, tied=loaded.tied)
+        model = extract(loaded, subnet)
         counted = sum(parameter.numel() for parameter in model.parameters())
         assert parameters(architecture, subnet.widths) == counted
         for length in (8, 72):

@@ -205,7 +205,7 @@ def test_every_candidate_of_a_search_exports_natively(
     assert len(rows) == 10
     for row in rows:
         subnet = Subnet.unpack(row.genome, stored.architecture.dimensions)
-        model = extract(stored.config, stored.weights, subnet, tied=stored.tied)
+        model = extract(stored, subnet)
         checkpoint.save(tmp_path / row.candidate, model)
         result = export(
             ExportConfig(tmp_path / row.candidate, tmp_path / f"hf-{row.candidate}", native=True)

@@ -13,6 +13,7 @@ from evo.errors import UserError
 from evo.genome.subnet import Subnet
 from evo.model import checkpoint as checkpoints
 from evo.model.extract import extract
+from evo.model.network import Network
 from tests.support.bpe import write_tokenizer
 from tests.support.cuts import random_subnet
 from tests.support.families import random_tokens
@@ -130,7 +131,7 @@ def test_mapped_weights_are_those_of_the_file_and_leave_it_as_it_is(teacher):
     assert torch.equal(mapped(tokens), model(tokens))
     with torch.no_grad():
         mapped.lm_head.weight += 1
-    assert checkpoints.load(stored.path).hash == checkpoints.weights_hash(model.state_dict())
+    assert checkpoints.load(stored.path).hash == Network.of(model).hash
 
 
 def test_the_hash_is_of_content(directory):
@@ -145,7 +146,7 @@ def test_layerwise_checkpoints(directory, tmp_path):
     loaded = checkpoints.load(directory)
     write_tokenizer(directory)
     subnet = random_subnet(loaded.architecture.dimensions, np.random.default_rng(0), uniform=False)
-    model = extract(loaded.config, loaded.weights, subnet, tied=False)
+    model = extract(loaded, subnet)
     out = tmp_path / "winner"
     checkpoints.save(out, model, tokenizer_from=directory, origin={"candidate": subnet.id})
     assert checkpoints.load_config(out)[1] == subnet.widths
@@ -191,7 +192,7 @@ def test_a_full_disk(directory, tmp_path):
     try:
         loaded = checkpoints.load(directory)
         full = Subnet.full(loaded.architecture.dimensions)
-        model = extract(loaded.config, loaded.weights, full, tied=False)
+        model = extract(loaded, full)
         with pytest.raises(UserError, match="cannot write") as caught:
             checkpoints.save(mount / "out", model)
         assert "\n" not in str(caught.value)

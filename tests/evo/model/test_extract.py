@@ -13,9 +13,10 @@ from evo.genome.subnet import Subnet
 from evo.huggingface.from_config import SourceConfig
 from evo.huggingface.from_weights import litgpt_weights, read_weights
 from evo.model import checkpoint as checkpoints
-from evo.model.checkpoint import Checkpoint, weights_hash
+from evo.model.checkpoint import Checkpoint
 from evo.model.extract import extract
 from evo.model.layerwise_gpt import architecture_of, head_sizes, is_tied
+from evo.model.network import Network
 from tests.support.cuts import random_subnet, take
 from tests.support.families import FAMILIES, random_model, random_tokens
 
@@ -29,7 +30,7 @@ def logits_of(model):
 
 
 def cut(teacher, subnet, **how):
-    return extract(teacher.config, teacher.weights, subnet, tied=teacher.tied, **how)
+    return extract(teacher, subnet, **how)
 
 
 def indices(subnet):
@@ -128,7 +129,7 @@ def test_cutting_twice_is_cutting_once(loaded):
     first = cut(loaded, channels_only)
     kept = np.ones(subnet.widths.channels, bool)
     rest = Subnet(subnet.layers, kept, subnet.groups, subnet.neurons)
-    twice = extract(first.config, first.state_dict(), rest, tied=loaded.tied)
+    twice = extract(Network.of(first), rest)
     assert torch.equal(logits_of(once), logits_of(twice))
 
 
@@ -146,14 +147,7 @@ def test_permuting_leaves_the_function_unchanged(family, loaded, hf_checkpoint):
         groups=[rng.permutation(d.groups) for _ in range(d.layers)],
         neurons=[rng.permutation(d.neurons) for _ in range(d.layers)],
     )
-    same = Checkpoint(
-        loaded.path,
-        loaded.config,
-        loaded.widths,
-        litgpt_weights(source, loaded.config, permuted, None),
-        loaded.tied,
-        None,
-    )
+    same = replace(loaded, weights=litgpt_weights(source, loaded.config, permuted, None))
     assert same.hash != loaded.hash
     expected = logits_of(loaded.model())
     torch.testing.assert_close(logits_of(same.model()), expected, rtol=1e-5, atol=1e-5)
@@ -206,7 +200,7 @@ def test_heads_are_cut_independently_of_the_rest(loaded, uniform):
     subnet = random_subnet(loaded.architecture.dimensions, rng, uniform=uniform)
     once = cut(loaded, replace(subnet, head_size=sizes[0]))
     first = cut(loaded, replace(Subnet.full(subnet.dimensions), head_size=sizes[0]))
-    twice = extract(first.config, first.state_dict(), subnet, tied=loaded.tied)
+    twice = extract(Network.of(first), subnet)
     assert torch.equal(logits_of(once), logits_of(twice))
 
 
@@ -228,8 +222,8 @@ def test_interleaved_pairs():
     tokens = TOKENS % 16
     torch.testing.assert_close(interleaved(tokens), halves(tokens))
     subnet = replace(Subnet.full(architecture_of(config, tied=False).dimensions), head_size=4)
-    kept = extract(config, weights, subnet, tied=False).transformer.h[0].attn.qkv.weight
-    other = extract(interleaved.config, interleaved.state_dict(), subnet, tied=False)
+    kept = extract(Network.of(halves), subnet).transformer.h[0].attn.qkv.weight
+    other = extract(Network.of(interleaved), subnet)
     # The first pair is (0, 2) of the halves' head and (0, 1) of the interleaved one.
     assert torch.equal(other.transformer.h[0].attn.qkv.weight[:16], kept[:16])
 
@@ -263,14 +257,14 @@ def test_a_winner_is_a_standalone_checkpoint(family, loaded, uniform, cut_heads,
 
 
 def test_the_teacher_is_only_read(loaded):
-    before = weights_hash(loaded.weights)
+    before = replace(loaded).hash
     model = cut(loaded, Subnet.full(loaded.architecture.dimensions))
     model(TOKENS).mean().backward()
     with torch.no_grad():
         for parameter in model.parameters():
             assert parameter.grad is not None
             parameter.add_(1)
-    assert weights_hash(loaded.weights) == before
+    assert replace(loaded).hash == before
 
 
 def test_dtype(loaded):

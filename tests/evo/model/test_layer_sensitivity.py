@@ -10,6 +10,7 @@ from evo.model.extract import extract
 from evo.model.importance import LAYER_SEQUENCES
 from evo.model.layer_sensitivity import LEAST, layer_sensitivity, sensitivity_flops
 from evo.model.layerwise_gpt import architecture_of
+from evo.model.network import Network
 from evo.model.nll import summed_nll
 from tests.evo.model.test_importance import CONFIGS, order_by_magnitude, random_network, text
 
@@ -22,7 +23,7 @@ def test_as_of_networks_that_were_cut(name):
     whole = Subnet.full(architecture_of(config, tied=False).dimensions)
 
     def nll(subnet: Subnet) -> float:
-        cut = extract(config, dict(model.named_parameters()), subnet, tied=False)
+        cut = extract(Network.of(model), subnet)
         return float(summed_nll(cut, tokens).sum()) / (tokens.size - len(tokens))
 
     expected = []

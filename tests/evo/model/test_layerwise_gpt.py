@@ -37,7 +37,7 @@ def test_hidden_states_and_head_are_litgpts_forward(family, uniform, teacher):
     subnet = random_subnet(
         loaded.architecture.dimensions, np.random.default_rng(2), uniform=uniform
     )
-    model = extract(loaded.config, loaded.weights, subnet, tied=loaded.tied)
+    model = extract(loaded, subnet)
     with torch.inference_mode():
         assert torch.equal(head_logits(model, hidden_states(model, TOKENS)), model(TOKENS))
 

@@ -8,7 +8,8 @@ import pytest
 
 from evo.errors import UserError
 from evo.genome.subnet import Subnet
-from evo.search.history import COLUMNS, History, Row, Shard, frame, perplexity
+from evo.search.history import COLUMNS, History, Row, frame, perplexity
+from evo.search.shard_score import ShardScore
 from tests.support.architectures import NEOX
 
 SUBNET = Subnet.full(NEOX.dimensions)
@@ -97,7 +98,7 @@ def test_rows_newer_than_the_state_are_not_told(tmp_path):
     (tmp_path / "state.json").write_bytes(state)
     resumed = History(tmp_path)
     assert [one.candidate for one in resumed.rows] == ["a", "b"]
-    assert [one.candidate for one in resumed.told()] == ["a"]
+    assert [one.candidate for one in resumed.completed()] == ["a"]
     resumed.fold([row("b", 1)], {"generation": 2})
     assert [one.candidate for one in History(tmp_path).rows] == ["a", "b"]
 
@@ -105,48 +106,48 @@ def test_rows_newer_than_the_state_are_not_told(tmp_path):
 def test_a_first_generation_that_was_killed(tmp_path):
     History(tmp_path).fold([row("a", 0)], {"generation": 1})
     (tmp_path / "state.json").unlink()
-    assert History(tmp_path).told() == []
+    assert History(tmp_path).completed() == []
     assert History(tmp_path).state is None
 
 
-def shards(count: int) -> list[Shard]:
+def scores(count: int) -> list[ShardScore]:
     rng = np.random.default_rng(0)
-    return [Shard("c", index, tuple(rng.random(3)), 7, 0.1) for index in range(count)]
+    return [ShardScore(tuple(rng.random(3)), 7, 0.1) for _ in range(count)]
 
 
 def test_journal(tmp_path):
     history = History(tmp_path)
-    assert history.journal() == []
-    first, second, third = shards(3)
+    assert history.journal() == {}
+    first, second, third = scores(3)
     failed = dataclasses.replace(third, nll=(), tokens=0, failure='"NaN"\nin line 2, µ')
     first = dataclasses.replace(first, divergence=(0.1, 0.2, 0.3))
-    history.append([first, second])
-    history.append([failed])
-    assert History(tmp_path).journal() == [first, second, failed]
+    history.append({("c", 0): first, ("c", 1): second})
+    history.append({("d", 0): failed})
+    assert History(tmp_path).journal() == {("c", 0): first, ("c", 1): second, ("d", 0): failed}
     history.fold([row("c", 0)], {"generation": 1})
-    assert History(tmp_path).journal() == []
+    assert History(tmp_path).journal() == {}
 
 
 @pytest.mark.parametrize("kept", [1, 20, -1])
 def test_a_torn_last_line(tmp_path, kept):
     history = History(tmp_path)
-    first, second, third = shards(3)
-    history.append([first])
-    line = json.dumps(dataclasses.asdict(second)).encode()
+    first, second, third = scores(3)
+    history.append({("c", 0): first})
+    line = json.dumps({"candidate": "c", "shard": 1} | dataclasses.asdict(second)).encode()
     with (tmp_path / "journal.jsonl").open("ab") as file:
         file.write(line[:kept] if kept > 0 else line)
     resumed = History(tmp_path)
-    assert resumed.journal() == [first]
+    assert resumed.journal() == {("c", 0): first}
     resumed.mend()
-    resumed.append([third])
-    assert History(tmp_path).journal() == [first, third]
+    resumed.append({("c", 2): third})
+    assert History(tmp_path).journal() == {("c", 0): first, ("c", 2): third}
 
 
 def test_a_journal_of_nothing_but_a_torn_line(tmp_path):
     (tmp_path / "journal.jsonl").write_bytes(b'{"cand')
     history = History(tmp_path)
     history.mend()
-    assert history.journal() == []
+    assert history.journal() == {}
     assert (tmp_path / "journal.jsonl").read_bytes() == b""
 
 
@@ -163,7 +164,7 @@ def test_nothing_half_written_stays(tmp_path):
         "journal.jsonl",
     }
     assert before != history.parquet.read_bytes()
-    assert [one.candidate for one in History(tmp_path).told()] == ["a"]
+    assert [one.candidate for one in History(tmp_path).completed()] == ["a"]
 
 
 def test_a_directory_that_cannot_be(tmp_path):

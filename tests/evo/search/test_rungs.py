@@ -6,7 +6,8 @@ import pytest
 
 from evo.errors import UserError
 from evo.search.rung_settings import Rungs
-from evo.search.rungs import Stages, estimates, spread, survivors
+from evo.search.rungs import estimates, survivors
+from evo.search.stages import Stages, spread
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_turned_stages_hold_the_same_text_from_another_place_on(sequences, rows_
     stages = Stages.of(Rungs(shares), sequences, rows_per_shard)
     begins = set()
     for generation in range(sequences + 1):
-        turned = stages.turned(generation)
+        turned = stages.rotated(generation)
         rows = turned.sequences(len(turned.shards))
         assert sorted(rows) == list(range(sequences))
         assert list(rows) == list(np.roll(np.arange(sequences), -rows[0]))
@@ -66,7 +67,7 @@ def test_turned_stages_hold_the_same_text_from_another_place_on(sequences, rows_
         assert begins == {0}
     else:
         assert len(begins) >= sequences // stages.sizes[0]
-        assert stages.turned(1).begin == stages.sizes[0]
+        assert stages.rotated(1).begin == stages.sizes[0]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 64, 100])

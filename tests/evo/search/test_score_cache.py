@@ -11,7 +11,10 @@ import pytest
 
 from evo.errors import UserError
 from evo.search import score_cache
-from evo.search.score_cache import CachedScore, ScoreCache, score_key
+from evo.search.score_cache import ScoreCache, score_key
+from evo.search.shard_score import ShardScore
+
+Cached = tuple[str, tuple[int, int], ShardScore]
 
 KEY = {"teacher": "0123", "scoring": {"dtype": "float32"}}
 
@@ -21,29 +24,32 @@ def _refresh_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(score_cache, "REFRESH_SECONDS", 0.0)
 
 
-def a_score(number: int, *, divergence: bool = False) -> CachedScore:
+def a_score(number: int, *, divergence: bool = False) -> Cached:
     """Scores whose floats need every digit."""
     rng = np.random.default_rng(number)
     losses = tuple((rng.random(5) * 10.0 ** rng.integers(-20, 20, 5)).tolist())
-    return CachedScore(f"{number:016x}", 4, 9, losses, 5 * 31, losses[::-1] if divergence else None)
+    score = ShardScore(losses, 5 * 31, 0.0, divergence=losses[::-1] if divergence else None)
+    return f"{number:016x}", (4, 9), score
 
 
-def get(cache: ScoreCache, score: CachedScore) -> CachedScore | None:
-    return cache.get(score.candidate, score.start, score.stop)
+def get(cache: ScoreCache, cached: Cached) -> Cached | None:
+    candidate, rows, _ = cached
+    score = cache.get(candidate, rows)
+    return None if score is None else (candidate, rows, score)
 
 
 def test_what_was_put_is_got_to_the_last_bit(tmp_path: Path) -> None:
     cache = ScoreCache(tmp_path, KEY)
     scores = [a_score(number, divergence=number % 2 == 0) for number in range(20)]
-    extremes = CachedScore("f" * 16, 0, 3, (0.1, 5e-324, math.inf), 7)
+    extremes = ("f" * 16, (0, 3), ShardScore((0.1, 5e-324, math.inf), 7, 0.0))
     assert get(cache, extremes) is None
     cache.put([*scores, extremes])
     for reader in (cache, ScoreCache(tmp_path, KEY)):
         for score in (*scores, extremes):
             assert get(reader, score) == score
-        assert reader.get(scores[0].candidate, 4, 8) is None
-        assert reader.get(scores[0].candidate, 3, 9) is None
-        assert reader.get("e" * 16, 4, 9) is None
+        assert reader.get(scores[0][0], (4, 8)) is None
+        assert reader.get(scores[0][0], (3, 9)) is None
+        assert reader.get("e" * 16, (4, 9)) is None
 
 
 def test_other_keys_know_nothing_of_it(tmp_path: Path) -> None:

@@ -7,18 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evo.algorithms.base import Proposal
 from evo.algorithms.evolution import Evolution
 from evo.algorithms.settings import Budget, Rates
 from evo.genome.bins import Bin
 from evo.genome.cost import Cost, LatencyPrices, forward_flops, parameters
 from evo.genome.space import Space
 from evo.genome.subnet import Subnet
-from evo.search.history import History, Row, Shard
+from evo.search.generation import Request, Screening
+from evo.search.history import History, Row
 from evo.search.rung_settings import Rungs
-from evo.search.rungs import Stages, survivors
-from evo.search.score_cache import CachedScore, ScoreCache
-from evo.search.search import Lane
+from evo.search.rungs import survivors
+from evo.search.score_cache import ScoreCache
+from evo.search.search import Search
+from evo.search.sequence_weights import SequenceWeights
+from evo.search.shard_score import ShardScore
+from evo.search.stages import Stages
 from tests.support.architectures import NEOX, random_order, share
 
 SEQUENCES, TARGETS = 40, 5
@@ -32,18 +35,19 @@ RUNGS = {
 WEIGHTS = np.random.default_rng(3).uniform(0.5, 2, SEQUENCES)
 
 
-def lane_in(
+def search_in(
     directory: Path,
     kind: str,
     name: str = "coarse-layerwise",
     cache: ScoreCache | None = None,
     bin: Bin | None = None,
-) -> Lane:
+) -> Search:
     bin = bin or share(NEOX, 0.4, 0.45)
     space = Space(name, NEOX, random_order(NEOX.dimensions), bin)
     strategy = Evolution(space, BUDGET, 0, Rates(elites=3))
     stages = Stages.of(RUNGS[kind], SEQUENCES, 4)
-    return Lane("lane", strategy, History(directory), stages, RUNGS[kind], WEIGHTS, cache)
+    screening = Screening(stages, RUNGS[kind], SequenceWeights(WEIGHTS))
+    return Search("search", strategy, History(directory), screening, cache)
 
 
 def losses(candidate: str) -> np.ndarray:
@@ -53,13 +57,13 @@ def losses(candidate: str) -> np.ndarray:
     return TARGETS * (4 + rng.random() + np.arange(SEQUENCES) / 20 + rng.normal(0, 0.2, SEQUENCES))
 
 
-def score(lane: Lane, candidate: str, shard: int) -> Shard:
+def score(search: Search, candidate: str, shard: int) -> ShardScore:
     """A pure function of the unit; one candidate of eight fails on its first shard."""
     if int(candidate, 16) % 8 == 0 and shard == 0:
-        return Shard(candidate, shard, (), 0, 0.5, "out of memory")
-    start, stop = lane.stages.shards[shard]
+        return ShardScore.failed("out of memory", 0.5)
+    start, stop = search.stages.shards[shard]
     nll = tuple(losses(candidate)[start:stop].tolist())
-    return Shard(candidate, shard, nll, TARGETS * (stop - start), 0.5)
+    return ShardScore(nll, TARGETS * (stop - start), 0.5)
 
 
 def seen_in(generation: int) -> np.ndarray:
@@ -67,36 +71,36 @@ def seen_in(generation: int) -> np.ndarray:
     return np.roll(np.arange(SEQUENCES), -(generation * 4 % SEQUENCES))
 
 
-def units_of(wanted: list[tuple[Proposal, int]]) -> list[tuple[str, int]]:
-    return [(proposal.subnet.id, shard) for proposal, shard in wanted]
+def units_of(requests: list[Request]) -> list[tuple[str, int]]:
+    return [(proposal.subnet.id, shard) for proposal, shard in requests]
 
 
-def generations(lane: Lane, rng: np.random.Generator) -> Iterator[list[tuple[str, int]]]:
+def generations(search: Search, rng: np.random.Generator) -> Iterator[list[tuple[str, int]]]:
     """Run generation by generation, units in any order; yields what was scored."""
     while True:
-        queue = units_of(lane.begin_generation()) + units_of(lane.advance())
-        if lane.ended:
+        queue = units_of(search.begin_generation()) + units_of(search.advance())
+        if search.ended:
             return
         scored = []
         while queue:
-            assert not lane.complete
+            assert not search.complete
             taken = [queue.pop(rng.integers(len(queue))) for _ in range(min(3, len(queue)))]
-            lane.take([score(lane, *unit) for unit in taken])
-            queue += units_of(lane.advance())
-            queue = [unit for unit in queue if unit[0] not in lane.dropped]
+            search.take({unit: score(search, *unit) for unit in taken})
+            queue += units_of(search.advance())
+            queue = [unit for unit in queue if unit[0] not in search.dropped]
             scored += taken
-        assert lane.complete
-        lane.end_generation()
+        assert search.complete
+        search.end_generation()
         yield scored
 
 
-def finish(lane: Lane, seed: int = 0) -> list[tuple[str, int]]:
+def finish(search: Search, seed: int = 0) -> list[tuple[str, int]]:
     rng = np.random.default_rng(seed)
-    return [unit for units in generations(lane, rng) for unit in units]
+    return [unit for units in generations(search, rng) for unit in units]
 
 
-def rows_of(lane: Lane) -> list[str]:
-    return [repr(row) for row in lane.history.rows]
+def rows_of(search: Search) -> list[str]:
+    return [repr(row) for row in search.history.rows]
 
 
 @pytest.fixture(scope="module", params=list(RUNGS))
@@ -105,11 +109,11 @@ def kind(request) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Lane:
+def whole(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Search:
     """A search that was never interrupted."""
-    lane = lane_in(tmp_path_factory.mktemp("whole"), kind)
-    finish(lane)
-    return lane
+    search = search_in(tmp_path_factory.mktemp("whole"), kind)
+    finish(search)
+    return search
 
 
 def test_rows(whole, kind):
@@ -152,14 +156,14 @@ def test_only_full_rows_are_parents_and_winners(whole):
 @pytest.mark.parametrize(("case", "ends"), [("rungs", (4, 12)), ("abort", (4,))])
 def test_decisions_are_those_of_plain_arithmetic(tmp_path, case, ends):
     """The stages of every generation, played again from all losses at once."""
-    lane, rungs = lane_in(tmp_path, case), RUNGS[case]
-    finish(lane)
+    search, rungs = search_in(tmp_path, case), RUNGS[case]
+    finish(search)
     elites: dict[str, np.ndarray] = {}
     first_seen = set()
     for generation in range(4):
         seen = seen_in(generation)
         first_seen.add(seen[0])
-        rows = [row for row in lane.history.rows if row.generation == generation]
+        rows = [row for row in search.history.rows if row.generation == generation]
         running = {r.candidate: losses(r.candidate) * WEIGHTS for r in rows if r.status != "failed"}
         parents = {row.candidate: row.parents for row in rows}
         full_elites = dict(elites)
@@ -189,7 +193,7 @@ def test_decisions_are_those_of_plain_arithmetic(tmp_path, case, ends):
             name: count for name, count in expected.items() if count
         }
     assert len(first_seen) == 4
-    counts = {row.tokens // TARGETS for row in lane.history.rows if row.status == "screened"}
+    counts = {row.tokens // TARGETS for row in search.history.rows if row.status == "screened"}
     assert counts & set(ends) if case == "rungs" else counts - set(ends)
 
 
@@ -212,35 +216,36 @@ def test_progress(whole, kind):
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_order_of_results_does_not_matter(whole, kind, tmp_path, seed):
-    lane = lane_in(tmp_path, kind)
-    finish(lane, seed)
-    assert rows_of(lane) == rows_of(whole)
+    search = search_in(tmp_path, kind)
+    finish(search, seed)
+    assert rows_of(search) == rows_of(whole)
 
 
 @pytest.mark.parametrize(("finished", "units"), [(0, 7), (0, 30), (2, 0), (2, 7), (3, 30)])
 def test_killed_within_a_generation(whole, kind, tmp_path, finished, units):
-    lane, rng = lane_in(tmp_path, kind), np.random.default_rng(5)
-    running = generations(lane, rng)
+    search, rng = search_in(tmp_path, kind), np.random.default_rng(5)
+    running = generations(search, rng)
     for _ in range(finished):
         next(running)
-    queue = units_of(lane.begin_generation())
+    queue = units_of(search.begin_generation())
     for _ in range(units):
         if not queue:
             break
-        lane.take([score(lane, *queue.pop(rng.integers(len(queue))))])
-        queue += units_of(lane.advance())
-        queue = [unit for unit in queue if unit[0] not in lane.dropped]
+        unit = queue.pop(rng.integers(len(queue)))
+        search.take({unit: score(search, *unit)})
+        queue += units_of(search.advance())
+        queue = [unit for unit in queue if unit[0] not in search.dropped]
     with (tmp_path / "journal.jsonl").open("ab") as file:
         file.write(b'{"candidate": "dead')
 
-    resumed = lane_in(tmp_path, kind)
+    resumed = search_in(tmp_path, kind)
     assert resumed.strategy.generation == finished
     assert resumed.evaluations == 12 * finished
     if finished:
         assert resumed.progress.generation == finished - 1
     left = units_of(resumed.begin_generation()) + units_of(resumed.advance())
     assert sorted(left) == sorted(queue)
-    resumed = lane_in(tmp_path, kind)
+    resumed = search_in(tmp_path, kind)
     again = finish(resumed)
     assert rows_of(resumed) == rows_of(whole)
     assert len(again) == len(set(again))
@@ -252,35 +257,35 @@ def test_killed_between_the_writes_that_end_a_generation(
     whole, kind, tmp_path, generation, written
 ):
     """Of table, state and journal, the first `written` are those of after the generation."""
-    lane = lane_in(tmp_path / "run", kind)
-    running = generations(lane, np.random.default_rng(0))
+    search = search_in(tmp_path / "run", kind)
+    running = generations(search, np.random.default_rng(0))
     for _ in range(generation):
         next(running)
-    queue = units_of(lane.begin_generation())
+    queue = units_of(search.begin_generation())
     while queue:
-        lane.take([score(lane, *unit) for unit in queue])
-        queue = units_of(lane.advance())
+        search.take({unit: score(search, *unit) for unit in queue})
+        queue = units_of(search.advance())
     shutil.copytree(tmp_path / "run", tmp_path / "before")
-    lane.end_generation()
+    search.end_generation()
 
     (tmp_path / "killed").mkdir()
     for number, name in enumerate(FILES):
         source = tmp_path / ("run" if number < written else "before") / name
         if source.is_file():
             shutil.copy(source, tmp_path / "killed" / name)
-    resumed = lane_in(tmp_path / "killed", kind)
+    resumed = search_in(tmp_path / "killed", kind)
     if written < 2:
         resumed.begin_generation()
         assert resumed.advance() == []
         assert resumed.complete
         resumed.end_generation()
     again = finish(resumed)
-    assert not {row.candidate for row in lane.history.rows} & {unit[0] for unit in again}
+    assert not {row.candidate for row in search.history.rows} & {unit[0] for unit in again}
     assert rows_of(resumed) == rows_of(whole)
 
 
 def test_a_finished_search_stays_finished(whole, kind):
-    resumed = lane_in(whole.history.directory, kind)
+    resumed = search_in(whole.history.directory, kind)
     assert resumed.ended == "budget"
     assert resumed.progress == whole.progress
     assert resumed.best_row() == whole.best_row()
@@ -291,27 +296,27 @@ def test_a_finished_search_stays_finished(whole, kind):
 
 
 def test_all_failed(tmp_path, kind):
-    lane = lane_in(tmp_path, kind)
-    wanted = units_of(lane.begin_generation())
-    lane.take([Shard(candidate, shard, (), 0, 0.1, "NaN") for candidate, shard in wanted])
-    assert lane.advance() == []
-    progress = lane.end_generation()
+    search = search_in(tmp_path, kind)
+    wanted = units_of(search.begin_generation())
+    search.take(dict.fromkeys(wanted, ShardScore.failed("NaN", 0.1)))
+    assert search.advance() == []
+    progress = search.end_generation()
     assert (progress.best, progress.median, progress.failed) == (None, None, 12)
-    assert lane.best_row() is None
-    assert lane_in(tmp_path, kind).progress == progress
-    assert all(isinstance(row, Row) and row.tokens == 0 for row in lane.history.rows)
+    assert search.best_row() is None
+    assert search_in(tmp_path, kind).progress == progress
+    assert all(isinstance(row, Row) and row.tokens == 0 for row in search.history.rows)
 
 
-def without_seconds(lane: Lane) -> list[str]:
-    return [repr(dataclasses.replace(row, seconds=0.0)) for row in lane.history.rows]
+def without_seconds(search: Search) -> list[str]:
+    return [repr(dataclasses.replace(row, seconds=0.0)) for row in search.history.rows]
 
 
 @pytest.mark.parametrize("kind", RUNGS)
 def test_what_an_earlier_run_scored_is_not_scored_again(tmp_path, kind):
-    first = lane_in(tmp_path / "first", kind, cache=ScoreCache(tmp_path / "cache", {}))
+    first = search_in(tmp_path / "first", kind, cache=ScoreCache(tmp_path / "cache", {}))
     scored = finish(first)
     assert first.cached_units == 0
-    second = lane_in(tmp_path / "second", kind, cache=ScoreCache(tmp_path / "cache", {}))
+    second = search_in(tmp_path / "second", kind, cache=ScoreCache(tmp_path / "cache", {}))
     again = finish(second, seed=1)
     assert without_seconds(second) == without_seconds(first)
     failing = {unit for unit in scored if score(first, *unit).failure is not None}
@@ -327,35 +332,35 @@ def test_what_an_earlier_run_scored_is_not_scored_again(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", RUNGS)
 def test_a_cache_of_some_units_changes_nothing(tmp_path, kind):
-    whole = lane_in(tmp_path / "whole", kind)
+    whole = search_in(tmp_path / "whole", kind)
     scored = finish(whole)
     cache, rng = ScoreCache(tmp_path / "cache", {}), np.random.default_rng(0)
     known = [unit for unit in scored if rng.random() < 0.4]
     stages = Stages.of(RUNGS[kind], SEQUENCES, 4)
-    turned = {row.candidate: stages.turned(row.generation) for row in whole.history.rows}
+    rotated = {row.candidate: stages.rotated(row.generation) for row in whole.history.rows}
     for candidate, shard in known:
-        whole.stages = turned[candidate]
-        one = score(whole, candidate, shard)
-        if one.failure is None:
-            cache.put([CachedScore(candidate, *whole.stages.shards[shard], one.nll, one.tokens)])
-    lane = lane_in(tmp_path / "lane", kind, cache=cache)
-    again = finish(lane, seed=1)
-    assert without_seconds(lane) == without_seconds(whole)
-    assert lane.cached_units > 0.2 * len(scored)
+        rows = rotated[candidate].shards[shard]
+        nll = tuple(losses(candidate)[slice(*rows)].tolist())
+        if int(candidate, 16) % 8:  # the others fail
+            cache.put([(candidate, rows, ShardScore(nll, TARGETS * len(nll), 0.0))])
+    search = search_in(tmp_path / "search", kind, cache=cache)
+    again = finish(search, seed=1)
+    assert without_seconds(search) == without_seconds(whole)
+    assert search.cached_units > 0.2 * len(scored)
     assert len(again) < len(scored)
 
 
 def test_killed_with_a_cache_that_is_gone(tmp_path):
     """What came from the cache is in no journal; without the cache it is scored."""
     filled = ScoreCache(tmp_path / "cache", {})
-    whole = lane_in(tmp_path / "whole", "rungs", cache=filled)
+    whole = search_in(tmp_path / "whole", "rungs", cache=filled)
     finish(whole)
-    killed = lane_in(tmp_path / "killed", "rungs", cache=filled)
+    killed = search_in(tmp_path / "killed", "rungs", cache=filled)
     running = generations(killed, np.random.default_rng(0))
     next(running)
     killed.begin_generation()
     killed.advance()
-    resumed = lane_in(tmp_path / "killed", "rungs")
+    resumed = search_in(tmp_path / "killed", "rungs")
     finish(resumed)
     assert without_seconds(resumed) == without_seconds(whole)
 
@@ -367,42 +372,43 @@ def test_a_latency_outside_the_bin_is_a_failure(kind, tmp_path):
     bin = share(NEOX, 0.4, 0.45, cost)
     measured: dict[str, int] = {}
 
-    def timed(lane: Lane, candidate: str, shard: int, predicted: int) -> Shard:
-        one = score(lane, candidate, shard)
+    def timed(search: Search, candidate: str, shard: int, predicted: int) -> ShardScore:
+        one = score(search, candidate, shard)
         if shard or one.failure is not None:
             return one
         measured[candidate] = int(predicted * (0.8 + 0.4 * (int(candidate, 16) % 101) / 100))
         return dataclasses.replace(one, latency=measured[candidate])
 
-    def run(directory: Path, *, dies_every: int | None) -> Lane:
-        def fresh() -> Lane:
-            return lane_in(directory, kind, bin=bin)
+    def run(directory: Path, *, dies_every: int | None) -> Search:
+        def fresh() -> Search:
+            return search_in(directory, kind, bin=bin)
 
-        lane, predicted, count = fresh(), {}, 0
+        search, predicted, count = fresh(), {}, 0
         while True:
-            wanted = lane.begin_generation() + lane.advance()
-            if lane.ended:
-                return lane
-            while wanted and not lane.complete:
+            wanted = search.begin_generation() + search.advance()
+            if search.ended:
+                return search
+            while wanted and not search.complete:
                 proposal, shard = wanted.pop(0)
                 candidate = proposal.subnet.id
-                if candidate in lane.dropped:
+                if candidate in search.dropped:
                     continue
                 predicted[candidate] = cost.of(NEOX, proposal.subnet.widths)
                 assert predicted[candidate] in bin
-                lane.take([timed(lane, candidate, shard, predicted[candidate])])
+                timing = timed(search, candidate, shard, predicted[candidate])
+                search.take({(candidate, shard): timing})
                 count += 1
                 if dies_every and count % dies_every == 0:
-                    lane = fresh()
-                    wanted = lane.begin_generation() + lane.advance()
+                    search = fresh()
+                    wanted = search.begin_generation() + search.advance()
                 else:
-                    wanted += lane.advance()
-            lane.end_generation()
+                    wanted += search.advance()
+            search.end_generation()
 
-    lane = run(tmp_path / "whole", dies_every=None)
-    assert rows_of(run(tmp_path / "killed", dies_every=7)) == rows_of(lane)
+    search = run(tmp_path / "whole", dies_every=None)
+    assert rows_of(run(tmp_path / "killed", dies_every=7)) == rows_of(search)
     reasons = 0
-    for row in lane.history.rows:
+    for row in search.history.rows:
         if "out of memory" in row.reason:
             continue
         assert row.cost == measured[row.candidate]
@@ -412,5 +418,5 @@ def test_a_latency_outside_the_bin_is_a_failure(kind, tmp_path):
             reasons += 1
             shown = f"{row.cost / ms:.4g}"
             assert row.reason == f"latency {shown} ms is outside the bin {bin.name}"
-            assert row.tokens == TARGETS * lane.stages.sizes[0]
-    assert 0 < reasons < len(lane.history.rows)
+            assert row.tokens == TARGETS * search.stages.sizes[0]
+    assert 0 < reasons < len(search.history.rows)

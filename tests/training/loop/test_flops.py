@@ -69,7 +69,7 @@ def test_within_a_percent_of_the_loops_own_step(
     stored = checkpoint.load(teacher(family))
     rng = np.random.default_rng(3)
     subnet = random_subnet(stored.architecture.dimensions, rng, uniform=uniform)
-    model = extract(stored.config, stored.weights, subnet, tied=stored.tied, sequence_length=BLOCK)
+    model = extract(stored, subnet, sequence_length=BLOCK)
     own = (architecture_of(model.config, tied=stored.tied), widths_of(model))
     assert own[1].is_uniform == uniform
     network = TeacherNetwork(stored.model())

@@ -11,12 +11,15 @@ import pytest
 
 from evo.errors import UserError
 from evo.model import checkpoint
+from evo.search.shard_score import ShardScore
 from tests.support.cuts import random_subnet
 from tests.support.families import random_tokens
 from tests.support.rays import own_ray
 from tests.support.simulated import Simulated
-from workers.pool.pool import LONE_DEATHS, UNITS_IN_FLIGHT, Pool, UnitResult
+from workers.pool.pool import UNITS_IN_FLIGHT, Pool
+from workers.pool.quarantine import LONE_DEATHS
 from workers.pool.queues import AFFINITY_LEAD, Unit
+from workers.pool.stored_teacher import store_teacher
 from workers.scoring.scorer import Scorer
 from workers.settings import PoolSettings, ScoringSettings
 
@@ -40,7 +43,7 @@ def subnets(teacher):
 @pytest.fixture(scope="module")
 def expected(teacher, subnets):
     loaded = checkpoint.load(teacher("qwen2"))
-    scorer = Scorer(loaded.config, loaded.weights, loaded.tied, BLOCKS, ScoringSettings())
+    scorer = Scorer(loaded, BLOCKS, ScoringSettings())
     return {
         (subnet.id, rows): scorer.score(subnet.pack(), subnet.id, rows).nll
         for subnet in subnets
@@ -48,10 +51,10 @@ def expected(teacher, subnets):
     }
 
 
-def units_of(subnets, lanes="a"):
+def units_of(subnets, searches="a"):
     return [
-        Unit(lane, subnet.id, subnet.pack(), shard, *rows)
-        for lane in lanes
+        Unit(search, subnet.id, subnet.pack(), shard, *rows)
+        for search in searches
         for subnet in subnets
         for shard, rows in enumerate(SHARDS)
     ]
@@ -60,12 +63,14 @@ def units_of(subnets, lanes="a"):
 @pytest.fixture(scope="module")
 def pool(teacher):
     """Two workers for all tests that leave it as they found it: starting some takes seconds."""
-    with Pool(teacher("qwen2"), BLOCKS, ScoringSettings(), PoolSettings(workers=2)) as pool:
+    stored = store_teacher(checkpoint.load(teacher("qwen2")))
+    with Pool(stored, BLOCKS, ScoringSettings(), PoolSettings(workers=2)) as pool:
         yield pool
 
 
 def single(teacher, blocks=BLOCKS):
-    return Pool(teacher("qwen2"), blocks, ScoringSettings(), PoolSettings(workers=1))
+    stored = store_teacher(checkpoint.load(teacher("qwen2")))
+    return Pool(stored, blocks, ScoringSettings(), PoolSettings(workers=1))
 
 
 def drain(pool, seconds=250.0):
@@ -78,12 +83,12 @@ def drain(pool, seconds=250.0):
 
 
 def assert_exact(results, units, expected):
-    """Each unit has one result, which is the scorer's own bit for bit."""
-    assert Counter(result.unit for result in results) == Counter(units)
-    for result in results:
-        rows = (result.unit.start, result.unit.stop)
-        assert (result.nll, result.failure) == (expected[result.unit.candidate, rows], None)
-        assert result.tokens == (rows[1] - rows[0]) * 59
+    """Each unit has one score, which is the scorer's own bit for bit."""
+    assert Counter(unit for unit, _ in results) == Counter(units)
+    for unit, score in results:
+        rows = (unit.start, unit.stop)
+        assert (score.nll, score.failure) == (expected[unit.candidate, rows], None)
+        assert score.tokens == (rows[1] - rows[0]) * 59
 
 
 def processes(actor):
@@ -97,7 +102,7 @@ def processes(actor):
 
 
 def test_scores_what_the_scorer_scores(pool, subnets, expected):
-    units = units_of(subnets, lanes="ab")
+    units = units_of(subnets, searches="ab")
     assert pool.wait(0.1) == []
     pool.submit(units)
     assert pool.pending() == 2 * pool.pending("a") == len(units)
@@ -106,19 +111,19 @@ def test_scores_what_the_scorer_scores(pool, subnets, expected):
     assert pool.pending("a") == pool.pending("nobody") == 0
 
 
-def test_lanes_share_evenly(pool, subnets):
-    pool.submit(units_of(subnets, lanes="a"))
-    pool.submit(units_of(subnets[:7], lanes="b"))
+def test_searches_share_evenly(pool, subnets):
+    pool.submit(units_of(subnets, searches="a"))
+    pool.submit(units_of(subnets[:7], searches="b"))
     results = []
     while len(results) < 30:
         results += pool.wait(60)
-    given = Counter(result.unit.lane for result in results[:30])
+    given = Counter(unit.search for unit, _ in results[:30])
     assert abs(given["a"] - given["b"]) <= AFFINITY_LEAD + 2 * UNITS_IN_FLIGHT
     drain(pool)
 
 
 def test_killed_workers_change_nothing(pool, subnets, expected):
-    units = units_of(subnets, lanes="abcd")
+    units = units_of(subnets, searches="abcd")
     pool.submit(units)
     results = pool.wait(60)
     killed = 0
@@ -128,17 +133,6 @@ def test_killed_workers_change_nothing(pool, subnets, expected):
             killed += 1
         results += pool.wait(60)
     assert killed == 3
-    assert_exact(results, units, expected)
-
-
-def test_a_killed_store_changes_nothing(pool, subnets, expected):
-    units = units_of(subnets)
-    pool.submit(units)
-    results = pool.wait(60)
-    # The workers' successors need the weights again.
-    for process in [*processes("TeacherStore"), *processes("ScoringWorker")]:
-        process.kill()
-    results += drain(pool)
     assert_exact(results, units, expected)
 
 
@@ -154,26 +148,26 @@ def test_a_unit_that_kills_its_workers_fails_alone(pool, subnets, expected):
     poison = Unit("a", Poison("poison"), b"", 0, 0, 5)
     pool.submit([*units[:7], poison, *units[7:]])
     results = drain(pool)
-    failed = [result for result in results if result.failure]
-    assert [result.unit for result in failed] == [poison]
-    assert failed[0].failure.startswith(f"killed its worker {LONE_DEATHS} times: ")
-    assert failed[0].nll == ()
-    assert_exact([result for result in results if not result.failure], units, expected)
+    failed = [(unit, score) for unit, score in results if score.failure]
+    assert [unit for unit, _ in failed] == [poison]
+    assert failed[0][1].failure.startswith(f"killed its worker {LONE_DEATHS} times: ")
+    assert failed[0][1].nll == ()
+    assert_exact([each for each in results if not each[1].failure], units, expected)
 
 
 def test_a_cancelled_candidate_is_not_scored_further(pool, subnets, expected):
-    units = units_of(subnets, lanes="ab")
+    units = units_of(subnets, searches="ab")
     pool.submit(units)
-    for lane in "ab":
+    for search in "ab":
         for subnet in subnets[:15]:
-            pool.cancel(lane, subnet.id)
+            pool.cancel(search, subnet.id)
     left = pool.pending()
     dropped = {subnet.id for subnet in subnets[:15]}
     kept = [unit for unit in units if unit.candidate not in dropped]
     assert len(kept) <= left <= len(kept) + 2 * UNITS_IN_FLIGHT
     results = drain(pool)
     assert len(results) == left
-    assert_exact([one for one in results if one.unit in kept], kept, expected)
+    assert_exact([each for each in results if each[0] in kept], kept, expected)
 
 
 def test_a_stopped_worker_is_waited_for(pool, subnets, expected):
@@ -216,10 +210,9 @@ def test_bad_text_is_the_users_error(teacher):
 
 
 def test_an_actor_imports_only_its_own_class(teacher):
-    with Pool(
-        teacher("qwen2"), BLOCKS, ScoringSettings(), PoolSettings(workers=1), worker=Simulated
-    ) as simulated:
+    stored = store_teacher(checkpoint.load(teacher("qwen2")))
+    settings = PoolSettings(workers=1)
+    with Pool(stored, BLOCKS, ScoringSettings(), settings, worker=Simulated) as simulated:
         simulated.submit([Unit("a", "x", b"", 0, 0, 5)])
-        assert drain(simulated) == [
-            UnitResult(Unit("a", "x", b"", 0, 0, 5), (0.0,), 5, 0.0, "torch: False")
-        ]
+        score = ShardScore((0.0,), 5, 0.0, "torch: False")
+        assert drain(simulated) == [(Unit("a", "x", b"", 0, 0, 5), score)]

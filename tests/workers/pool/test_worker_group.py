@@ -13,6 +13,7 @@ from tests.support.families import random_tokens
 from tests.support.rays import own_ray
 from workers.pool.pool import Pool
 from workers.pool.queues import Unit
+from workers.pool.stored_teacher import store_teacher
 from workers.pool.worker_group import LOOK_INTERVAL
 from workers.settings import PoolSettings, ScoringSettings
 
@@ -25,6 +26,11 @@ def cluster():
     with own_ray(address=cluster.address, include_dashboard=None):
         yield cluster
     cluster.shutdown()
+
+
+@pytest.fixture
+def stored(teacher, cluster):
+    return store_teacher(checkpoint.load(teacher("neox")))
 
 
 @pytest.fixture
@@ -42,12 +48,12 @@ def drain(pool, seconds=250.0):
     return results
 
 
-def test_takes_what_there_is_and_grows_when_more_joins(teacher, cluster, units, caplog):
+def test_takes_what_there_is_and_grows_when_more_joins(stored, cluster, units, caplog):
     caplog.set_level(logging.WARNING, "evo.pool")
     settings = PoolSettings(workers=2)
-    with Pool(teacher("neox"), BLOCKS, ScoringSettings(), settings) as pool:
+    with Pool(stored, BLOCKS, ScoringSettings(), settings) as pool:
         pool.submit(units)
-        expected = {result.unit.shard: result.nll for result in drain(pool)}
+        expected = {unit.shard: score.nll for unit, score in drain(pool)}
         assert pool.workers == 1
         pool.wait(0)
         messages = [record.getMessage() for record in caplog.records]
@@ -58,11 +64,11 @@ def test_takes_what_there_is_and_grows_when_more_joins(teacher, cluster, units, 
         while pool.workers < 2:
             assert time.monotonic() < deadline
             pool.submit(units)
-            assert {result.unit.shard: result.nll for result in drain(pool)} == expected
+            assert {unit.shard: score.nll for unit, score in drain(pool)} == expected
 
         pool.submit(units)
         cluster.remove_node(node)
-        assert {result.unit.shard: result.nll for result in drain(pool)} == expected
+        assert {unit.shard: score.nll for unit, score in drain(pool)} == expected
         assert pool.workers >= 1
 
 
@@ -75,20 +81,20 @@ class Other:
 
 
 def test_as_many_workers_as_there_is_room_for_while_nodes_come_and_go(
-    teacher, cluster, units, caplog
+    stored, cluster, units, caplog
 ):
     caplog.set_level(logging.WARNING, "evo.pool")
     node = cluster.add_node(num_cpus=2, resources={"other": 1})
     other = Other.remote()
     ray.get(other.is_there.remote())
-    with Pool(teacher("neox"), BLOCKS, ScoringSettings(), PoolSettings()) as pool:
+    with Pool(stored, BLOCKS, ScoringSettings(), PoolSettings()) as pool:
 
         def scored_with(workers):
             """What the units score while the pool comes to have so many workers."""
             deadline = time.monotonic() + 120
             while True:
                 pool.submit(units)
-                scores = {result.unit.shard: result.nll for result in drain(pool)}
+                scores = {unit.shard: score.nll for unit, score in drain(pool)}
                 if pool.workers == workers:
                     return scores
                 assert time.monotonic() < deadline
@@ -108,20 +114,13 @@ def test_as_many_workers_as_there_is_room_for_while_nodes_come_and_go(
     assert messages[0].startswith("1 workers died with ")
 
 
-def test_gives_up_when_no_worker_can_start(teacher, cluster):
+def test_gives_up_when_no_worker_can_start(stored, cluster):
     settings = PoolSettings(workers=3, start_timeout=3)
-    with Pool(teacher("neox"), BLOCKS, ScoringSettings(threads=64), settings) as pool:
+    with Pool(stored, BLOCKS, ScoringSettings(threads=64), settings) as pool:
         pool.submit([Unit("a", "x", b"", 0, 0, 1)])
         with pytest.raises(UserError) as caught:
             drain(pool)
     assert "asked for 3 with 64 CPUs and 0 GPUs each, the cluster has " in str(caught.value)
-
-
-def test_a_missing_teacher_is_the_users_error(tmp_path, cluster):
-    with Pool(tmp_path / "nowhere", BLOCKS, ScoringSettings(), PoolSettings(workers=1)) as pool:
-        pool.submit([Unit("a", "x", b"", 0, 0, 1)])
-        with pytest.raises(UserError, match="no directory"):
-            drain(pool)
 
 
 @pytest.mark.parametrize(
@@ -132,11 +131,11 @@ def test_settings_that_make_no_sense_are_refused(settings):
         PoolSettings(**settings)
 
 
-def test_cuda_and_gpus_go_together(teacher, cluster):
+def test_cuda_and_gpus_go_together(stored, cluster):
     blocks = np.zeros((1, 8), np.int32)
     for scoring, settings in (
         (ScoringSettings(device="cuda"), PoolSettings()),
         (ScoringSettings(), PoolSettings(gpus_per_worker=0.5)),
     ):
         with pytest.raises(UserError, match="do not fit together"):
-            Pool(teacher("neox"), blocks, scoring, settings)
+            Pool(stored, blocks, scoring, settings)

@@ -30,7 +30,7 @@ def loaded(teacher):
 
 
 def scorer_of(loaded, **settings):
-    return Scorer(loaded.config, loaded.weights, loaded.tied, BLOCKS, ScoringSettings(**settings))
+    return Scorer(loaded, BLOCKS, ScoringSettings(**settings))
 
 
 def subnets(loaded, count):
@@ -42,7 +42,7 @@ def subnets(loaded, count):
 def test_equals_the_extracted_networks_own_cross_entropy(loaded):
     scorer = scorer_of(loaded, micro_batch=5)
     for subnet in subnets(loaded, 3):
-        model = extract(loaded.config, loaded.weights, subnet, tied=True)
+        model = extract(loaded, subnet)
         rows = torch.from_numpy(BLOCKS[2:9]).long()
         with torch.inference_mode():
             logits = model.double()(rows[:, :-1])
@@ -68,7 +68,7 @@ def test_a_score_depends_on_nothing_but_candidate_and_rows(loaded):
 def whole_kl(loaded, subnet, rows):
     """KL(teacher || candidate) of each sequence, from log_softmax of litgpt's own logits."""
     tokens = torch.from_numpy(BLOCKS[slice(*rows), :-1]).long()
-    model = extract(loaded.config, loaded.weights, subnet, tied=True)
+    model = extract(loaded, subnet)
     with torch.inference_mode():
         theirs, own = (
             one.double()(tokens)[..., :112].log_softmax(-1) for one in (loaded.model(), model)
@@ -98,7 +98,7 @@ def test_what_the_teacher_says_is_kept_or_made_again_with_the_same_result(loaded
             for subnet in candidates
             for rows in shards
         ]
-        assert scorer._teacher.kept == tuple(shards[:kept])
+        assert scorer._states.kept == tuple(shards[:kept])
     assert found[2**30] == found[2 * one_shard] == found[0]
 
 
@@ -106,7 +106,7 @@ def test_the_teacher_runs_on_the_shared_weights_themselves(loaded):
     scorer = scorer_of(loaded, divergence=Divergence(112))
     subnet = subnets(loaded, 1)[0]
     scorer.score(subnet.pack(), subnet.id, (0, 4))
-    teacher = scorer._teacher.teacher
+    teacher = scorer._states.teacher
     assert teacher.lm_head.weight.data_ptr() == loaded.weights["lm_head.weight"].data_ptr()
     blocks = [p for block in teacher.transformer.h for p in block.parameters()]
     assert all(parameter.is_meta for parameter in blocks)
@@ -164,6 +164,7 @@ MEMORY_SCRIPT = """
     from litgpt.config import Config
     from litgpt.model import GPT
     from evo.genome.subnet import Dimensions, Subnet
+    from evo.model.network import Network
     from workers.settings import ScoringSettings
     from workers.scoring.scorer import Scorer
 
@@ -171,8 +172,9 @@ MEMORY_SCRIPT = """
                     block_size=512, vocab_size=100, padded_vocab_size=100)
     torch.manual_seed(0)
     blocks = np.random.default_rng(0).integers(100, size=(16, 512), dtype=np.int32)
-    weights = GPT(config).state_dict()  # 16 MiB of activations per sequence and layer
-    scorer = Scorer(config, weights, False, blocks, ScoringSettings(micro_batch=16, cache_bytes=0))
+    model = GPT(config)  # 16 MiB of activations per sequence and layer
+    settings = ScoringSettings(micro_batch=16, cache_bytes=0)
+    scorer = Scorer(Network.of(model), blocks, settings)
     full = Subnet.full(Dimensions(1, 64, 4, 8192))
     def score(name):
         return scorer.score(full.pack(), name, (0, 16))
@@ -207,7 +209,7 @@ def test_other_errors_are_no_lack_of_memory(loaded):
 def test_too_long_sequences_are_refused(loaded):
     blocks = random_tokens(2, loaded.config.block_size + 2)
     with pytest.raises(UserError, match="takes at most"):
-        Scorer(loaded.config, loaded.weights, loaded.tied, blocks, ScoringSettings())
+        Scorer(loaded, blocks, ScoringSettings())
 
 
 @pytest.mark.parametrize(

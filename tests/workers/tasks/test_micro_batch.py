@@ -4,9 +4,11 @@ import torch
 
 from evo.genome.cost import parameters
 from evo.genome.subnet import Dimensions, Subnet
+from evo.model import checkpoint
 from tests.support.architectures import NEOX
 from tests.support.cuts import random_subnet
 from tests.support.rays import own_ray
+from workers.pool.stored_teacher import store_teacher
 from workers.settings import ScoringSettings
 from workers.tasks.micro_batch import find_micro_batch, largest, largest_within
 
@@ -53,18 +55,18 @@ def test_the_largest_candidate_by_weights_or_by_activations():
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_what_fits_depends_on_the_share_of_memory(teacher):
-
-    from evo.model import checkpoint
-
-    path = teacher("llama-tied")
-    loaded = checkpoint.load(path)
+    loaded = checkpoint.load(teacher("llama-tied"))
     d = loaded.architecture.dimensions
     full = Subnet.full(Dimensions(d.layers, d.channels, d.groups, d.neurons))
     blocks = np.zeros((64, 60), np.int32)
     with own_ray():
         found = [
             find_micro_batch(
-                path, full, blocks, 64, ScoringSettings(device="cuda", device_share=share), 1
+                store_teacher(loaded),
+                full,
+                blocks,
+                ScoringSettings(device="cuda", device_share=share),
+                1,
             )
             for share in (1.0, 1e-9)
         ]

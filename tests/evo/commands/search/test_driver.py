@@ -32,7 +32,7 @@ from evo.model import checkpoint
 from evo.model.layer_sensitivity import layer_sensitivity
 from evo.model.nll import summed_nll
 from evo.search.history import History
-from evo.search.rungs import Stages, spread
+from evo.search.stages import Stages, spread
 from evo.search.winner import extract_candidate
 from tests.support.rays import own_ray
 
@@ -182,7 +182,7 @@ def test_extracted_candidates_have_the_parameters_and_nll_of_their_row(
     reference: Path, tmp_path: Path, settings: Callable
 ) -> None:
     blocks = np.load(settings(tmp_path).text).reshape(-1, LENGTH)
-    stages = Stages.of(settings(tmp_path).stages, 40, 1)
+    stages = Stages.of(settings(tmp_path).rung_settings, 40, 1)
     for name in ("coarse-layerwise@40%", "fine-uniform@60%"):
         history = pd.read_parquet(reference / "searches" / name / "history.parquet")
         for row in history.itertuples():
@@ -192,7 +192,7 @@ def test_extracted_candidates_have_the_parameters_and_nll_of_their_row(
             assert extract_candidate(reference, name, row.candidate, out).nll == row.nll
             model = checkpoint.load(out).model()
             assert sum(parameter.numel() for parameter in model.parameters()) == row.params
-            turned = stages.turned(row.generation).sequences(40)
+            turned = stages.rotated(row.generation).sequences(40)
             scored = blocks[spread(40)[turned[: row.tokens // (LENGTH - 1)]]]
             assert summed_nll(model, scored).sum() / row.tokens == pytest.approx(row.nll, rel=1e-6)
 

@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 import torch
 
+from evo.commands.search.claim import claim
 from evo.commands.search.config import SearchConfig
 from evo.commands.search.driver import search
-from evo.commands.search.inputs import SearchInputs
+from evo.commands.search.inputs import read_inputs
 from evo.errors import UserError
 from evo.flags import parse_config
 from evo.genome.importance_proxy import Importance, Proxy
@@ -82,7 +83,7 @@ def log_softmax(loaded: Checkpoint, genome: bytes | None, blocks: np.ndarray) ->
     model = loaded.model()
     if genome is not None:
         subnet = Subnet.unpack(genome, loaded.architecture.dimensions)
-        model = extract(loaded.config, loaded.weights, subnet, tied=loaded.tied)
+        model = extract(loaded, subnet)
     with torch.inference_mode():
         return model.double()(torch.from_numpy(blocks[:, :-1]).long()).log_softmax(-1)
 
@@ -168,11 +169,11 @@ def test_a_micro_batch_once_found_is_a_setting_of_the_run(
 ) -> None:
     """Needs no GPU: it is looked for only when the run goes on from here."""
     config = SearchConfig(path, texts[0], ["50%"], tmp_path / "run", gpus_per_worker=0.5)
-    first = SearchInputs(config)
-    assert (first.resumed, first.scoring.micro_batch) == (False, None)
+    first = read_inputs(config)
+    assert (claim(first), first.scoring.micro_batch) == (False, None)
     assert first.scoring.device_share == 0.5
     settle(config.out, "micro_batch", 16)
-    again = SearchInputs(config)
-    assert (again.resumed, again.scoring.micro_batch) == (True, 16)
+    again = read_inputs(config)
+    assert (claim(again), again.scoring.micro_batch) == (True, 16)
     with pytest.raises(UserError, match="micro_batch was 16"):
-        SearchInputs(replace(config, micro_batch=8))
+        claim(read_inputs(replace(config, micro_batch=8)))

@@ -1,16 +1,12 @@
-import time
-
 import psutil
 import pytest
-import ray
 import torch
 from litgpt.config import Config
 from litgpt.model import GPT
 
-from evo.errors import UserError
 from evo.model import checkpoint
 from tests.support.rays import own_ray
-from workers.pool.teacher_store import create_store, fetch_teacher
+from workers.pool.stored_teacher import TeacherStore, fetch_teacher, store_teacher
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,7 +33,7 @@ def bfloat16_teacher(directory, channels=64):
 
 def test_gives_the_checkpoints_own_weights(teacher):
     loaded = checkpoint.load(teacher("llama-tied"))
-    fetched = fetch_teacher(create_store(loaded.path))
+    fetched = fetch_teacher(store_teacher(loaded))
     assert fetched.tied
     assert fetched.config == loaded.config
     assert fetched.weights.keys() == loaded.weights.keys()
@@ -50,10 +46,9 @@ def test_gives_the_checkpoints_own_weights(teacher):
 def test_weights_are_mapped_not_copied(tmp_path):
     path = bfloat16_teacher(tmp_path / "teacher", channels=1024)
     loaded = checkpoint.load(path)
-    store = create_store(path)
-    ray.get(store.teacher.remote())
+    stored = store_teacher(loaded)
     before = psutil.Process().memory_full_info().uss
-    first, second = fetch_teacher(store), fetch_teacher(store)
+    first, second = fetch_teacher(stored), fetch_teacher(stored)
     grown = psutil.Process().memory_full_info().uss - before
     size = sum(tensor.nbytes for tensor in loaded.weights.values())
     assert size > 80e6
@@ -64,20 +59,10 @@ def test_weights_are_mapped_not_copied(tmp_path):
         assert tensor.data_ptr() == second.weights[name].data_ptr()
 
 
-def test_comes_back_after_its_process_was_killed(tmp_path):
-    store = create_store(bfloat16_teacher(tmp_path / "teacher"))
-    before = fetch_teacher(store)
-    expected = {name: tensor.clone() for name, tensor in before.weights.items()}
-    ray.kill(store, no_restart=False)
-    after = fetch_teacher(store)
-    # What was mapped before stays there, though its owner is gone.
-    time.sleep(1)
-    for name, tensor in expected.items():
-        assert torch.equal(after.weights[name], tensor)
-        assert torch.equal(before.weights[name], tensor)
-
-
-def test_a_bad_checkpoint_is_the_users_error(tmp_path):
-    with pytest.raises(UserError, match="no directory") as caught:
-        fetch_teacher(create_store(tmp_path / "nowhere"))
-    assert len(str(caught.value).splitlines()) == 1
+def test_it_is_stored_once_and_let_go(tmp_path):
+    store = TeacherStore(checkpoint.load(bfloat16_teacher(tmp_path / "teacher")))
+    first = store.get()
+    assert store.get() is first
+    reference = next(iter(first.tensors.values())).array
+    store.release()
+    assert next(iter(store.get().tensors.values())).array != reference

@@ -1,0 +1,50 @@
+"""The run directory of a search: its settings, and what must stay the same when it resumes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from evo.commands.search.config import FREE
+from evo.commands.search.inputs import SearchInputs
+from evo.genome.latency_model import FILE as LATENCIES
+from evo.search import warm_start
+from evo.storage.run_directory import claim_run
+
+
+def claim(inputs: SearchInputs) -> bool:
+    """Make the run directory, or find that it was made with the same settings.
+
+    Returns:
+        Whether the run goes on where an earlier start has ended.
+
+    Raises:
+        UserError: the directory holds something else, or a run with other settings.
+    """
+    out = inputs.config.out
+    resumed = claim_run(out, _settings(inputs), free=FREE)
+    if inputs.starts and not (out / warm_start.FILE).is_file():
+        warm_start.save(inputs.starts, out / warm_start.FILE)
+    if inputs.latencies and not (out / LATENCIES).is_file():
+        inputs.latencies.save(out / LATENCIES)
+    return resumed
+
+
+def _settings(inputs: SearchInputs) -> dict[str, Any]:
+    config, scoring = inputs.config, inputs.scoring
+    start_from = config.start_from
+    return asdict(config) | {
+        "teacher": str(inputs.teacher.path.resolve()),
+        "out": str(config.out.resolve()),
+        "text": config.sources,
+        "dtype": scoring.dtype,
+        "device": scoring.device,
+        "micro_batch": scoring.micro_batch,
+        "sequence_length": inputs.length,
+        "teacher_hash": inputs.teacher.hash,
+        "text_hash": inputs.text.hash,
+        "order_text_hash": inputs.order_text.hash,
+        "text_note": inputs.text.note,
+        "start_from": str(start_from.resolve()) if start_from else None,
+        "start_hash": warm_start.digest(inputs.starts) if inputs.starts else None,
+    }
