@@ -20,8 +20,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from evo.algorithms.local_search import LocalSearch
-from evo.genome.cost import Architecture, prices
-from evo.genome.fit_to_bin import Counts, Plan
+from evo.genome.cost import Architecture, unit_costs
+from evo.genome.fit_to_bin import Counts, WidthPlan
 from evo.genome.rank_genes import Genes
 from evo.genome.subnet import Mask, Subnet
 from evo.genome.width_limits import DIMENSIONS
@@ -62,20 +62,21 @@ def switched(
     return genes
 
 
-def levels(architecture: Architecture, plan: Plan) -> dict[str, int]:
+def levels(architecture: Architecture, plan: WidthPlan) -> dict[str, int]:
     """How much of each dimension a level is: about the cost of one query group, but at least one.
 
     Groups and neurons are of one layer. Channels run through all of them: a level of channels costs
     what a group in every kept layer does.
     """
     groups, neurons = int(plan.groups[plan.kept].sum()), int(plan.neurons[plan.kept].sum())
-    price, wider = prices(architecture, plan.channels), prices(architecture, plan.channels + 1)
-    channel = wider.total(plan.layers, groups, neurons) - price.total(plan.layers, groups, neurons)
+    unit = unit_costs(architecture, plan.channels)
+    wider = unit_costs(architecture, plan.channels + 1)
+    channel = wider.total(plan.layers, groups, neurons) - unit.total(plan.layers, groups, neurons)
     return {
         "layers": 1,
-        "channels": max(1, round(plan.layers * price.group / channel)),
+        "channels": max(1, round(plan.layers * unit.group / channel)),
         "groups": 1,
-        "neurons": max(1, round(price.group / price.neuron)),
+        "neurons": max(1, round(unit.group / unit.neuron)),
     }
 
 

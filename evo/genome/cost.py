@@ -55,9 +55,9 @@ class Architecture:
 
 
 @dataclass(frozen=True)
-class Prices:
+class UnitCosts:
     """Costs at a given number of channels, in which they are affine; the total is linear in
-    everything else. A price may be zero.
+    everything else. A unit_cost may be zero.
 
     Attributes:
         base: outside the blocks.
@@ -76,18 +76,18 @@ class Prices:
         return self.base + self.layer * layers + self.group * groups + self.neuron * neurons
 
 
-def prices(architecture: Architecture, channels: Any) -> Prices:
+def unit_costs(architecture: Architecture, channels: Any) -> UnitCosts:
     """What a layer, a query group and a neuron cost in parameters at this residual width.
 
     Args:
         architecture: of the teacher.
-        channels: an integer, or an array of them, of which the prices are then arrays too.
+        channels: an integer, or an array of them, of which the unit costs are then arrays too.
     """
     a, d = architecture, channels
     group_rows = (a.queries_per_group + 2) * a.head_size
     group_columns = a.queries_per_group * a.head_size
     norm_over_heads = (a.queries_per_group + 1) * a.head_size * a.norm_parameters
-    return Prices(
+    return UnitCosts(
         base=(1 if a.tied else 2) * a.vocabulary * d
         + a.head_bias * a.vocabulary
         + a.norm_parameters * d,
@@ -101,12 +101,12 @@ def prices(architecture: Architecture, channels: Any) -> Prices:
     )
 
 
-def flops_prices(architecture: Architecture, channels: Any, sequence_length: int) -> Prices:
+def flops_unit_costs(architecture: Architecture, channels: Any, sequence_length: int) -> UnitCosts:
     """What they cost in FLOPs of one token's forward pass, see `forward_flops`."""
     a, d = architecture, channels
     projections = d * (2 * a.queries_per_group + 2) * a.head_size
     attention = 2 * sequence_length * a.queries_per_group * a.head_size
-    return Prices(
+    return UnitCosts(
         base=2 * a.vocabulary * d,
         layer=0,
         group=2 * (projections + attention),
@@ -119,7 +119,7 @@ SECOND = 10**15
 
 
 @dataclass(frozen=True)
-class LatencyPrices:
+class LatencyUnitCosts:
     """What decoding one token takes, femtoseconds, none negative; see `evo.genome.latency_model`.
 
     Attributes:
@@ -155,7 +155,7 @@ class Cost:
 
     kind: Literal["parameters", "flops", "kv-cache", "latency"] = "parameters"
     length: int = 0
-    latency: LatencyPrices | None = None
+    latency: LatencyUnitCosts | None = None
 
     @property
     def unit(self) -> str:
@@ -171,30 +171,30 @@ class Cost:
         """A cost in the unit, for messages."""
         return f"{value * 1000 / SECOND:.4g}" if self.kind == "latency" else f"{value:,}"
 
-    def prices(self, architecture: Architecture, channels: Any) -> Prices:
+    def unit_costs(self, architecture: Architecture, channels: Any) -> UnitCosts:
         """What a layer, a query group and a neuron cost; `channels` may be an array."""
         if self.kind == "flops":
-            return flops_prices(architecture, channels, self.length)
+            return flops_unit_costs(architecture, channels, self.length)
         if self.kind == "kv-cache":
             element, both = 2, 2  # bytes; keys and values
             group = both * element * self.length * architecture.head_size
-            return Prices(base=0, layer=0, group=group, neuron=0)
+            return UnitCosts(base=0, layer=0, group=group, neuron=0)
         if self.kind == "latency":
             assert self.latency is not None
             of = self.latency
-            return Prices(
+            return UnitCosts(
                 base=of.base + of.channel * channels,
                 layer=of.layer,
                 group=(of.group + of.group_channel * channels) * architecture.head_size,
                 neuron=of.neuron + of.neuron_channel * channels,
             )
-        return prices(architecture, channels)
+        return unit_costs(architecture, channels)
 
     def of(self, architecture: Architecture, widths: Widths) -> int:
         """What a network of these widths costs."""
         if widths.head_size is not None:
             architecture = replace(architecture, head_size=widths.head_size)
-        return self.prices(architecture, widths.channels).total(
+        return self.unit_costs(architecture, widths.channels).total(
             widths.layers, sum(widths.groups), sum(widths.neurons)
         )
 

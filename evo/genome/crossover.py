@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.random import Generator
 
-from evo.genome.fit_to_bin import Plan
+from evo.genome.fit_to_bin import WidthPlan
 from evo.genome.rank_genes import Genes, Keys
 from evo.genome.subnet import Mask
 
@@ -18,7 +18,7 @@ def crossed(first: Genes, second: Genes, rng: Generator, *, fine: bool, uniform:
     rows = 1 if uniform else len(one.groups)
     from_first = {name: rng.random((rows, 1)) < 0.5 for name in ("groups", "neurons")}
     layers_first, channels_first = rng.random(2) < 0.5
-    plan = Plan(
+    plan = WidthPlan(
         layers=one.layers if layers_first else two.layers,
         channels=one.channels if channels_first else two.channels,
         groups=np.where(from_first["groups"][:, 0], one.groups, two.groups),

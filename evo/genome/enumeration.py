@@ -8,7 +8,7 @@ from itertools import combinations, islice, product
 
 import numpy as np
 
-from evo.genome.shape_tables import reach
+from evo.genome.shape_tables import count_shapes
 from evo.genome.space import Space
 from evo.genome.subnet import Subnet
 
@@ -20,7 +20,7 @@ def enumerate_space(space: Space, limit: int) -> dict[str, bytes] | None:
         Packed genomes by id: a byte for eight entries of the masks, as there may be many.
     """
     for part in space.by_head_size.values():
-        least = reach(part.architecture, part.bin, uniform=True, limits=part.limits)
+        least = count_shapes(part.architecture, part.bin, uniform=True, limits=part.limits)
         if least.inside > limit:
             return None  # every space holds at least one candidate of each uniform shape
     found: dict[str, bytes] = {}
@@ -47,14 +47,14 @@ def _widths(
 ) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     """The groups and neurons of each kept layer with which the cost lies in the bin."""
     grid = space.limits.grid(space.architecture)
-    price = space.bin.cost.prices(space.architecture, channels)
+    unit = space.bin.cost.unit_costs(space.architecture, channels)
     beside = [group for group in grid.groups if group <= grid.groups_beside(channels)]
     if space.uniform:
         for group, neuron in product(beside, grid.neurons):
-            if price.total(layers, layers * group, layers * neuron) in space.bin:
+            if unit.total(layers, layers * group, layers * neuron) in space.bin:
                 yield (group,) * layers, (neuron,) * layers
         return
-    least, most = (price.group * beside[end] + price.neuron * grid.neurons[end] for end in (0, -1))
+    least, most = (unit.group * beside[end] + unit.neuron * grid.neurons[end] for end in (0, -1))
 
     def extend(chosen: tuple[tuple[int, int], ...], spent: int) -> Iterator[tuple]:
         left = layers - len(chosen)
@@ -64,10 +64,10 @@ def _widths(
             yield tuple(g for g, _ in chosen), tuple(f for _, f in chosen)
             return
         for group, neuron in product(beside, grid.neurons):
-            cost = price.group * group + price.neuron * neuron
+            cost = unit.group * group + unit.neuron * neuron
             yield from extend((*chosen, (group, neuron)), spent + cost)
 
-    yield from extend((), price.total(layers, 0, 0))
+    yield from extend((), unit.total(layers, 0, 0))
 
 
 def _choices(

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from evo.genome.bins import Bin
 from evo.genome.cost import Architecture, Cost
-from evo.genome.width_limits import NO_LIMITS, Grid, Limits
+from evo.genome.width_limits import NO_LIMITS, WidthGrid, WidthLimits
 
 Counts = NDArray[np.int64]
 ATTEMPTS = 50
 
 
 @dataclass(frozen=True)
-class Plan:
+class WidthPlan:
     """How many of each are to be kept, before it is said which.
 
     Attributes:
@@ -47,13 +47,13 @@ class Plan:
         return self.depth < self.layers
 
 
-def cost_of(architecture: Architecture, cost: Cost, plan: Plan) -> int:
+def cost_of(architecture: Architecture, cost: Cost, plan: WidthPlan) -> int:
     """What a plan costs."""
-    price, kept = cost.prices(architecture, plan.channels), plan.kept
-    return price.total(plan.layers, int(plan.groups[kept].sum()), int(plan.neurons[kept].sum()))
+    unit, kept = cost.unit_costs(architecture, plan.channels), plan.kept
+    return unit.total(plan.layers, int(plan.groups[kept].sum()), int(plan.neurons[kept].sum()))
 
 
-def on_grid(plan: Plan, grid: Grid, rng: Generator, *, uniform: bool) -> Plan:
+def on_grid(plan: WidthPlan, grid: WidthGrid, rng: Generator, *, uniform: bool) -> WidthPlan:
     """The plan with each width at one of the two that are allowed next to it, the nearer the
     likelier, so that small steps are not lost. What is allowed stays as it is; layers that are
     alike (`uniform`) stay alike."""
@@ -80,12 +80,12 @@ def on_grid(plan: Plan, grid: Grid, rng: Generator, *, uniform: bool) -> Plan:
 def fit(
     architecture: Architecture,
     bin: Bin,
-    plan: Plan,
+    plan: WidthPlan,
     rng: Generator,
     *,
     uniform: bool,
-    limits: Limits = NO_LIMITS,
-) -> Plan | None:
+    limits: WidthLimits = NO_LIMITS,
+) -> WidthPlan | None:
     """A plan in the bin, near the given one.
 
     One dimension, drawn among those that can reach the bin alone, moves by the least that lands
@@ -154,18 +154,18 @@ class _Move:
 
 
 def _moves(
-    architecture: Architecture, bin: Bin, grid: Grid, plan: Plan, now: int, uniform: bool
+    architecture: Architecture, bin: Bin, grid: WidthGrid, plan: WidthPlan, now: int, uniform: bool
 ) -> list[_Move]:
-    price, kept = bin.cost.prices(architecture, plan.channels), plan.kept
+    unit, kept = bin.cost.unit_costs(architecture, plan.channels), plan.kept
     wider = replace(plan, channels=plan.channels + grid.channels.step)
     per_channel = cost_of(architecture, bin.cost, wider) - now
     at = grid.channels.index(plan.channels)
     least = grid.channels.index(grid.channels_beside(int(plan.groups.max())))
     moves = [
-        _layers_move(bin, grid, plan, price),
+        _layers_move(bin, grid, plan, unit),
         _affine_move(bin, now, "channels", at, least, len(grid.channels) - 1, per_channel),
     ]
-    for name, of_one in (("groups", price.group), ("neurons", price.neuron)):
+    for name, of_one in (("groups", unit.group), ("neurons", unit.neuron)):
         allowed = _widths(grid, name, plan)
         steps = (getattr(plan, name)[kept] - allowed.start) // allowed.step
         value, ways = (int(steps[0]), 1) if uniform else (int(steps.sum()), plan.layers)
@@ -174,17 +174,17 @@ def _moves(
     return moves
 
 
-def _widths(grid: Grid, name: str, plan: Plan) -> range:
+def _widths(grid: WidthGrid, name: str, plan: WidthPlan) -> range:
     """The groups or neurons that a layer may have beside the channels there are."""
     if name == "neurons":
         return grid.neurons
     return range(grid.groups.start, grid.groups_beside(plan.channels) + 1, grid.groups.step)
 
 
-def _layers_move(bin: Bin, grid: Grid, plan: Plan, price: Any) -> _Move:
+def _layers_move(bin: Bin, grid: WidthGrid, plan: WidthPlan, unit: Any) -> _Move:
     by_depth = np.argsort(plan.depth)
     layers = np.arange(1, by_depth.size + 1)
-    costs = price.total(layers, plan.groups[by_depth].cumsum(), plan.neurons[by_depth].cumsum())
+    costs = unit.total(layers, plan.groups[by_depth].cumsum(), plan.neurons[by_depth].cumsum())
     costs = costs[np.array(grid.layers) - 1]
     value = grid.layers.index(plan.layers)
     inside = np.flatnonzero((costs >= bin.low) & (costs <= bin.high))
@@ -203,7 +203,9 @@ def _affine_move(
     return _Move(name, value, first, last, step > 0, target)
 
 
-def _moved(plan: Plan, grid: Grid, move: _Move, value: int, rng: Generator, uniform: bool) -> Plan:
+def _moved(
+    plan: WidthPlan, grid: WidthGrid, move: _Move, value: int, rng: Generator, uniform: bool
+) -> WidthPlan:
     """The plan with the dimension of a move at another value."""
     allowed: range = getattr(grid, move.name)
     if move.name == "layers":

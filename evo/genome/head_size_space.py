@@ -18,7 +18,7 @@ from evo.genome.cost import Architecture
 from evo.genome.ranking import Order
 from evo.genome.space import Operator, Space
 from evo.genome.subnet import Subnet
-from evo.genome.width_limits import NO_LIMITS, Limits
+from evo.genome.width_limits import NO_LIMITS, WidthLimits
 
 RESIZED = 0.2
 """Share of mutations that also change the head size."""
@@ -43,7 +43,7 @@ class HeadSizeSpace(Space):
         order: Order,
         bin: Bin,
         in_bin: Literal["fit", "reject"] = "fit",
-        limits: Limits = NO_LIMITS,
+        limits: WidthLimits = NO_LIMITS,
         *,
         head_sizes: Sequence[int],
     ) -> None:

@@ -1,7 +1,7 @@
 """Predict decode latency from a network's widths, by what was measured of some shapes.
 
 The prediction is linear in what a block, a query group, a neuron and their weights cost, and no
-price is negative. Measured once for a run, on its own device; proposals are fitted with it.
+unit_cost is negative. Measured once for a run, on its own device; proposals are fitted with it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from evo.genome.cost import Architecture, LatencyPrices
+from evo.genome.cost import Architecture, LatencyUnitCosts
 from evo.genome.subnet import Widths
 from evo.genome.width_limits import NO_LIMITS
 from evo.storage.files import atomic_file
@@ -22,7 +22,7 @@ from evo.storage.files import atomic_file
 FILE = "latency.json"
 
 SHAPES = 32
-"""Shapes that are measured: more than four for each of the seven prices."""
+"""Shapes that are measured: more than four for each of the seven unit costs."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Latencies:
         """The teacher's own latency, femtoseconds."""
         return self.measured[0]
 
-    def prices(self, architecture: Architecture) -> LatencyPrices:
+    def unit_costs(self, architecture: Architecture) -> LatencyUnitCosts:
         """What predicts these measurements with the least squared relative error."""
         layers, channels, groups, neurons = np.array(self.shapes, float).T
         ones, heads = np.ones_like(layers), layers * groups * architecture.head_size
@@ -60,8 +60,10 @@ class Latencies:
         )  # fmt: skip
         measured = np.array(self.measured, float)
         found = non_negative(features / measured[:, None], np.ones_like(measured))
-        names = (field.name for field in fields(LatencyPrices))
-        return LatencyPrices(**dict(zip(names, np.rint(found).astype(int).tolist(), strict=True)))
+        names = (field.name for field in fields(LatencyUnitCosts))
+        return LatencyUnitCosts(
+            **dict(zip(names, np.rint(found).astype(int).tolist(), strict=True))
+        )
 
     def save(self, path: Path) -> None:
         """Write them down."""

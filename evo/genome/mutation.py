@@ -9,7 +9,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from evo.genome.cost import Architecture
-from evo.genome.fit_to_bin import Plan
+from evo.genome.fit_to_bin import WidthPlan
 from evo.genome.rank_genes import Genes, Keys
 from evo.genome.width_limits import DIMENSIONS
 
@@ -62,7 +62,9 @@ def mutated(
     return replace(genes, plan=plan, **changes)
 
 
-def mutated_layers(plan: Plan, full: int, scale: float, rng: Generator, *, fine: bool) -> Plan:
+def mutated_layers(
+    plan: WidthPlan, full: int, scale: float, rng: Generator, *, fine: bool
+) -> WidthPlan:
     """One kept layer for a dropped one, or more or fewer layers."""
     layers, depth = plan.layers, plan.depth
     if fine and layers < full and rng.random() < 0.5:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evo.genome.fit_to_bin import Plan
+from evo.genome.fit_to_bin import WidthPlan
 
 Keys = NDArray[np.float32]
 
@@ -27,7 +27,7 @@ class Genes:
         neurons: by rank, shape [L, F], or [1, F] where all layers are alike.
     """
 
-    plan: Plan
+    plan: WidthPlan
     channels: Keys
     groups: Keys
     neurons: Keys

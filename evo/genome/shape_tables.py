@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from evo.errors import UserError
 from evo.genome.bins import Bin
 from evo.genome.cost import Architecture, Cost
-from evo.genome.fit_to_bin import Counts, Plan
-from evo.genome.width_limits import NO_LIMITS, Limits
+from evo.genome.fit_to_bin import Counts, WidthPlan
+from evo.genome.width_limits import NO_LIMITS, WidthLimits
 
 
 @dataclass(frozen=True)
-class Reach:
+class BinShapes:
     """What the networks of a teacher can cost.
 
     Attributes:
@@ -32,9 +32,9 @@ class Reach:
     above: int | None
 
 
-def reach(
-    architecture: Architecture, bin: Bin, *, uniform: bool, limits: Limits = NO_LIMITS
-) -> Reach:
+def count_shapes(
+    architecture: Architecture, bin: Bin, *, uniform: bool, limits: WidthLimits = NO_LIMITS
+) -> BinShapes:
     """Count the shapes whose cost is in a bin, and name the nearest costs outside.
 
     Args:
@@ -53,20 +53,20 @@ def reach(
         over = (table.rest + table.step * (table.last + 1))[table.allowed & (table.last < most)]
         below += [int(under.max())] if under.size else []
         above += [int(over.min())] if over.size else []
-    return Reach(inside, max(below, default=None), min(above, default=None))
+    return BinShapes(inside, max(below, default=None), min(above, default=None))
 
 
 def check_reachable(
-    architecture: Architecture, bin: Bin, *, uniform: bool, limits: Limits = NO_LIMITS
+    architecture: Architecture, bin: Bin, *, uniform: bool, limits: WidthLimits = NO_LIMITS
 ) -> None:
     """Refuse a bin that no subnet of the teacher can be in.
 
     Raises:
         UserError: naming the range that can be reached, and the nearest costs within it.
     """
-    found = reach(architecture, bin, uniform=True, limits=limits)
+    found = count_shapes(architecture, bin, uniform=True, limits=limits)
     if not found.inside and not uniform:
-        found = reach(architecture, bin, uniform=False, limits=limits)
+        found = count_shapes(architecture, bin, uniform=False, limits=limits)
     if found.inside:
         return
     least, most = (_extreme(architecture, bin.cost, limits, end) for end in (0, -1))
@@ -81,11 +81,11 @@ def check_reachable(
     )
 
 
-def _extreme(architecture: Architecture, cost: Cost, limits: Limits, end: int) -> int:
+def _extreme(architecture: Architecture, cost: Cost, limits: WidthLimits, end: int) -> int:
     """The cost of the smallest shape (end 0), or of the largest (-1)."""
     grid = limits.grid(architecture)
     layers = grid.layers[end]
-    return cost.prices(architecture, grid.channels[end]).total(
+    return cost.unit_costs(architecture, grid.channels[end]).total(
         layers, layers * grid.groups[end], layers * grid.neurons[end]
     )
 
@@ -93,12 +93,12 @@ def _extreme(architecture: Architecture, cost: Cost, limits: Limits, end: int) -
 def drawn(
     architecture: Architecture,
     bin: Bin,
-    plan: Plan,
+    plan: WidthPlan,
     rng: Generator,
     *,
     uniform: bool,
-    limits: Limits = NO_LIMITS,
-) -> Plan:
+    limits: WidthLimits = NO_LIMITS,
+) -> WidthPlan:
     """A plan in the bin that owes nothing to the given one but the order of its layers.
 
     All shapes in the bin are equally likely; where layers may differ, all sums over layers are.
@@ -170,19 +170,19 @@ class _Table:
 
 
 def _tables(
-    architecture: Architecture, bin: Bin, limits: Limits, uniform: bool
+    architecture: Architecture, bin: Bin, limits: WidthLimits, uniform: bool
 ) -> Iterator[_Table]:
     grid = limits.grid(architecture)
     channels = np.array(grid.channels)
-    price = bin.cost.prices(architecture, channels)
+    unit = bin.cost.unit_costs(architecture, channels)
     for n in grid.layers:
         alike, ways = (n, 1) if uniform else (1, n)  # layers that a step changes; steps that add up
         groups = np.arange(ways * (len(grid.groups) - 1) + 1)[:, None]
         neurons = range(ways * (len(grid.neurons) - 1) + 1)
-        least = price.total(n, n * grid.groups.start, n * grid.neurons.start)
-        rest = least + price.group * alike * grid.groups.step * groups
+        least = unit.total(n, n * grid.groups.start, n * grid.neurons.start)
+        rest = least + unit.group * alike * grid.groups.step * groups
         rest = np.broadcast_to(rest, (len(groups), len(grid.channels)))
-        step = np.broadcast_to(price.neuron * alike * grid.neurons.step, rest.shape[1:])
+        step = np.broadcast_to(unit.neuron * alike * grid.neurons.step, rest.shape[1:])
         most, divisor = len(neurons) - 1, np.maximum(step, 1)
         first, last = -(-(bin.low - rest) // divisor), (bin.high - rest) // divisor
         first = np.where(step > 0, first.clip(0, most + 1), (most + 1) * (rest < bin.low))

@@ -21,13 +21,13 @@ from evo.genome import SPACES
 from evo.genome.bins import Bin
 from evo.genome.cost import Architecture
 from evo.genome.crossover import crossed
-from evo.genome.fit_to_bin import Counts, Plan, cost_of, fit, on_grid
+from evo.genome.fit_to_bin import Counts, WidthPlan, cost_of, fit, on_grid
 from evo.genome.mutation import mutated
 from evo.genome.rank_genes import Genes, Keys
 from evo.genome.ranking import Order
 from evo.genome.shape_tables import check_reachable, drawn
 from evo.genome.subnet import Mask, Subnet, kept_by_row
-from evo.genome.width_limits import NO_LIMITS, Limits
+from evo.genome.width_limits import NO_LIMITS, WidthLimits
 
 Indices = NDArray[np.integer]
 
@@ -78,7 +78,7 @@ class Space:
         order: Order,
         bin: Bin,
         in_bin: Literal["fit", "reject"] = "fit",
-        limits: Limits = NO_LIMITS,
+        limits: WidthLimits = NO_LIMITS,
     ) -> None:
         if name not in SPACES:
             raise UserError(f"unknown space {name!r}: the spaces are {', '.join(SPACES)}")
@@ -115,7 +115,7 @@ class Space:
         pair = self._genes(first, rng), self._genes(second, rng)
         return self._in_bin(lambda: crossed(*pair, rng, fine=self.fine, uniform=self.uniform), rng)
 
-    def subnet(self, plan: Plan) -> Subnet:
+    def subnet(self, plan: WidthPlan) -> Subnet:
         """The subnet of a plan in a coarse space: the first of the order."""
         return self._subnet(Genes(plan, *self._order_keys))
 
@@ -158,12 +158,14 @@ class Space:
         groups = np.minimum(groups, grid.groups_beside(channels)[:, None])
         neurons = self._random_widths(grid.neurons, draws, rng)
         kept = depth < layers[:, None]
-        price = self.bin.cost.prices(self.architecture, channels)
-        costs = price.total(layers, (groups * kept).sum(1), (neurons * kept).sum(1))
+        unit = self.bin.cost.unit_costs(self.architecture, channels)
+        costs = unit.total(layers, (groups * kept).sum(1), (neurons * kept).sum(1))
         inside = (costs >= self.bin.low) & (costs <= self.bin.high)
         center = np.sqrt(float(self.bin.low) * self.bin.high)
         index = inside.argmax() if inside.any() else np.abs(np.log(costs / center)).argmin()
-        plan = Plan(int(layers[index]), int(channels[index]), groups[index], neurons[index], depth)
+        plan = WidthPlan(
+            int(layers[index]), int(channels[index]), groups[index], neurons[index], depth
+        )
         keys = self._order_keys
         if not self.fine:
             return Genes(plan, *keys)
@@ -205,8 +207,8 @@ class Space:
     @staticmethod
     def _noisy(keys: Keys, rows: int, rng: Generator) -> Keys:
         """Keys of a fine space's sample: the order, among neighbours a noisy one."""
-        reach = np.float32(10 ** rng.uniform(*NEIGHBOURS))
-        return keys + reach * rng.random((rows, keys.shape[-1]), np.float32)
+        distance = np.float32(10 ** rng.uniform(*NEIGHBOURS))
+        return keys + distance * rng.random((rows, keys.shape[-1]), np.float32)
 
     def _genes(self, parent: Subnet, rng: Generator) -> Genes:
         """A subnet's plan, and keys that keep what it keeps, then the best of the rest."""
@@ -222,7 +224,7 @@ class Space:
         depth_keys = np.where(parent.layers, 0.0, 1.0) + self._tie_break(
             _fractions(self.order.layers), every, rng
         )
-        plan = Plan(
+        plan = WidthPlan(
             layers=int(parent.layers.sum()),
             channels=int(parent.channels.sum()),
             groups=np.broadcast_to(kept_by_row(masks[1]), every),
@@ -253,7 +255,7 @@ class Space:
             groups = np.full_like(groups, groups[first])
             neurons = np.full_like(neurons, neurons[first])
         channels, layers = np.count_nonzero(parent.channels), np.count_nonzero(parent.layers)
-        plan = Plan(int(layers), int(channels), groups, neurons, self.order.layers)
+        plan = WidthPlan(int(layers), int(channels), groups, neurons, self.order.layers)
         return Genes(plan, *self._order_keys)
 
     def _by_rank(self, subnet: Subnet) -> tuple[Mask, Mask, Mask]:

@@ -20,7 +20,7 @@ _ONES = Dimensions(1, 1, 1, 1)
 
 
 @dataclass(frozen=True)
-class Grid:
+class WidthGrid:
     """The widths that subnets of a teacher may have, of every dimension in equal steps.
 
     Attributes:
@@ -52,7 +52,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Limits:
+class WidthLimits:
     """What the user allows.
 
     Attributes:
@@ -68,15 +68,15 @@ class Limits:
     whole_heads: bool = False
 
     @classmethod
-    def parse(cls, multiple_of: Sequence[str], floors: Sequence[str]) -> Limits:
-        """Limits as the user writes them: `channels=64 neurons=64`; what is not named is 1.
+    def parse(cls, multiple_of: Sequence[str], floors: Sequence[str]) -> WidthLimits:
+        """WidthLimits as the user writes them: `channels=64 neurons=64`; what is not named is 1.
 
         Raises:
             UserError: another dimension, or no whole number above 0.
         """
         return cls(_parse("--multiple-of", multiple_of), _parse("--floors", floors))
 
-    def grid(self, architecture: Architecture) -> Grid:
+    def grid(self, architecture: Architecture) -> WidthGrid:
         """The widths that remain; one head's worth of channels is the least.
 
         Raises:
@@ -85,11 +85,11 @@ class Limits:
         return _grid(self, architecture)
 
 
-NO_LIMITS = Limits()
+NO_LIMITS = WidthLimits()
 
 
 @lru_cache(maxsize=64)
-def _grid(limits: Limits, architecture: Architecture) -> Grid:
+def _grid(limits: WidthLimits, architecture: Architecture) -> WidthGrid:
     ranges: dict[str, range] = {}
     for name in DIMENSIONS:
         most = getattr(architecture.dimensions, name)
@@ -104,7 +104,7 @@ def _grid(limits: Limits, architecture: Architecture) -> Grid:
                 f"{max(floor, head)}: lower --multiple-of or --floors"
             )
         ranges[name] = range(lowest, most + 1, multiple)
-    grid = Grid(ranges["layers"], ranges["channels"], ranges["groups"], ranges["neurons"])
+    grid = WidthGrid(ranges["layers"], ranges["channels"], ranges["groups"], ranges["neurons"])
     if not limits.whole_heads:
         return grid
     each = architecture.head_size * architecture.queries_per_group

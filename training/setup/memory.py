@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from evo.genome.cost import Architecture, parameters, prices
+from evo.genome.cost import Architecture, parameters, unit_costs
 from evo.genome.subnet import Widths
 from training.loop.parallel import Execution
 
@@ -34,7 +34,7 @@ class Network:
     @classmethod
     def of(cls, architecture: Architecture, widths: Widths) -> Network:
         """Of these widths."""
-        price = prices(architecture, widths.channels)
+        price = unit_costs(architecture, widths.channels)
         blocks = zip(widths.groups, widths.neurons, strict=True)
         largest = max(price.layer + price.group * g + price.neuron * f for g, f in blocks)
         return cls(parameters(architecture, widths), int(price.base), int(largest))

@@ -14,7 +14,7 @@ from evo.search.rung_settings import Rungs
 from workers.settings import POOL_IDLE, PoolSettings, ScoringSettings
 
 if TYPE_CHECKING:
-    from evo.genome.width_limits import Limits
+    from evo.genome.width_limits import WidthLimits
 
 ALGORITHMS = ("evolution", "random", "local", "one-plus-lambda")
 
@@ -222,11 +222,11 @@ class SearchConfig:
         return Rates(self.elites, self.mutation_rate, self.crossover_rate)
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> WidthLimits:
         """Of the widths."""
-        from evo.genome.width_limits import Limits
+        from evo.genome.width_limits import WidthLimits
 
-        return Limits.parse(self.multiple_of, self.floors)
+        return WidthLimits.parse(self.multiple_of, self.floors)
 
     @property
     def rung_settings(self) -> Rungs:

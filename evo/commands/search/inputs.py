@@ -20,7 +20,7 @@ from evo.genome.latency_model import FILE as LATENCIES
 from evo.genome.latency_model import Latencies
 from evo.genome.ranking import Order
 from evo.genome.space import Space
-from evo.genome.width_limits import Limits
+from evo.genome.width_limits import WidthLimits
 from evo.huggingface.to_config import wants_whole_heads
 from evo.model import checkpoint
 from evo.model.checkpoint import Checkpoint
@@ -69,7 +69,7 @@ class SearchInputs:
     teacher: Checkpoint
     store: TeacherStore
     length: int
-    limits: Limits
+    limits: WidthLimits
     scoring: ScoringSettings
     latencies: Latencies | None
     bins: list[Bin]
@@ -169,7 +169,7 @@ def _pinned(config: SearchConfig) -> SearchConfig:
     return replace(config, text=text, order_text=order_text)
 
 
-def _limits(config: SearchConfig, teacher: Checkpoint) -> Limits:
+def _limits(config: SearchConfig, teacher: Checkpoint) -> WidthLimits:
     if config.expressible_in is None:
         return config.limits
     try:
@@ -211,7 +211,7 @@ def _bins(
 ) -> list[Bin]:
     architecture = teacher.architecture
     if latencies is not None:
-        cost = Cost("latency", latencies.length, latencies.prices(architecture))
+        cost = Cost("latency", latencies.length, latencies.unit_costs(architecture))
         bins = [parse_bin(text, latencies.teacher, lambda _: None, cost) for text in config.bins]
     else:
         of_text = 0 if config.cost == "parameters" else config.cost_length or length
@@ -226,7 +226,12 @@ def _bins(
 
 
 def _space(
-    config: SearchConfig, teacher: Checkpoint, limits: Limits, name: str, bin: Bin, order: Order
+    config: SearchConfig,
+    teacher: Checkpoint,
+    limits: WidthLimits,
+    name: str,
+    bin: Bin,
+    order: Order,
 ) -> Space:
     inputs = name, teacher.architecture, order, bin, config.in_bin, limits
     if config.head_sizes is None:

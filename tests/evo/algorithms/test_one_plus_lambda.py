@@ -17,7 +17,7 @@ from evo.algorithms.random_search import RandomSearch
 from evo.algorithms.settings import Budget
 from evo.genome import SPACES
 from evo.genome.cost import parameters
-from evo.genome.fit_to_bin import Plan
+from evo.genome.fit_to_bin import WidthPlan
 from evo.genome.rank_genes import Genes
 from evo.genome.space import Space
 from evo.genome.subnet import Widths
@@ -66,7 +66,7 @@ def random_genes(name: str, rng: np.random.Generator) -> Genes:
     return space._genes(space.sample(rng), rng)
 
 
-def widths(plan: Plan) -> Widths:
+def widths(plan: WidthPlan) -> Widths:
     return Widths(plan.channels, tuple(plan.groups[plan.kept]), tuple(plan.neurons[plan.kept]))
 
 

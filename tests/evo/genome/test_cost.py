@@ -4,7 +4,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from evo.genome.cost import Cost, Prices, forward_flops, parameters, prices
+from evo.genome.cost import Cost, UnitCosts, forward_flops, parameters, unit_costs
 from evo.genome.subnet import Subnet
 from evo.model import checkpoint as checkpoints
 from evo.model.extract import extract
@@ -47,10 +47,10 @@ def test_prices_add_up(family, teacher):
         subnet = Subnet.full(architecture.dimensions)
         kept = np.arange(64) < channels
         widths = Subnet(subnet.layers, kept, subnet.groups, subnet.neurons).widths
-        price = prices(architecture, channels)
-        total = price.total(3, sum(widths.groups), sum(widths.neurons))
+        unit_cost = unit_costs(architecture, channels)
+        total = unit_cost.total(3, sum(widths.groups), sum(widths.neurons))
         assert total == parameters(architecture, widths)
-    elementwise = prices(architecture, np.array([1, 17, 64]))
+    elementwise = unit_costs(architecture, np.array([1, 17, 64]))
     assert elementwise.total(3, 4, 5).tolist() == [
-        Prices.total(prices(architecture, channels), 3, 4, 5) for channels in (1, 17, 64)
+        UnitCosts.total(unit_costs(architecture, channels), 3, 4, 5) for channels in (1, 17, 64)
     ]

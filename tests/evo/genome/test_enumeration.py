@@ -11,13 +11,13 @@ from evo.genome.enumeration import enumerate_space
 from evo.genome.ranking import Order
 from evo.genome.space import Space
 from evo.genome.subnet import Dimensions, Subnet
-from evo.genome.width_limits import NO_LIMITS, Limits
+from evo.genome.width_limits import NO_LIMITS, WidthLimits
 from tests.support.architectures import COSTS, any_cost, is_member, random_order, share
 
 WIDE = Architecture(Dimensions(2, 3, 2, 3), 5, 2, 1, 2, True, True, False, False, 2, 2)
 DEEP = Architecture(Dimensions(3, 3, 1, 2), 5, 1, 2, 3, False, False, False, True, 1, 2)
 
-LIMITS = Limits(Dimensions(1, 1, 1, 2), Dimensions(2, 2, 1, 1))
+LIMITS = WidthLimits(Dimensions(1, 1, 1, 2), Dimensions(2, 2, 1, 1))
 
 
 @cache

@@ -5,27 +5,29 @@ import pytest
 
 from evo.genome.bins import Bin
 from evo.genome.cost import PARAMETERS, Architecture, Cost, Widths, parameters
-from evo.genome.fit_to_bin import Plan, cost_of, fit, on_grid
+from evo.genome.fit_to_bin import WidthPlan, cost_of, fit, on_grid
 from evo.genome.subnet import Dimensions
-from evo.genome.width_limits import NO_LIMITS, Limits
+from evo.genome.width_limits import NO_LIMITS, WidthLimits
 from tests.support.architectures import ARCHITECTURES, COSTS, full_cost, share
 
-LIMITS = Limits(Dimensions(1, 4, 1, 8), Dimensions(2, 10, 1, 9))
+LIMITS = WidthLimits(Dimensions(1, 4, 1, 8), Dimensions(2, 10, 1, 9))
 
 
-def cost(architecture: Architecture, plan: Plan) -> int:
+def cost(architecture: Architecture, plan: WidthPlan) -> int:
     return cost_of(architecture, PARAMETERS, plan)
 
 
-def same(one: Plan, other: Plan) -> bool:
+def same(one: WidthPlan, other: WidthPlan) -> bool:
     return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in vars(one))
 
 
-def random_plan(architecture: Architecture, rng: np.random.Generator, *, uniform: bool) -> Plan:
+def random_plan(
+    architecture: Architecture, rng: np.random.Generator, *, uniform: bool
+) -> WidthPlan:
     d = architecture.dimensions
     rows = 1 if uniform else d.layers
     every = np.ones(d.layers, np.int64)
-    return Plan(
+    return WidthPlan(
         layers=int(rng.integers(1, d.layers + 1)),
         channels=int(rng.integers(architecture.head_size, d.channels + 1)),
         groups=rng.integers(1, d.groups + 1, rows) * every,
@@ -34,18 +36,18 @@ def random_plan(architecture: Architecture, rng: np.random.Generator, *, uniform
     )
 
 
-def widths(plan: Plan) -> Widths:
+def widths(plan: WidthPlan) -> Widths:
     kept = plan.depth < plan.layers
     return Widths(plan.channels, tuple(plan.groups[kept]), tuple(plan.neurons[kept]))
 
 
-def shape(plan: Plan) -> tuple[int, int, int, int]:
+def shape(plan: WidthPlan) -> tuple[int, int, int, int]:
     kept = plan.kept
     groups, neurons = plan.groups[kept].sum(), plan.neurons[kept].sum()
     return plan.layers, plan.channels, int(groups), int(neurons)
 
 
-def single_changes(architecture: Architecture, plan: Plan, bin: Bin, *, uniform: bool) -> set:
+def single_changes(architecture: Architecture, plan: WidthPlan, bin: Bin, *, uniform: bool) -> set:
     """By brute force: for each dimension the smallest change of it alone that lands in the bin."""
     d = architecture.dimensions
     kept = plan.kept
@@ -127,8 +129,8 @@ def test_far_bins_are_reached_in_several_steps(uniform):
     architecture = ARCHITECTURES["grouped"]
     rng = np.random.default_rng(3)
     d = architecture.dimensions
-    full = Plan(d.layers, d.channels, np.full(5, 3), np.full(5, 64), np.arange(5))
-    least = Plan(1, 8, np.ones(5, int), np.ones(5, int), np.arange(5))
+    full = WidthPlan(d.layers, d.channels, np.full(5, 3), np.full(5, 64), np.arange(5))
+    least = WidthPlan(1, 8, np.ones(5, int), np.ones(5, int), np.arange(5))
     top = full_cost(architecture)
     assert cost(architecture, full) == top
     small = Bin("small", 1, cost(architecture, least) + 150)
@@ -173,9 +175,9 @@ def test_on_grid_is_even_handed():
     """Between two widths, the nearer is the likelier: on average nothing changes."""
     architecture = ARCHITECTURES["neox"]
     rng = np.random.default_rng(6)
-    grid = Limits(Dimensions(1, 8, 1, 10), Dimensions(1, 1, 1, 15)).grid(architecture)
+    grid = WidthLimits(Dimensions(1, 8, 1, 10), Dimensions(1, 1, 1, 15)).grid(architecture)
     assert (grid.channels, grid.neurons) == (range(8, 33, 8), range(20, 41, 10))
-    plan = Plan(2, 18, np.array([4, 1, 2, 3]), np.array([23, 5, 40, 39]), np.arange(4))
+    plan = WidthPlan(2, 18, np.array([4, 1, 2, 3]), np.array([23, 5, 40, 39]), np.arange(4))
     moved = [on_grid(plan, grid, rng, uniform=False) for _ in range(400)]
     assert {one.channels for one in moved} == {16, 24}
     assert abs(np.mean([one.channels for one in moved]) - 18) < 0.7

@@ -5,7 +5,7 @@ import pytest
 from litgpt import Config
 
 from evo.genome.bins import parse_bin
-from evo.genome.cost import Cost, LatencyPrices
+from evo.genome.cost import Cost, LatencyUnitCosts
 from evo.genome.latency_model import Latencies, calibration_shapes, non_negative, widths_of_shape
 from evo.genome.subnet import Widths
 from evo.model.layerwise_gpt import build
@@ -13,7 +13,7 @@ from evo.model.nll import summed_nll
 from tests.support.architectures import NEOX
 from workers.scoring.decode_latency import decode_latency
 
-PRICES = LatencyPrices(3 * 10**11, 10**9, 5 * 10**10, 10**8, 10**7, 0, 10**6)
+PRICES = LatencyUnitCosts(3 * 10**11, 10**9, 5 * 10**10, 10**8, 10**7, 0, 10**6)
 COST = Cost("latency", 20, PRICES)
 
 
@@ -27,12 +27,12 @@ def measured(noise: float) -> Latencies:
 
 
 def test_planted_prices_are_found():
-    found = measured(0).prices(NEOX)
+    found = measured(0).unit_costs(NEOX)
     assert dataclasses.astuple(found) == pytest.approx(dataclasses.astuple(PRICES), abs=10)
 
 
 def test_prices_are_never_negative_and_predict_noisy_measurements():
-    prices = measured(0.05).prices(NEOX)
+    prices = measured(0.05).unit_costs(NEOX)
     assert min(dataclasses.astuple(prices)) >= 0
     noisy = Cost("latency", 20, prices)
     for shape in calibration_shapes(NEOX):

@@ -6,14 +6,14 @@ import pytest
 
 from evo.errors import UserError
 from evo.genome.bins import Bin
-from evo.genome.cost import PARAMETERS, Architecture, Cost, Widths, parameters, prices
-from evo.genome.fit_to_bin import Plan, cost_of
-from evo.genome.shape_tables import check_reachable, drawn, reach
+from evo.genome.cost import PARAMETERS, Architecture, Cost, Widths, parameters, unit_costs
+from evo.genome.fit_to_bin import WidthPlan, cost_of
+from evo.genome.shape_tables import check_reachable, count_shapes, drawn
 from evo.genome.subnet import Dimensions
-from evo.genome.width_limits import NO_LIMITS, Limits
+from evo.genome.width_limits import NO_LIMITS, WidthLimits
 from tests.support.architectures import ARCHITECTURES, COSTS, GROUPED, NEOX, share
 
-LIMITS = Limits(Dimensions(1, 4, 2, 8), Dimensions(2, 11, 1, 9))
+LIMITS = WidthLimits(Dimensions(1, 4, 2, 8), Dimensions(2, 11, 1, 9))
 
 
 def all_costs(
@@ -21,18 +21,18 @@ def all_costs(
     *,
     uniform: bool,
     cost: Cost = PARAMETERS,
-    limits: Limits = NO_LIMITS,
+    limits: WidthLimits = NO_LIMITS,
 ) -> np.ndarray:
     """Of every shape, by brute force: uniform ones, or any sums over layers."""
     grid = limits.grid(architecture)
     costs = []
     for n, channels in product(grid.layers, grid.channels):
-        price = cost.prices(architecture, channels)
+        unit_cost = cost.unit_costs(architecture, channels)
         sums = []
         for allowed in (grid.groups, grid.neurons):
             step = allowed.step * n if uniform else allowed.step
             sums.append(range(n * allowed[0], n * allowed[-1] + 1, step))
-        costs += [price.total(n, groups, neurons) for groups, neurons in product(*sums)]
+        costs += [unit_cost.total(n, groups, neurons) for groups, neurons in product(*sums)]
     return np.array(costs)
 
 
@@ -67,7 +67,7 @@ def test_against_brute_force(name, cost, limits, uniform):
         share(architecture, 0.24, 0.26),
     ]
     for bin in (replace(bin, cost=cost) for bin in bins):
-        found = reach(architecture, bin, uniform=uniform, limits=limits)
+        found = count_shapes(architecture, bin, uniform=uniform, limits=limits)
         below, above = costs[costs < bin.low], costs[costs > bin.high]
         assert found.inside == ((costs >= bin.low) & (costs <= bin.high)).sum()
         assert found.below == (below.max() if below.size else None)
@@ -117,7 +117,7 @@ def test_layers_of_their_own_reach_more():
 def test_drawn_lands_in_a_bin_of_one_cost(architecture):
     d, rng = architecture.dimensions, np.random.default_rng(0)
     every = np.ones(d.layers, np.int64)
-    start = Plan(2, 16, 2 * every, 9 * every, rng.permutation(d.layers))
+    start = WidthPlan(2, 16, 2 * every, 9 * every, rng.permutation(d.layers))
     for uniform, n in product((True, False), (1, 2, d.layers)):
         exact = parameters(architecture, Widths(11, (2,) * n, (9,) * n))
         bin = Bin("exact", exact, exact)
@@ -139,7 +139,7 @@ def test_drawn_of_every_cost_within_limits(cost, uniform):
     costs = np.unique(all_costs(NEOX, uniform=uniform, cost=cost, limits=LIMITS))
     rng = np.random.default_rng(0)
     grid = LIMITS.grid(NEOX)
-    start = Plan(1, 8, np.full(4, 2), np.full(4, 16), rng.permutation(4))
+    start = WidthPlan(1, 8, np.full(4, 2), np.full(4, 16), rng.permutation(4))
     for exact in rng.choice(costs, 5):
         bin = Bin("exact", int(exact), int(exact), cost)
         plan = drawn(NEOX, bin, start, rng, uniform=uniform, limits=LIMITS)
@@ -160,11 +160,11 @@ def test_drawn_is_even_over_shapes():
         for channels in range(8, d.channels + 1)
         for groups in range(1, d.groups + 1)
         for neurons in range(1, d.neurons + 1)
-        if prices(NEOX, channels).total(n, n * groups, n * neurons) in few
+        if unit_costs(NEOX, channels).total(n, n * groups, n * neurons) in few
     )
     assert len(shapes) == ((costs >= 4000) & (costs <= 4008)).sum() > 3
     rng = np.random.default_rng(0)
-    start = Plan(1, 8, np.ones(4, int), np.ones(4, int), np.arange(4))
+    start = WidthPlan(1, 8, np.ones(4, int), np.ones(4, int), np.arange(4))
     plans = [drawn(NEOX, few, start, rng, uniform=True) for _ in range(25 * len(shapes))]
     seen = [(p.layers, p.channels, int(p.groups[0]), int(p.neurons[0])) for p in plans]
     counts = np.array([seen.count(one) for one in shapes])

@@ -8,7 +8,7 @@ from evo.genome.cost import Architecture
 from evo.genome.enumeration import enumerate_space
 from evo.genome.space import Space
 from evo.genome.subnet import Dimensions, Subnet
-from evo.genome.width_limits import Limits
+from evo.genome.width_limits import WidthLimits
 from tests.support.architectures import (
     ARCHITECTURES,
     COSTS,
@@ -196,7 +196,7 @@ def test_reject_draws_again(name):
 @pytest.mark.parametrize("name", SPACES)
 @pytest.mark.parametrize("cost", COSTS, ids=lambda cost: cost.kind)
 def test_every_cost_and_limits(cost, name, in_bin):
-    limits = Limits.parse(["channels=4", "neurons=8"], ["layers=2", "channels=10"])
+    limits = WidthLimits.parse(["channels=4", "neurons=8"], ["layers=2", "channels=10"])
     bin = share(NEOX, 0.3, 0.45, cost)
     space = Space(name, NEOX, random_order(NEOX.dimensions), bin, in_bin, limits)
     for subnets in proposals(space, np.random.default_rng(0), 8).values():

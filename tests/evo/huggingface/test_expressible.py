@@ -18,12 +18,12 @@ from evo.errors import UserError
 from evo.genome.bins import Bin
 from evo.genome.cost import PARAMETERS, Architecture
 from evo.genome.enumeration import enumerate_space
-from evo.genome.fit_to_bin import Plan, cost_of
+from evo.genome.fit_to_bin import WidthPlan, cost_of
 from evo.genome.head_size_space import HeadSizeSpace
-from evo.genome.shape_tables import drawn, reach
+from evo.genome.shape_tables import count_shapes, drawn
 from evo.genome.space import Space
 from evo.genome.subnet import Dimensions, Subnet
-from evo.genome.width_limits import Limits
+from evo.genome.width_limits import WidthLimits
 from evo.huggingface.config import ExportConfig
 from evo.huggingface.export_checkpoint import export
 from evo.huggingface.to_config import native_heads
@@ -35,7 +35,7 @@ from tests.evo.genome.test_space import proposals
 from tests.support.architectures import COSTS, NEOX, any_cost, is_member, random_order, share
 from tests.support.rays import own_ray
 
-WHOLE = Limits(whole_heads=True)
+WHOLE = WidthLimits(whole_heads=True)
 SMALL = Architecture(Dimensions(2, 4, 2, 3), 5, 2, 1, 2, True, True, False, False, 2, 2)
 UNIFORM = ("coarse-uniform", "fine-uniform")
 
@@ -44,7 +44,7 @@ UNIFORM = ("coarse-uniform", "fine-uniform")
 @pytest.mark.parametrize("name", UNIFORM)
 @pytest.mark.parametrize("cost", COSTS, ids=lambda cost: cost.kind)
 def test_every_proposal(cost, name, in_bin):
-    limits = replace(Limits.parse(["neurons=4"], ["layers=2"]), whole_heads=True)
+    limits = replace(WidthLimits.parse(["neurons=4"], ["layers=2"]), whole_heads=True)
     order = random_order(NEOX.dimensions)
     space = Space(name, NEOX, order, share(NEOX, 0.3, 0.45, cost), in_bin, limits)
     without = replace(limits, whole_heads=False)
@@ -106,9 +106,9 @@ def shapes(architecture: Architecture) -> Iterator[tuple[int, int, int, int]]:
 
 @pytest.mark.parametrize("architecture", [NEOX, replace(NEOX, queries_per_group=2)])
 def test_reach_and_drawn_against_brute_force(architecture):
-    def plan_of(n: int, channels: int, groups: int, neurons: int) -> Plan:
+    def plan_of(n: int, channels: int, groups: int, neurons: int) -> WidthPlan:
         every = np.ones(architecture.dimensions.layers, np.int64)
-        return Plan(n, channels, groups * every, neurons * every, np.arange(len(every)))
+        return WidthPlan(n, channels, groups * every, neurons * every, np.arange(len(every)))
 
     known = {one: cost_of(architecture, PARAMETERS, plan_of(*one)) for one in shapes(architecture)}
     costs = np.array(sorted(known.values()))
@@ -116,7 +116,7 @@ def test_reach_and_drawn_against_brute_force(architecture):
     rng = np.random.default_rng(0)
     for low, high in [(1, int(costs[-1])), (middle, middle), (middle, middle + 40), (1, 10)]:
         bin = Bin("b", low, high)
-        found = reach(architecture, bin, uniform=True, limits=WHOLE)
+        found = count_shapes(architecture, bin, uniform=True, limits=WHOLE)
         inside = {one for one, cost in known.items() if cost in bin}
         below, above = costs[costs < low], costs[costs > high]
         assert found.inside == len(inside)
@@ -131,7 +131,7 @@ def test_a_bin_of_one_shape():
     """Where the smallest change does not lead into the bin, what is drawn does."""
     target = (3, 24, 2, 7)
     every = np.ones(4, np.int64)
-    exact = cost_of(NEOX, PARAMETERS, Plan(3, 24, 2 * every, 7 * every, np.arange(4)))
+    exact = cost_of(NEOX, PARAMETERS, WidthPlan(3, 24, 2 * every, 7 * every, np.arange(4)))
     space = Space("coarse-uniform", NEOX, random_order(NEOX.dimensions),
                   Bin("b", exact, exact), limits=WHOLE)  # fmt: skip
     rng = np.random.default_rng(0)

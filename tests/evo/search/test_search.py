@@ -10,7 +10,7 @@ import pytest
 from evo.algorithms.evolution import Evolution
 from evo.algorithms.settings import Budget, Rates
 from evo.genome.bins import Bin
-from evo.genome.cost import Cost, LatencyPrices, forward_flops, parameters
+from evo.genome.cost import Cost, LatencyUnitCosts, forward_flops, parameters
 from evo.genome.space import Space
 from evo.genome.subnet import Subnet
 from evo.search.generation import Request, Screening
@@ -368,7 +368,7 @@ def test_killed_with_a_cache_that_is_gone(tmp_path):
 def test_a_latency_outside_the_bin_is_a_failure(kind, tmp_path):
     """Measured with the first shard: what was predicted, times something of the candidate's own."""
     ms = 10**12
-    cost = Cost("latency", 8, LatencyPrices(ms, ms // 99, ms, ms // 50, ms // 999, 0, ms // 999))
+    cost = Cost("latency", 8, LatencyUnitCosts(ms, ms // 99, ms, ms // 50, ms // 999, 0, ms // 999))
     bin = share(NEOX, 0.4, 0.45, cost)
     measured: dict[str, int] = {}
 

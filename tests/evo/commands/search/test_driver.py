@@ -154,7 +154,7 @@ def test_bins_over_measured_latency(local_ray: None, tmp_path: Path, settings: C
     summary = search(settings(out, cost="latency", cost_length=20, population=4, **changes))
     architecture = checkpoint.load(settings(tmp_path).teacher).architecture
     latencies = Latencies.load(out / "latency.json")
-    cost = Cost("latency", 20, latencies.prices(architecture))
+    cost = Cost("latency", 20, latencies.unit_costs(architecture))
     rows = History(out / "searches" / summary["searches"][0]["name"]).rows
     assert len(rows) == 8
     for row in rows:
