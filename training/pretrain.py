@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evo.data.revisions import pin_sources
+from evo.data.hub import pin_sources
 from evo.errors import UserError
 from evo.storage.files import atomic_file, exclusive
 from evo.storage.strict_json import dumps

@@ -1,22 +1,38 @@
 """Data sets of the Hugging Face hub, read as streams: `hf:REPO[@COMMIT][:CONFIG]:SPLIT`.
 
 A data set consists of files; files are read one by one, so that each can be read by another
-process, and reading can go on in the middle.
+process, and reading can go on in the middle. A hub that fails for a while is asked again after
+growing waits. A later commit must not end a run that takes weeks, so a run's settings name its data
+sets with the commit, and the same command goes on with that.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
+from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from evo.data.retry import attempt, pause, resumed
 from evo.errors import UserError, first_line
+from evo.storage.run_directory import FILE, read_settings
+
+logger = logging.getLogger(__name__)
 
 COMMIT = re.compile("[0-9a-f]{40}")
+
+
+Result = TypeVar("Result")
+
+WAITS: tuple[float, ...] = (1, 4, 16, 64, 256)
+"""Seconds before each further try."""
+
+Failed = Callable[[Exception, Iterator[float]], None]
+"""Is told why a try failed, and what waits are left: returns for another try, or raises."""
 
 
 def files(source: str) -> int:
@@ -60,6 +76,31 @@ def unpin(source: str) -> str:
     """
     commit = _name(source).commit
     return source if commit is None else source.replace(f"@{commit}", "", 1)
+
+
+def pin_sources(sources: Sequence[str], run: Path, setting: str) -> list[str]:
+    """Sources, those of the hub with their commit.
+
+    Args:
+        sources: see `evo.data.sources`.
+        run: directory of the run that reads them; where it was begun before, its commits hold.
+        setting: the name that the sources have in its settings.
+
+    Raises:
+        UserError: a data set that cannot be opened, or settings that cannot be read.
+    """
+    recorded = read_settings(run).get(setting) if (run / FILE).is_file() else None
+    before = [recorded] if isinstance(recorded, str) else recorded or []
+    pairs = zip_longest(sources, before[: len(sources)])
+    return [_pin(source, earlier) for source, earlier in pairs]
+
+
+def _pin(source: str, earlier: str | None) -> str:
+    if not source.startswith("hf:"):
+        return source
+    if earlier is not None and earlier.startswith("hf:") and unpin(earlier) == source:
+        return earlier
+    return pin(source)
 
 
 def absolute(source: str) -> str:
@@ -180,3 +221,39 @@ def _is_final(error: Exception) -> bool:
         return error.response.status_code < 500 and error.response.status_code != 429
     offline = config.HF_HUB_OFFLINE and isinstance(error, ConnectionError)
     return offline or isinstance(error, DatasetsError)
+
+
+def attempt(action: Callable[[], Result], failed: Failed) -> Result:
+    """What an action returns, once it does not fail."""
+    waits = iter(WAITS)
+    while True:
+        try:
+            return action()
+        except Exception as error:
+            failed(error, waits)
+
+
+def resumed(read: Callable[[], Iterator[Result]], failed: Failed) -> Iterator[Result]:
+    """What is read, in its order; after a failure, `read` begins again, and what it gave before is
+    passed over: slow, but exact."""
+    seen = 0
+    waits = iter(WAITS)
+    while True:
+        try:
+            for item in islice(read(), seen, None):
+                yield item
+                seen += 1
+                waits = iter(WAITS)
+            return
+        except Exception as error:
+            failed(error, waits)
+
+
+def pause(name: str, error: Exception, waits: Iterator[float]) -> bool:
+    """Wait before the next try, and say why; False, at once, where there have been enough."""
+    seconds = next(waits, None)
+    if seconds is None:
+        return False
+    logger.warning("%s: %s; trying again in %g s", name, first_line(error), seconds)
+    time.sleep(seconds)
+    return True

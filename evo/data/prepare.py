@@ -21,9 +21,9 @@ from typing import Any
 
 from evo.data.chunks import Piece, pieces_of
 from evo.data.config import PrepareConfig
+from evo.data.hub import pin_sources
 from evo.data.prepare_progress import PrepareProgress
 from evo.data.prepared_corpus import MANIFEST, RECORDS, Manifest, is_prepared
-from evo.data.revisions import pin_sources
 from evo.data.sources import Part, parts
 from evo.data.text_weights import check_weights
 from evo.data.tokenise_chunk import Record, read_record, record_path, token_type, tokenise_piece

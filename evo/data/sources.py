@@ -24,7 +24,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from evo.data import hub
-from evo.data.retry import attempt, resumed
+from evo.data.hub import attempt, resumed
 from evo.data.text_files import SUFFIXES, check_document, read_file, suffix, wait_for_file
 from evo.errors import UserError
 

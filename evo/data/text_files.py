@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from evo.data.retry import pause
+from evo.data.hub import pause
 from evo.errors import UserError, first_line
 
 COMPRESSED = {".jsonl.zst": "zstd", ".jsonl.zstd": "zstd", ".jsonl.gz": "gzip"}
@@ -70,7 +70,7 @@ def wait_for_file(path: Path, error: Exception, waits: Iterator[float]) -> None:
     Args:
         path: of the file.
         error: of the last try.
-        waits: seconds, see `evo.data.retry`.
+        waits: seconds, see `evo.data.hub`.
 
     Raises:
         UserError: trying again is of no use, or there have been enough tries.

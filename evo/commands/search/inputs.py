@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from evo.commands.search.config import SearchConfig
 from evo.data.fitness_text import Mixture, load_mixture
-from evo.data.revisions import pin_sources
+from evo.data.hub import pin_sources
 from evo.data.token_blocks import Text, load_text, sequence_length_of
 from evo.errors import UserError
 from evo.genome import PROXIES

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from evo.data import hub, retry
+from evo.data import hub
+from evo.data.hub import attempt, pause, pin_sources, resumed
 from evo.data.prepared_corpus import Manifest
-from evo.data.revisions import pin_sources
 from evo.data.token_shards import map_tokens
 from evo.errors import UserError
 from tests.support import tiny_checkpoints
@@ -46,7 +47,7 @@ def test_documents_of_some_files_are_in_order(repository: Path) -> None:
 def test_a_file_that_comes_back_is_read_on_from_where_it_was(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retry, "WAITS", (0.2,) * 20)
+    monkeypatch.setattr(hub, "WAITS", (0.2,) * 20)
     source, second = f"hf:{repository}:train", repository / "train-1.jsonl"
     found = hub.documents(source)
     texts = [next(found) for _ in range(300)]
@@ -61,7 +62,7 @@ def test_a_file_that_comes_back_is_read_on_from_where_it_was(
 def test_a_file_that_stays_away_ends_it_in_one_line(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retry, "WAITS", (0.1, 0.1))
+    monkeypatch.setattr(hub, "WAITS", (0.1, 0.1))
     source = f"hf:{repository}:train"
     found = hub.documents(source)
     next(found)
@@ -167,3 +168,24 @@ def test_a_later_commit_changes_nothing_for_a_run_that_was_begun(tmp_path: Path)
         command(server, tmp_path / "home", "pretrain", *flags)
         server.commit({"train-0.jsonl": jsonl("something else altogether " * 40)})
         assert "is finished" in command(server, tmp_path / "home", "pretrain", *flags)
+
+
+def test_what_is_read_goes_on_where_it_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "WAITS", (0, 0))
+    fails = [3, 0, 4, 4, 9]  # more than there are waits, but never three times in one place
+
+    def read() -> Iterator[int]:
+        stop = fails.pop(0)
+        for number in range(9):
+            if number == stop:
+                raise OSError(5, "away")
+            yield number
+
+    def failed(error: Exception, waits: Iterator[float]) -> None:
+        if not pause("it", error, waits):
+            raise error
+
+    assert list(resumed(read, failed)) == list(range(9))
+    assert fails == []
+    with pytest.raises(FileNotFoundError):
+        attempt(Path("/nowhere").read_bytes, failed)

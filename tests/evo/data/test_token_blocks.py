@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evo.data import retry
+from evo.data import hub
 from evo.data.sources import documents
 from evo.data.token_blocks import has_rows, load_text
 from evo.errors import UserError
@@ -272,7 +272,7 @@ def test_damaged_files(refused, tmp_path):
 
 
 def test_a_file_that_cannot_be_read_now_is_tried_again(load, tmp_path, monkeypatch):
-    monkeypatch.setattr(retry, "WAITS", (0.2,) * 50)
+    monkeypatch.setattr(hub, "WAITS", (0.2,) * 50)
     for path in (tmp_path / "a.txt", tmp_path / "a.jsonl"):
         path.symlink_to("/proc/self/mem")  # its first byte is an input/output error
         content = TEXT if path.suffix == ".txt" else json.dumps({"text": TEXT})
@@ -289,7 +289,7 @@ def test_a_file_that_cannot_be_read_now_is_tried_again(load, tmp_path, monkeypat
 
 
 def test_a_file_that_stays_unreadable_is_one_line(refused, tmp_path, monkeypatch):
-    monkeypatch.setattr(retry, "WAITS", (0, 0))
+    monkeypatch.setattr(hub, "WAITS", (0, 0))
     for name in ("a.txt", "a.jsonl", "a.jsonl.gz", "a.parquet"):
         (tmp_path / name).symlink_to("/proc/self/mem")
         refused(tmp_path / name, "cannot be read: .*put/output error")
