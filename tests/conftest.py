@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,41 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["EVO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
-@pytest.fixture(scope="module")
-def fresh_ray() -> None:
-    """End the Ray of the files before, with whatever in it still holds its CPUs."""
-    import ray
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two processes share the tests: all that use Ray stay in one, first those that share a Ray.
 
-    ray.shutdown()
+    Every other file stays whole, as its tests share fixtures.
+    """
+    for item in items:
+        needs_ray = item.get_closest_marker("ray") is not None
+        item.add_marker(pytest.mark.xdist_group("ray" if needs_ray else item.path.stem))
+    items.sort(key=lambda item: (item.get_closest_marker("ray") is None, not _shares_ray(item)))
+
+
+def _shares_ray(item: pytest.Item) -> bool:
+    return "shared_ray" in getattr(item, "fixturenames", ())
+
+
+def _ray_runs() -> bool:
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
+
+
+@pytest.fixture(autouse=True)
+def _ray_is_announced(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that starts Ray has the mark `ray`."""
+    before = _ray_runs()
+    yield
+    if request.node.get_closest_marker("ray") is None:
+        assert before or not _ray_runs(), "mark this test with pytest.mark.ray"
+
+
+@pytest.fixture(scope="module")
+def shared_ray() -> None:
+    """A Ray of two CPUs that files share."""
+    from tests.support.rays import share_ray
+
+    share_ray()
 
 
 @pytest.fixture(scope="session")

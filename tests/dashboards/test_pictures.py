@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from dashboards.pictures import COLOURS, WINNER, population_shapes, search_curves
 from evo.errors import UserError
 from evo.search.history import frame
 from tests.support.histories import DIMENSIONS, evolve
+from tests.support.images import pixels
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +24,6 @@ def histories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pd.DataFram
         for share in (30, 60)
         for space in ("coarse-uniform", "fine-layerwise")
     }
-
-
-def pixels(path: Path, colour: str) -> int:
-    """How many pixels of a picture are of this colour."""
-    picture = imread(path)[..., :3]
-    return int((np.abs(picture - np.array(to_rgb(colour))).max(axis=-1) < 0.01).sum())
 
 
 def width_and_height(path: Path) -> tuple[int, int]:

@@ -44,7 +44,7 @@ from training.loop.plan import Plan, default_batch_tokens, default_learning_rate
 from training.losses.settings import LossSettings
 from training.pretrain import pretrain
 
-pytestmark = pytest.mark.usefixtures("fresh_ray")
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
 
 STEPS, BATCH, LENGTH = 20, 6, 17

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import ray
 
+from dashboards import axes, training_curves
 from evo.commands import quickstart
 from evo.commands.quickstart import LABELS, QuickstartConfig
 from evo.model import checkpoint
+from tests.support.images import pixels
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
 
 @pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "POPULATION": 3, "GENERATIONS": 1, "FITNESS_TOKENS": 512, "TOKENS": 4096,
         "VALIDATION_TOKENS": 1024, "BATCH_TOKENS": 1024,
     }.items():  # fmt: skip
         monkeypatch.setattr(quickstart, name, value)
-    yield
-    ray.shutdown()  # the one that the quickstart has started
 
 
 def test_quickstart_ends_with_its_table_its_pictures_and_three_models(
@@ -35,8 +35,9 @@ def test_quickstart_ends_with_its_table_its_pictures_and_three_models(
     assert all(label in out for label in LABELS.values())
     assert "evo report" in out
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary
-    for picture in ("search.png", "training.png"):
-        assert (tmp_path / "out" / picture).stat().st_size > 10_000
+    assert pixels(tmp_path / "out" / "search.png", axes.COLOURS[0]) > 200
+    for colour in training_curves.COLOURS[: len(LABELS)]:
+        assert pixels(tmp_path / "out" / "training.png", colour) > 200
     small, large = summary["searches"]
     assert small["params"] < large["params"]
     assert summary["parameters"] == small["params"]

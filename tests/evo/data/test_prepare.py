@@ -35,7 +35,7 @@ from evo.ray_connection import connect
 from tests.support.bpe import write_tokenizer
 from tests.support.corpora import random_documents, stream, write_jsonl, write_mixed
 
-pytestmark = pytest.mark.usefixtures("fresh_ray")
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
 
 def write_parquet(path: Path, texts: list[str]) -> None:

@@ -33,7 +33,6 @@ from evo.model.layerwise_gpt import config_of_widths
 from evo.search.history import History
 from tests.evo.genome.test_space import proposals
 from tests.support.architectures import COSTS, NEOX, any_cost, is_member, random_order, share
-from tests.support.rays import own_ray
 
 WHOLE = WidthLimits(whole_heads=True)
 SMALL = Architecture(Dimensions(2, 4, 2, 3), 5, 2, 1, 2, True, True, False, False, 2, 2)
@@ -174,31 +173,31 @@ def test_candidates_of_small_teachers(family, sizes, teacher: Callable[[str], Pa
                 assert native_heads(config, subnet.widths) >= config.n_head
 
 
+@pytest.mark.ray
 def test_every_candidate_of_a_search_exports_natively(
-    teacher: Callable[[str], Path], tmp_path: Path
+    teacher: Callable[[str], Path], tmp_path: Path, shared_ray: None
 ) -> None:
     """From the search to the directories, by weight magnitude, for which nothing is scored but the
     winners."""
     np.save(tmp_path / "tokens.npy", np.random.default_rng(0).integers(0, 112, 800))
-    with own_ray(num_cpus=2):
-        search(
-            SearchConfig(
-                teacher=teacher("neox"),
-                text=str(tmp_path / "tokens.npy"),
-                bins=["40%"],
-                spaces=["fine-uniform"],
-                out=tmp_path / "run",
-                expressible_in="hf",
-                order="magnitude",
-                fitness="magnitude",
-                population=5,
-                generations=1,
-                elites=2,
-                sequence_length=40,
-                workers=1,
-                score_cache=False,
-            )
+    search(
+        SearchConfig(
+            teacher=teacher("neox"),
+            text=str(tmp_path / "tokens.npy"),
+            bins=["40%"],
+            spaces=["fine-uniform"],
+            out=tmp_path / "run",
+            expressible_in="hf",
+            order="magnitude",
+            fitness="magnitude",
+            population=5,
+            generations=1,
+            elites=2,
+            sequence_length=40,
+            workers=1,
+            score_cache=False,
         )
+    )
     stored = checkpoint.load(teacher("neox"))
     directory = tmp_path / "run" / "searches" / "fine-uniform@40%"
     rows = History(directory).rows

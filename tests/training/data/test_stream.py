@@ -27,7 +27,7 @@ from training.data.stream import (
     windows_to_keep,
 )
 
-pytestmark = pytest.mark.usefixtures("fresh_ray")
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
 
 LENGTH = 16

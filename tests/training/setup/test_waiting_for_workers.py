@@ -22,6 +22,8 @@ from training.logs import log
 from training.pretrain import pretrain
 from training.setup.launch import _work
 
+pytestmark = pytest.mark.ray
+
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:

@@ -26,7 +26,7 @@ from training.sweep.config import SweepConfig
 from training.sweep.sweep import _run_of, sweep
 from training.sweep.trials import make_trials
 
-pytestmark = pytest.mark.usefixtures("fresh_ray")
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
 
 ROOT = Path(__file__).parents[3]

@@ -38,7 +38,7 @@ from training.teacher.logits_maker import LogitsMaker, rows_of
 from training.teacher.network import load_teacher, teacher_states
 from training.teacher.stored_logits import open_teacher_logits, write_manifest
 
-pytestmark = pytest.mark.usefixtures("fresh_ray")
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
 
 BLOCKS, LENGTH, K = 50, 17, 12

@@ -9,6 +9,8 @@ from tests.support.rays import own_ray
 from workers.pool import metrics
 from workers.pool.metrics import SearchMetrics, SearchStatus
 
+pytestmark = pytest.mark.ray
+
 
 @pytest.fixture(scope="module", autouse=True)
 def local_ray():

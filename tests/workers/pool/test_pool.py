@@ -14,7 +14,6 @@ from evo.model import checkpoint
 from evo.search.shard_score import ShardScore
 from tests.support.cuts import random_subnet
 from tests.support.families import random_tokens
-from tests.support.rays import own_ray
 from tests.support.simulated import Simulated
 from workers.pool.pool import UNITS_IN_FLIGHT, Pool
 from workers.pool.quarantine import LONE_DEATHS
@@ -26,11 +25,7 @@ from workers.settings import PoolSettings, ScoringSettings
 SHARDS = [(0, 5), (5, 10), (10, 12)]
 BLOCKS = random_tokens(12, 60)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray():
-    with own_ray(num_cpus=2):
-        yield
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,6 @@ from evo.errors import UserError
 from evo.model import checkpoint
 from tests.support.cuts import random_subnet
 from tests.support.families import random_tokens
-from tests.support.rays import own_ray
 from tests.workers.pool.test_pool import SHARDS, drain, processes
 from workers.pool.queues import Unit
 from workers.pool.scoring_worker import ScoringWorker
@@ -35,11 +34,7 @@ from workers.settings import PoolSettings, ScoringSettings
 TEXTS = {"one": random_tokens(12, 60), "other": random_tokens(12, 50)[::-1]}
 POOL = "shared"
 
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray():
-    with own_ray(num_cpus=2):
-        yield
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
 
 @pytest.fixture(scope="module")

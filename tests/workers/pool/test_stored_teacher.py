@@ -5,14 +5,9 @@ from litgpt.config import Config
 from litgpt.model import GPT
 
 from evo.model import checkpoint
-from tests.support.rays import own_ray
 from workers.pool.stored_teacher import TeacherStore, fetch_teacher, store_teacher
 
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray():
-    with own_ray(num_cpus=1):
-        yield
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
 
 def bfloat16_teacher(directory, channels=64):

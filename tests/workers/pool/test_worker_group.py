@@ -19,6 +19,8 @@ from workers.settings import PoolSettings, ScoringSettings
 
 BLOCKS = random_tokens(8, 60)
 
+pytestmark = pytest.mark.ray
+
 
 @pytest.fixture(scope="module")
 def cluster():

@@ -12,6 +12,8 @@ from workers.pool.stored_teacher import store_teacher
 from workers.settings import ScoringSettings
 from workers.tasks.micro_batch import find_micro_batch, largest, largest_within
 
+pytestmark = pytest.mark.ray
+
 
 def test_the_largest_power_of_two_that_fits():
     tried = []

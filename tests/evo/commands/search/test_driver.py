@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,16 +34,11 @@ from evo.model.nll import summed_nll
 from evo.search.history import History
 from evo.search.stages import Stages, spread
 from evo.search.winner import extract_candidate
-from tests.support.rays import own_ray
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
 LENGTH = 40
 FEWER: dict = {"bins": ["40%"], "spaces": ["coarse-uniform", "fine-layerwise"]}
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    with own_ray(num_cpus=2):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +86,7 @@ def assert_same(run: Path, reference: Path) -> None:
 
 @pytest.fixture(scope="module")
 def reference(
-    local_ray: None, tmp_path_factory: pytest.TempPathFactory, settings: Callable
+    shared_ray: None, tmp_path_factory: pytest.TempPathFactory, settings: Callable
 ) -> Path:
     """A run that nothing disturbed."""
     out = tmp_path_factory.mktemp("reference") / "run"
@@ -125,7 +120,7 @@ def test_layer_wise_searches_know_what_thinning_a_layer_costs(
 
 @pytest.mark.parametrize(("cost", "bin"), [("flops", "40%"), ("kv-cache", "2KB-4KB")])
 def test_bins_over_other_costs_within_limits(
-    cost: str, bin: str, local_ray: None, tmp_path: Path, settings: Callable
+    cost: str, bin: str, shared_ray: None, tmp_path: Path, settings: Callable
 ) -> None:
     limits = {"multiple_of": ["neurons=8", "channels=4"], "floors": ["layers=2"]}
     changes: dict = {**FEWER, **limits, "bins": [bin], "generations": 1, "cost_length": 20}
@@ -148,7 +143,7 @@ def test_bins_over_other_costs_within_limits(
         search(settings(tmp_path / "other", cost=cost, **changes | {"bins": ["1%"]}))
 
 
-def test_bins_over_measured_latency(local_ray: None, tmp_path: Path, settings: Callable) -> None:
+def test_bins_over_measured_latency(shared_ray: None, tmp_path: Path, settings: Callable) -> None:
     out = tmp_path / "run"
     changes: dict = {"bins": ["1us-10s"], "spaces": ["coarse-layerwise"], "generations": 1}
     summary = search(settings(out, cost="latency", cost_length=20, population=4, **changes))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,16 +25,11 @@ from evo.model import checkpoint
 from evo.model.checkpoint import Checkpoint
 from evo.model.extract import extract
 from evo.storage.run_directory import settle
-from tests.support.rays import own_ray
 from training.evaluation.evaluate import evaluate
 
 LENGTH, VOCABULARY = 40, 112
 
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    with own_ray(num_cpus=1):
-        yield
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
 
 @pytest.fixture(scope="module")

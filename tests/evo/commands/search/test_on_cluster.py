@@ -31,6 +31,8 @@ GENERATIONS = 10
 
 RAY = str(Path(sys.executable).with_name("ray"))
 
+pytestmark = pytest.mark.ray
+
 
 def free_port() -> int:
     with socket.socket() as probe:
