@@ -115,8 +115,8 @@ def portable_model(stored: Checkpoint, dtype: torch.dtype, device: str) -> EvoFo
 
     described = portable_config(stored.config, stored.widths, tied=stored.tied)
     with torch.device("meta"):
-        model = EvoForCausalLM(EvoConfig(**{**described, **_special_tokens(stored)}))
-    model.to(dtype=dtype).to_empty(device=device)
+        model: Any = EvoForCausalLM(EvoConfig(**{**described, **_special_tokens(stored)}))
+    model.to(dtype).to_empty(device=device)
     model.tie_weights()
     model.load_state_dict(stored.weights)
     return model.eval()
