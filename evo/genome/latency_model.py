@@ -51,7 +51,7 @@ class Latencies:
         Raises:
             RuntimeError: the fit does not converge.
         """
-        from scipy.optimize import nnls  # a tenth of a second, for those who fit only
+        from scipy.optimize import nnls  # slow to import
 
         layers, channels, groups, neurons = np.array(self.shapes, float).T
         ones, heads = np.ones_like(layers), layers * groups * architecture.head_size
