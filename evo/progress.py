@@ -50,6 +50,8 @@ class WorkProgress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if kind is not None:  # the error is what counts
+            self._shown = self._state
         self.close()
 
     @property
