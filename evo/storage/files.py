@@ -34,7 +34,7 @@ def output_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to; it is renamed to `path` at the end, or removed on an error.
+    """Give a temporary name to write to; it becomes `path` at the end, and goes on an error.
 
     Raises:
         UserError: the place cannot be written to.

@@ -4,8 +4,8 @@ RAPL's counters lie in /sys/class/powercap, and root alone may read them on most
 (CVE-2020-8694); they count whole packages and their memory, whoever uses them. NVML's count whole
 GPUs since the driver was loaded, and need the package nvidia-ml-py.
 
-The package zeus reads the same counters, but does not say which device each is, so that workers
-of one node would count its CPUs several times.
+The package zeus reads the same counters, but needs pandas, scikit-learn, pydantic, tyro, httpx and
+amdsmi for it, and a process for each of RAPL's.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class EnergyMeter:
 
 
 def counters(device: torch.device) -> list[Counter]:
-    """List the counters that can be read on this node: its CPUs' and, if `device` is one, the GPU's."""
+    """List the counters that can be read on this node: its CPUs' and the GPU's, if there is one."""
     return cpu_counters() + (gpu_counters(device) if device.type == "cuda" else [])
 
 
@@ -96,7 +96,7 @@ def cpu_counters(directory: Path = POWERCAP) -> list[Counter]:
 
 
 def gpu_counters(device: torch.device) -> list[Counter]:
-    """List NVML's counter of this GPU, if nvidia-ml-py is there and the GPU (no part of one) has it."""
+    """List NVML's counter of a whole GPU, if it has one and nvidia-ml-py is installed."""
     try:
         import pynvml
     except ImportError:
