@@ -1,80 +1,62 @@
-"""Pieces of an HTML page. What is given as text is escaped; what is made here is `Markup`."""
+"""Pieces of an HTML page. Jinja escapes what is given as text; what is made here is `Markup`."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Sequence
-from html import escape
 from pathlib import Path
-from string import Template
+from typing import Any
 
-TEMPLATE = Path(__file__).with_name("report.html")
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
 UNKNOWN = "–"
 
-
-class Markup(str):
-    """Text that is HTML already."""
-
-
-def markup(text: object) -> Markup:
-    """Escaped, unless it is HTML already."""
-    return text if isinstance(text, Markup) else Markup(escape(str(text)))
+TEMPLATES = Environment(
+    loader=PackageLoader("dashboards"), autoescape=True, undefined=StrictUndefined
+)
 
 
 def element(tag: str, *content: object, **attributes: str) -> Markup:
-    """`<tag>content</tag>`; `class_` is the attribute `class`."""
-    given = "".join(
-        f' {name.rstrip("_")}="{escape(value)}"' for name, value in attributes.items() if value
+    """Make `<tag>content</tag>`; `class_` is the attribute `class`."""
+    given = Markup().join(
+        Markup(' {}="{}"').format(name.rstrip("_"), value) for name, value in attributes.items()
     )
-    return Markup(f"<{tag}{given}>{''.join(map(markup, content))}</{tag}>")
+    return Markup("<{0}{1}>{2}</{0}>").format(tag, given, Markup().join(map(escape, content)))
 
 
 def code(text: object) -> Markup:
-    """A path, a command or a setting."""
-    return element("code", text)
+    """Set a path, a command or a setting in a fixed width."""
+    return element("code", str(text))
 
 
 def identifier(candidate: str) -> Markup:
-    """A candidate's id, on one line."""
+    """Keep a candidate's id on one line."""
     return element("code", candidate, class_="id")
 
 
 def table(
     headings: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Sequence[str] = ()
 ) -> Markup:
-    """A table whose rows begin with a heading of their own.
+    """Make a table whose rows begin with a heading of their own.
 
     Args:
-        headings: of the columns; none where all are empty.
-        rows: as many cells each.
-        numbers: headings of the columns that are aligned to the right.
+        headings: the headings of the columns; a table has no head where all are empty.
+        rows: as many cells in each row as there are columns.
+        numbers: the headings of the columns that are aligned to the right.
     """
-    styles = ["number" if heading in numbers else "" for heading in headings]
-    head = Markup()
-    if any(headings):
-        cells = [element("th", h, class_=s) for h, s in zip(headings, styles, strict=True)]
-        head = element("thead", element("tr", *cells))
-    body = [
-        element(
-            "tr",
-            element("th", row[0]),
-            *(element("td", c, class_=s) for c, s in zip(row[1:], styles[1:], strict=True)),
-        )
-        for row in rows
-    ]
-    return element("div", element("table", head, element("tbody", *body)), class_="wide")
+    return _pieces().table(headings, rows, numbers)
 
 
 def picture(png: Path, caption: str) -> Markup:
-    """A figure with the picture inside the page."""
-    content = base64.b64encode(png.read_bytes()).decode()
-    alt = escape(caption, quote=True)
-    image = Markup(f'<img src="data:image/png;base64,{content}" alt="{alt}">')
-    return element("figure", image, element("figcaption", caption))
+    """Make a figure that holds the picture itself."""
+    return _pieces().picture(base64.b64encode(png.read_bytes()).decode(), caption)
 
 
 def page(title: str, body: Iterable[Markup]) -> str:
-    """The whole page."""
-    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=escape(title), body="\n".join(body)
-    )
+    """Make the whole page."""
+    return TEMPLATES.get_template("report.html").render(title=title, body=body)
+
+
+def _pieces() -> Any:
+    return TEMPLATES.get_template("pieces.html").module

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from dashboards.front_picture import front_picture
 from dashboards.history_statistics import has_nll, winner
-from dashboards.html import UNKNOWN, Markup, code, element, identifier, page, picture, table
+from dashboards.html import UNKNOWN, code, element, identifier, page, picture, table
 from dashboards.pictures import search_curves
 from dashboards.search_run import RunRecord, SearchRecord, read_run
 from dashboards.search_section import search_section

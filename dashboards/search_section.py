@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from dashboards.history_statistics import failures, has_nll, operator_statistics, winner
-from dashboards.html import UNKNOWN, Markup, code, element, identifier, picture, table
+from dashboards.html import UNKNOWN, code, element, identifier, picture, table
 from dashboards.pictures import population_shapes, search_curves
 from dashboards.search_run import RunRecord, SearchRecord
 from evo.genome.subnet import Dimensions, Subnet
@@ -17,12 +18,12 @@ from evo.search.history import perplexity
 
 
 def search_section(run: RunRecord, search: SearchRecord, out: Path) -> Iterator[Markup]:
-    """How a search went: its winner, curve, shapes, operators and failures.
+    """Show how a search went: its winner, curve, shapes, operators and failures.
 
     Args:
-        run: that it belongs to.
-        search: one of it.
-        out: directory for its pictures.
+        run: the run that it belongs to.
+        search: a search of that run.
+        out: the directory for its pictures.
 
     Raises:
         UserError: a picture cannot be written.
@@ -73,7 +74,7 @@ def _winner(run: RunRecord, search: SearchRecord, best: pd.Series, teacher: Dime
 
 
 def _perplexity_of_winner(search: SearchRecord, best: pd.Series) -> str:
-    """In a search by a proxy, it is measured when the run ends."""
+    """The perplexity is measured when the run ends, in a search by a proxy."""
     nll = best["nll"]
     if np.isnan(nll) and search.summary is not None and search.summary["nll"] is not None:
         nll = search.summary["nll"]
@@ -101,7 +102,7 @@ def _parameters(search: SearchRecord, best: pd.Series) -> str:
 
 
 def _shape(subnet: Subnet) -> Iterator[tuple[str, str]]:
-    """The shape in words."""
+    """Describe the shape in words."""
     d, widths = subnet.dimensions, subnet.widths
     yield (
         "Shape",

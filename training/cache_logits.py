@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,14 +14,13 @@ import ray
 import torch
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util import ActorPool
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from evo.data.token_blocks import sequence_length_of
 from evo.data.token_shards import Blocks
 from evo.errors import UserError, first_line
 from evo.genome.cost import forward_flops
 from evo.model import checkpoint
+from evo.progress import WorkProgress, duration, seconds_left
 from evo.ray_connection import connect
 from evo.storage.checksums import Summed, damaged
 from evo.storage.files import exclusive
@@ -205,27 +203,15 @@ def _make(
 
 
 @contextmanager
-def _progress(name: str, total: int, done: int) -> Iterator[Any]:
-    """Show a bar with the time left on a terminal, else a line for each shard."""
-    console = Console(stderr=True)
-    if console.is_terminal:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task(name, total=total, completed=done)
-            yield lambda: progress.advance(task)
-        return
-    began, count = time.monotonic(), 0
+def _progress(name: str, total: int, done: int) -> Iterator[Callable[[], None]]:
+    """Show the shards that are done and the time left."""
+    count = 0
+    with WorkProgress(name, total) as progress:
 
-    def line() -> None:
-        nonlocal count
-        count += 1
-        seconds = (time.monotonic() - began) / count * (total - done - count)
-        left = f", {time.strftime('%H:%M:%S', time.gmtime(seconds))} left" if seconds else ""
-        print(f"{name}: shard {done + count}/{total}{left}", flush=True)
+        def advance() -> None:
+            nonlocal count
+            count += 1
+            left = seconds_left(progress.seconds, count, total - done - count)
+            progress.update(done + count, f"shard {done + count}/{total}, {duration(left)} left")
 
-    yield line
+        yield advance

@@ -1,18 +1,16 @@
 """Predict decode latency from a network's widths, by what was measured of some shapes.
 
 The prediction is linear in what a block, a query group, a neuron and their weights cost, and no
-unit_cost is negative. Measured once for a run, on its own device; proposals are fitted with it.
+price is negative. Measured once for a run, on its own device; proposals are fitted with it.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
-from itertools import product
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from evo.genome.cost import Architecture, LatencyUnitCosts
 from evo.genome.subnet import Widths
@@ -22,19 +20,19 @@ from evo.storage.files import atomic_file
 FILE = "latency.json"
 
 SHAPES = 32
-"""Shapes that are measured: more than four for each of the seven unit costs."""
+"""The number of shapes that are measured: more than four for each of the seven unit costs."""
 
 
 @dataclass(frozen=True)
 class Latencies:
-    """What was measured.
+    """The measured latencies of some shapes.
 
     Attributes:
-        length: of the sequence whose last token was decoded, tokens.
-        device: on which.
-        shapes: layers, channels, groups of each layer, neurons of each layer; the first is the
-            teacher's.
-        measured: latency of each shape, femtoseconds.
+        length: the length of the sequence whose last token was decoded, tokens.
+        device: the kind of device on which it was measured.
+        shapes: layers, channels, groups of each layer and neurons of each layer; the first shape
+            is the teacher's.
+        measured: the latency of each shape, femtoseconds.
     """
 
     length: int
@@ -44,11 +42,17 @@ class Latencies:
 
     @property
     def teacher(self) -> int:
-        """The teacher's own latency, femtoseconds."""
+        """The latency of the teacher itself, femtoseconds."""
         return self.measured[0]
 
     def unit_costs(self, architecture: Architecture) -> LatencyUnitCosts:
-        """What predicts these measurements with the least squared relative error."""
+        """Fit the unit costs, none of them negative, by the least squared relative error.
+
+        Raises:
+            RuntimeError: the fit does not converge.
+        """
+        from scipy.optimize import nnls  # slow to import
+
         layers, channels, groups, neurons = np.array(self.shapes, float).T
         ones, heads = np.ones_like(layers), layers * groups * architecture.head_size
         features = np.stack(
@@ -59,27 +63,28 @@ class Latencies:
             axis=1,
         )  # fmt: skip
         measured = np.array(self.measured, float)
-        found = non_negative(features / measured[:, None], np.ones_like(measured))
+        relative = features / measured[:, None]
+        scale = np.linalg.norm(relative, axis=0)
+        found = nnls(relative / scale, np.ones_like(measured))[0] / scale
         names = (field.name for field in fields(LatencyUnitCosts))
-        return LatencyUnitCosts(
-            **dict(zip(names, np.rint(found).astype(int).tolist(), strict=True))
-        )
+        costs = np.rint(found).astype(int).tolist()
+        return LatencyUnitCosts(**dict(zip(names, costs, strict=True)))
 
     def save(self, path: Path) -> None:
-        """Write them down."""
+        """Write the measurements as JSON."""
         with atomic_file(path) as temporary:
             temporary.write_text(json.dumps(asdict(self)) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Latencies:
-        """The inverse of `save`."""
+        """Read what `save` wrote."""
         record = json.loads(path.read_text())
         shapes = tuple(tuple(shape) for shape in record.pop("shapes"))
         return cls(shapes=shapes, measured=tuple(record.pop("measured")), **record)
 
 
 def calibration_shapes(architecture: Architecture) -> tuple[tuple[int, int, int, int], ...]:
-    """The shapes to measure, the teacher's own first: the same for every run."""
+    """Choose the shapes to measure, the teacher's own first; every run has the same."""
     rng, grid = np.random.default_rng(0), NO_LIMITS.grid(architecture)
     own = architecture.dimensions
     shapes = [(own.layers, own.channels, own.groups, own.neurons)]
@@ -93,32 +98,6 @@ def calibration_shapes(architecture: Architecture) -> tuple[tuple[int, int, int,
 
 
 def widths_of_shape(shape: tuple[int, int, int, int]) -> Widths:
-    """A shape as the widths of a network."""
+    """Express a shape as the widths of a network."""
     layers, channels, groups, neurons = shape
     return Widths(channels, (groups,) * layers, (neurons,) * layers)
-
-
-def non_negative(features: ArrayLike, values: ArrayLike) -> NDArray[np.float64]:
-    """Least squares without negative coefficients: the best of all choices of which are zero.
-
-    Exact, as the solution is plain least squares on what is not zero in it; for few features.
-
-    Args:
-        features: shape [N, K].
-        values: shape [N].
-
-    Returns:
-        Shape [K].
-    """
-    a, b = np.asarray(features, float), np.asarray(values, float)
-    scale = np.linalg.norm(a, axis=0)
-    a = a / scale
-    best, least = np.zeros(a.shape[1]), float(b @ b)
-    for chosen in product((False, True), repeat=a.shape[1]):
-        columns = np.flatnonzero(chosen)
-        part = np.linalg.lstsq(a[:, columns], b, rcond=None)[0]
-        error = float(((a[:, columns] @ part - b) ** 2).sum())
-        if (part >= 0).all() and error < least:
-            best, least = np.zeros(a.shape[1]), error
-            best[columns] = part
-    return best / scale

@@ -8,7 +8,7 @@ import logging
 import math
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from evo.model.checkpoint import Checkpoint
 from evo.model.litgpt import Config
 from evo.model.network import HEAD
 from evo.storage.files import atomic_directory, refuse_occupied
+
+if TYPE_CHECKING:
+    from evo.huggingface.modeling_evo import EvoForCausalLM
 
 logger = logging.getLogger("evo")
 
@@ -94,6 +97,30 @@ def _portable(stored: Checkpoint) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if not (stored.tied and name == HEAD)
     }
     return portable_config(stored.config, stored.widths, tied=stored.tied), weights
+
+
+def portable_model(stored: Checkpoint, dtype: torch.dtype, device: str) -> EvoForCausalLM:
+    """A checkpoint as the modelling file's class, in evaluation mode, without writing an export.
+
+    The weights go from the checkpoint's file to the device: no other copy of them is made.
+
+    Args:
+        stored: the checkpoint.
+        dtype: the dtype of the weights.
+        device: torch's name of the device.
+
+    Raises:
+        UserError: that class cannot express the network.
+    """
+    from evo.huggingface.modeling_evo import EvoConfig, EvoForCausalLM
+
+    described = portable_config(stored.config, stored.widths, tied=stored.tied)
+    with torch.device("meta"):
+        model: Any = EvoForCausalLM(EvoConfig(**{**described, **_special_tokens(stored)}))
+    model.to(dtype).to_empty(device=device)
+    model.tie_weights()
+    model.load_state_dict(stored.weights)
+    return model.eval()
 
 
 def portable_config(config: Config, widths: Widths, *, tied: bool) -> dict[str, Any]:

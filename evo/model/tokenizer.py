@@ -93,22 +93,9 @@ class Tokenizer:
             )
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
-    def encode_whole(self, text: str, *, special: bool) -> list[int]:
-        """Token ids of one text, with the special tokens that the tokenizer puts around it, such as
-        Llama's beginning of text, or without."""
-        try:
-            return self._tokenizer.encode(text, add_special_tokens=special).ids
-        except TypeError:
-            text = _without_surrogates(text)
-            return self._tokenizer.encode(text, add_special_tokens=special).ids
-
-    def knows(self, token: int) -> bool:
-        """Whether an id has a text; padded vocabularies and gaps in them have others."""
-        return self._tokenizer.id_to_token(token) is not None
-
-    def decode(self, tokens: Iterable[int], *, special: bool = True) -> str:
-        """The text of token ids, with that of special tokens or without."""
-        return self._tokenizer.decode(list(tokens), skip_special_tokens=not special)
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Decode token ids; special tokens are part of the text."""
+        return self._tokenizer.decode(list(tokens), skip_special_tokens=False)
 
 
 def _without_surrogates(text: str) -> str:

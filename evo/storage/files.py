@@ -16,7 +16,7 @@ from pathlib import Path
 from evo.errors import UserError
 
 ABANDONED_SECONDS = 24 * 3600
-"""Without a change, after which nobody writes to a temporary directory any more."""
+"""The time without a change after which nobody writes to a temporary directory any more."""
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def output_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary name to write to; renamed to `path` at the end, removed on an error.
+    """Give a temporary name to write to; it becomes `path` at the end, and goes on an error.
 
     Raises:
         UserError: the place cannot be written to.
@@ -95,7 +95,7 @@ def exclusive(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """A temporary directory to fill; renamed to `path` at the end, removed on an error.
+    """Make a temporary directory; it is renamed to `path` at the end, or removed on an error.
 
     An empty directory at `path` is replaced.
 
@@ -128,5 +128,5 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def cache_directory() -> Path:
-    """Where what can be made again is kept."""
+    """The directory of what can be made again."""
     return Path(os.environ.get("EVO_CACHE") or Path.home() / ".cache" / "evo")

@@ -1,4 +1,7 @@
-"""JSON as every reader takes it: Python's own also writes NaN and Infinity, and no numpy number."""
+"""JSON as every reader takes it: Python's own also writes NaN and Infinity, and no numpy number.
+
+orjson refuses integers beyond 64 bits, which counts of FLOPs are, and lone surrogates.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON can say it: numpy's numbers and arrays are Python's, and a number that is
-    not finite is None."""
+    """Convert a value to what JSON can express: numpy's numbers and arrays become Python's, and a
+    number that is not finite becomes None."""
     if isinstance(value, Mapping):
         return {name: plain(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
@@ -21,9 +24,9 @@ def plain(value: Any) -> Any:
 
 
 def dumps(value: Any, *, indent: int | None = None) -> str:
-    """A plain value's JSON.
+    """Write a value as JSON, after `plain`.
 
     Raises:
-        TypeError: something that JSON has no word for.
+        TypeError: JSON cannot express an object in it.
     """
     return json.dumps(plain(value), indent=indent, allow_nan=False)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from html.parser import HTMLParser
 from pathlib import Path
 
-from dashboards.html import Markup, element, markup, page, picture, table
+from markupsafe import Markup
+
+from dashboards.html import code, element, page, picture, table
 
 NASTY = '<b>"R&D"</b> $$ ${title}'
 
@@ -27,10 +29,10 @@ class Texts(HTMLParser):
 
 
 def test_text_is_escaped_once() -> None:
-    assert markup("a < b") == "a &lt; b"
-    assert markup(markup("a < b")) == "a &lt; b"
+    assert code("a < b") == "<code>a &lt; b</code>"
+    assert element("p", code("a < b")) == "<p><code>a &lt; b</code></p>"
     assert element("p", "a < b", Markup("<br>"), class_='x"y') == (
-        '<p class="x&quot;y">a &lt; b<br></p>'
+        '<p class="x&#34;y">a &lt; b<br></p>'
     )
 
 

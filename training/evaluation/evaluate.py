@@ -1,4 +1,4 @@
-"""How good a checkpoint is: its perplexity on a text, or its score on tasks."""
+"""A checkpoint's perplexity on a text, or its scores on tasks."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from evo.model import checkpoint
 from evo.model.checkpoint import Checkpoint
 from evo.model.nll import summed_nll
 from training.evaluation.sliding import summed_tail_nll, windows
+from training.evaluation.task_settings import TaskSettings
 
 BLOCKS_PER_UPDATE = 64
 
@@ -37,26 +38,26 @@ def evaluate(
     dtype: str = "float32",
     device: str | None = None,
 ) -> dict[str, float]:
-    """Mean negative log-likelihood per target token; progress is shown on stderr.
+    """Compute the mean negative log-likelihood per target token; progress is shown on stderr.
 
     Args:
-        model: checkpoint directory.
-        text: a source, see `evo.data.token_blocks`.
-        sequence_length: tokens of a block; by default the model's block size, 2048 at most.
-        max_tokens: use no more of the text; by default all.
-        stride: blocks overlap, and score no more than so many targets each, see
+        model: the checkpoint directory.
+        text: a source of text, see `evo.data.token_blocks`.
+        sequence_length: the tokens of a block; by default the model's block size, 2048 at most.
+        max_tokens: the number of tokens of the text that are used; by default all.
+        stride: the number of targets that a block scores, where blocks overlap, see
             `training.evaluation.sliding`; by default they lie side by side, and score all that
             they have.
-        micro_batch: blocks that run through the model at once.
-        dtype: of the weights: float32 or bfloat16.
-        device: torch's name of it; by default a GPU where there is one.
+        micro_batch: the number of blocks that run through the model at once.
+        dtype: the dtype of the weights: float32 or bfloat16.
+        device: torch's name of the device; by default a GPU where there is one.
 
     Returns:
-        `nll` in nats per token, `perplexity` its exponential, `tokens` the number of targets: a
-        block of T tokens has T-1.
+        `nll` is in nats per token, `perplexity` is its exponential, and `tokens` is the number of
+        targets: a block of T tokens has T-1.
 
     Raises:
-        UserError: bad input.
+        UserError: the input is bad.
     """
     _check_micro_batch(micro_batch)
     stored = checkpoint.load(model)
@@ -86,29 +87,26 @@ def evaluate(
 
 def evaluate_tasks(
     model: Path,
-    tasks: list[str],
+    settings: TaskSettings,
     *,
-    include_path: Path | None = None,
-    few_shot: int | None = None,
-    limit: int | None = None,
     micro_batch: int = 8,
     dtype: str = "float32",
     device: str | None = None,
 ) -> dict[str, Any]:
-    """Tasks of lm-evaluation-harness on a checkpoint; progress is shown on stderr.
+    """Run tasks of lm-evaluation-harness on a checkpoint; progress is shown on stderr.
 
     Args:
-        model: checkpoint directory.
-        tasks, include_path, few_shot, limit: see `training.evaluation.harness.run_tasks`.
-        micro_batch: sequences that run through the model at once.
-        dtype: of the weights: float32 or bfloat16.
-        device: torch's name of it; by default a GPU where there is one.
+        model: the checkpoint directory.
+        settings: the tasks, and how they are run.
+        micro_batch: the number of sequences that run through the model at once.
+        dtype: the dtype of the weights: float32 or bfloat16.
+        device: torch's name of the device; by default a GPU where there is one.
 
     Returns:
         The harness's results, see `training.evaluation.harness.run_tasks`.
 
     Raises:
-        UserError: bad input, or the harness is not installed.
+        UserError: the input is bad, or the harness is not installed.
     """
     _check_micro_batch(micro_batch)
     if find_spec("lm_eval") is None:
@@ -117,10 +115,7 @@ def evaluate_tasks(
 
     return run_tasks(
         checkpoint.load(model),
-        tasks,
-        include_path=include_path,
-        few_shot=few_shot,
-        limit=limit,
+        settings,
         dtype=getattr(torch, dtype),
         batch_size=micro_batch,
         device=device or _device(),
@@ -139,8 +134,12 @@ def _device() -> str:
 def _blocks(
     stored: Checkpoint, text: str, length: int, max_tokens: int | None, stride: int | None
 ) -> tuple[Tokens | Blocks, NDArray[np.int64], NDArray[np.int64]]:
-    """Token blocks, shape [N, T]; which of them are scored, shape [M]; and of how many of its last
-    targets each, shape [M]."""
+    """Load the text as blocks.
+
+    Returns:
+        Token ids, shape [N, T]; the indices of the blocks that are scored, shape [M]; and the
+        number of last targets that each of those scores, shape [M].
+    """
     vocabulary: Any = {"tokenizer": stored.tokenizer, "vocabulary": stored.vocabulary}
     if stride is None:
         how: Any = {**vocabulary, "sequence_length": length, "max_tokens": max_tokens}

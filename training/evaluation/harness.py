@@ -1,78 +1,83 @@
-"""Tasks of lm-evaluation-harness on a checkpoint, of either kind."""
+"""Tasks of lm-evaluation-harness on a checkpoint of either kind."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
 from typing import Any
 
 import torch
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
+from lm_eval.utils import handle_non_serializable
 
 from evo.errors import UserError, first_line
 from evo.model.checkpoint import Checkpoint
-from training.evaluation.checkpoint_lm import CheckpointLM
+from training.evaluation.harness_model import HarnessModel
+from training.evaluation.task_settings import TaskSettings
 
 
 def run_tasks(
     stored: Checkpoint,
-    tasks: list[str],
+    settings: TaskSettings,
     *,
-    include_path: Path | None = None,
-    few_shot: int | None = None,
-    limit: int | None = None,
     dtype: torch.dtype = torch.float32,
     batch_size: int = 8,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """Tasks of the harness on a checkpoint.
+    """Run tasks of the harness on a checkpoint.
 
     Args:
         stored: the checkpoint.
-        tasks: names of tasks, groups or tags, or patterns of them (`mmlu_*`).
-        include_path: directory of YAML files with more tasks.
-        few_shot: examples in the prompt; by default as the task says.
-        limit: use so many samples of each task; by default all.
-        dtype: of the weights.
-        batch_size: sequences that run at once.
-        device: torch's name of it.
+        settings: the tasks, and how they are run.
+        dtype: the dtype of the weights.
+        batch_size: the number of sequences that run at once.
+        device: torch's name of the device.
 
     Returns:
         The harness's `results` (metrics by task), `versions` of the tasks, `n-shot` and
-        `n-samples`, by task.
+        `n-samples`, by task; with `log_samples` also `samples`, a list of them by task.
 
     Raises:
-        UserError: an unknown task, or one that cannot be loaded, fails, or asks for what cannot be
-            done.
+        UserError: a task is unknown, cannot be loaded, fails, or asks for what cannot be done.
     """
-    if limit is not None and limit < 1:
-        raise UserError(f"--limit {limit}: it must be at least 1")
-    if few_shot is not None and few_shot < 0:
-        raise UserError(f"--few-shot {few_shot}: it must be at least 0")
-    if include_path is not None and not include_path.is_dir():
-        raise UserError(f"--include-path {include_path} is no directory")
-    manager = TaskManager(include_path=None if include_path is None else str(include_path))
-    found = _loaded(manager, tasks)
-    model = CheckpointLM(stored, dtype=dtype, batch_size=batch_size, device=device)
+    path = settings.include_path
+    manager = TaskManager(include_path=None if path is None else str(path))
+    found = _loaded(manager, settings.tasks)
+    model = HarnessModel(
+        stored, dtype=dtype, batch_size=batch_size, device=device, max_length=settings.max_length
+    )
+    if settings.apply_chat_template and not model.tokenizer.chat_template:
+        raise UserError(f"--apply-chat-template: {stored.path} has no chat template")
     try:
         results = simple_evaluate(
             model=model,
             tasks=found,
-            num_fewshot=few_shot,
-            limit=limit,
+            num_fewshot=settings.few_shot,
+            limit=settings.limit,
             task_manager=manager,
-            log_samples=False,
+            apply_chat_template=settings.apply_chat_template,
+            gen_kwargs=settings.gen_kwargs,
+            log_samples=settings.log_samples,
         )
     except UserError:
         raise
     except Exception as error:  # templates, filters and metrics of tasks are others' code too
         kind = type(error).__name__
         raise UserError(f"--tasks: a task fails: {kind}: {first_line(error)}") from error
-    return {name: results[name] for name in ("results", "versions", "n-shot", "n-samples")}
+    kept = ["results", "versions", "n-shot", "n-samples"] + ["samples"] * settings.log_samples
+    # Samples hold what data sets hold: dates, sets, images.
+    return json.loads(
+        json.dumps({name: results[name] for name in kept}, default=handle_non_serializable)
+    )
 
 
 def _loaded(manager: TaskManager, tasks: list[str]) -> list[Any]:
-    """The harness's tasks and groups of these names, with their samples."""
+    """Load the harness's tasks and groups of these names, with their samples.
+
+    Raises:
+        UserError: a name is unknown, two of them hold the same task, or a task cannot be loaded,
+            runs the model's code, or is not of text alone.
+    """
     found: list[Any] = []
     for wanted in tasks:
         names = manager.match_tasks([wanted])

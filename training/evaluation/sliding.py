@@ -16,22 +16,22 @@ from evo.model.nll import batches, in_parts, log_sum_exp, logit_tiles, target_lo
 
 
 def windows(tokens: int, length: int, stride: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Windows over a text that between them score every token but the first once.
+    """Place windows over a text that between them score every token but the first once.
 
     A target has at least `length - stride` tokens of context, or all that there are before it. The
     last window reaches back as far as the others do.
 
     Args:
-        tokens: of the text.
-        length: tokens of a window; a shorter text is one window.
-        stride: targets that a window scores, the first one apart.
+        tokens: the number of tokens of the text.
+        length: the tokens of a window; a shorter text is one window.
+        stride: the number of targets that a window scores, except the first one.
 
     Returns:
-        Where each window begins, and of how many of its last targets it gives the loss, both of
+        The first token of each window, and the number of its last targets that it scores, both of
         shape [W].
 
     Raises:
-        UserError: a stride without context, or nothing to score.
+        UserError: the stride leaves no context, or there is nothing to score.
     """
     if not 1 <= stride < length:
         raise UserError(
@@ -52,16 +52,16 @@ def summed_tail_nll(
     *,
     micro_batch: int = 8,
 ) -> NDArray[np.float64]:
-    """The summed NLL of the last targets of each block, in nats.
+    """Sum the NLL of the last targets of each block, in nats.
 
     Args:
-        model: in evaluation, on the device where it is to run.
+        model: the network in evaluation mode, on the device where it is to run.
         blocks: token ids, shape [N, T].
-        counts: how many of its T-1 targets count, shape [N].
-        micro_batch: rows that run through the model at once.
+        counts: the number of the last of its T-1 targets that count, shape [N].
+        micro_batch: the number of rows that run through the model at once.
 
     Returns:
-        Shape [N], each row summed in float64.
+        The sums, each in float64, shape [N].
     """
     sums: list[float] = []
     places = np.arange(blocks.shape[1] - 1)

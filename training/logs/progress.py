@@ -1,32 +1,24 @@
-"""How far a run is: a bar on a terminal, a line now and then where there is none."""
+"""The progress of a training run."""
 
 from __future__ import annotations
 
 import math
-import sys
-import time
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
+from evo.progress import WorkProgress, duration, seconds_left
 from training.logs.tail import Row
 
-LINE_SECONDS = 15.0
-"""The least time between two lines."""
-
-LINE_SHARE = 0.05
-"""As a share of the time so far: a long run's lines are further apart, hundreds in a week."""
-
 RATE_STEPS = 20
-"""Tokens per second are those of so many steps, as single ones vary."""
+"""The number of steps over which tokens per second are averaged, as single ones vary."""
 
 
 class ProgressState:
-    """What there is to say of a run at its last logged step.
+    """What is known of a run at its last logged step.
 
     Args:
-        steps: of the whole run.
-        flops: of the whole run.
+        steps: the steps of the whole run.
+        flops: the FLOPs of the whole run.
     """
 
     def __init__(self, steps: int, flops: float) -> None:
@@ -34,14 +26,14 @@ class ProgressState:
         self.restart()
 
     def restart(self) -> None:
-        """All is told anew."""
+        """Forget the rows: all of them come again."""
         self.last: Row = {"step": 0}
         self._first: Row | None = None
         self._perplexity: float | None = None
         self._rates: list[float] = []
 
     def rows(self, rows: list[Row]) -> None:
-        """Take in what was logged."""
+        """Take in rows of the log."""
         self.last = rows[-1]
         for row in rows:
             if (perplexity := row.get("validation_perplexity")) is not None:
@@ -54,16 +46,16 @@ class ProgressState:
 
     @property
     def seconds_left(self) -> float | None:
-        """At the speed since this start, validations included; None while it is not known."""
+        """The time left at the speed since this start, validations included; None if unknown."""
         step, seconds = self.last["step"], self.last.get("seconds", 0.0)
         if self._first is not None and self._first["step"] < step:
             step -= self._first["step"]
             seconds -= self._first.get("seconds", 0.0)
-        return seconds / step * (self._steps - self.last["step"]) if step and seconds else None
+        return seconds_left(seconds, step, self._steps - self.last["step"])
 
     @property
     def text(self) -> str:
-        """Step, loss, perplexity, speed, FLOPs and time left, as far as they are known."""
+        """Step, loss, perplexity, speed, FLOPs and time left are shown as far as they are known."""
         last = self.last
         parts = [f"step {last['step']}/{self._steps}"]
         if "loss" in last:
@@ -84,93 +76,42 @@ class ProgressState:
         return ", ".join(parts)
 
 
-def duration(seconds: float) -> str:
-    """`2d 03:04:05`, without the days where there are none."""
-    days, rest = divmod(round(seconds), 24 * 3600)
-    clock = f"{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
-    return f"{days}d {clock}" if days else clock
-
-
-class ProgressBar:
-    """Redraws one line on a terminal.
+class ProgressDisplay:
+    """Shows a run's progress on stderr; a watcher of its log.
 
     Args:
-        name: of the run.
-        steps: of the whole run.
-        state: what it shows.
-        console: the terminal.
+        name: the name of the run.
+        steps: the steps of the whole run.
+        state: what is known of the run.
+        console: a terminal or a log; by default stderr.
     """
 
-    def __init__(self, name: str, steps: int, state: ProgressState, console: Console) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[state]}"),
-        )
+    def __init__(
+        self, name: str, steps: int, state: ProgressState, console: Console | None = None
+    ) -> None:
         self._state = state
-        self._bar = Progress(*columns, console=console, expand=True)
-        self._task = self._bar.add_task(name, total=steps, state="starting")
-        self._bar.start()
+        self._shown = WorkProgress(name, steps, console)
 
     def restart(self) -> None:
-        """Go back."""
+        """Forget the rows: all of them come again."""
         self._state.restart()
 
     def rows(self, rows: list[Row]) -> None:
-        """Go on."""
+        """Show the state after these rows."""
         self._state.rows(rows)
-        step = self._state.last["step"]
-        self._bar.update(self._task, completed=step, state=self._state.text)
+        self._shown.update(self._state.last["step"], self._state.text)
 
     def close(self) -> None:
-        """Leave the last line standing."""
-        self._bar.stop()
+        """Leave the last state standing."""
+        self._shown.close()
 
 
-class ProgressLines:
-    """Prints a line to stderr now and then, and one at the end.
-
-    Args:
-        name: of the run.
-        state: what they say.
-    """
-
-    def __init__(self, name: str, state: ProgressState) -> None:
-        self._name, self._state = name, state
-        self._began = self._printed = time.monotonic()
-        self._shown = 0
-
-    def restart(self) -> None:
-        """Go back."""
-        self._state.restart()
-
-    def rows(self, rows: list[Row]) -> None:
-        """Say how far it is, if it is time."""
-        self._state.rows(rows)
-        now = time.monotonic()
-        if now - self._printed >= max(LINE_SECONDS, LINE_SHARE * (now - self._began)):
-            self._printed = now
-            self._print()
-
-    def close(self) -> None:
-        """Say where it ended."""
-        if self._state.last["step"] != self._shown:
-            self._print()
-
-    def _print(self) -> None:
-        self._shown = self._state.last["step"]
-        print(f"{self._name}: {self._state.text}", file=sys.stderr, flush=True)
-
-
-def progress_display(name: str, steps: int, flops: float) -> ProgressBar | ProgressLines:
-    """What shows a run's progress on stderr.
+def progress_display(name: str, steps: int, flops: float) -> ProgressDisplay:
+    """Make the display of a run's progress on stderr.
 
     Args:
-        name: of the run.
-        steps: of the whole run.
-        flops: of the whole run.
+        name: the name of the run.
+        steps: the steps of the whole run.
+        flops: the FLOPs of the whole run.
     """
-    console, state = Console(stderr=True), ProgressState(steps, flops)
-    if console.is_terminal:
-        return ProgressBar(name, steps, state, console)
-    return ProgressLines(name, state)
+    return ProgressDisplay(name, steps, ProgressState(steps, flops))

@@ -1,8 +1,11 @@
 """Energy, where the hardware counts it: NVIDIA's GPUs by NVML, Intel's and AMD's CPUs by RAPL.
 
-RAPL's counters lie in /sys/class/powercap, as root alone may read them on most systems
-(CVE-2020-8694); they are of whole packages and their memory, whoever uses them. NVML's are of whole
+RAPL's counters lie in /sys/class/powercap, and root alone may read them on most systems
+(CVE-2020-8694); they count whole packages and their memory, whoever uses them. NVML's count whole
 GPUs since the driver was loaded, and need the package nvidia-ml-py.
+
+The package zeus reads the same counters, but needs pandas, scikit-learn, pydantic, tyro, httpx and
+amdsmi for it, and a process for each of RAPL's.
 """
 
 from __future__ import annotations
@@ -23,9 +26,9 @@ class Counter:
     """A counter that the hardware keeps.
 
     Attributes:
-        key: what it counts, unique in the cluster.
-        read: joules since some time.
-        wraps_at: joules at which it begins at 0 again; None: never.
+        key: a name of what it counts, unique in the cluster.
+        read: a function that returns the joules since some time.
+        wraps_at: the joules at which it begins at 0 again; None if it never does.
     """
 
     key: str
@@ -45,7 +48,7 @@ class EnergyMeter:
         self._sum = 0.0
 
     def joules(self) -> float:
-        """Since it was made."""
+        """Sum the joules of all counters since the meter was made."""
         now = [
             self._read(counter, before)
             for counter, before in zip(self._counters, self._last, strict=True)
@@ -57,7 +60,7 @@ class EnergyMeter:
         return self._sum
 
     def _read(self, counter: Counter, before: float) -> float:
-        """What it shows; if it cannot be read just now, what it showed before."""
+        """Read a counter, or return its last value if it cannot be read just now."""
         try:
             return counter.read()
         except OSError:
@@ -65,15 +68,15 @@ class EnergyMeter:
 
 
 def counters(device: torch.device) -> list[Counter]:
-    """What can be read on this node: its CPUs and, where that is one, the GPU."""
+    """List the counters that can be read on this node: its CPUs' and the GPU's, if there is one."""
     return cpu_counters() + (gpu_counters(device) if device.type == "cuda" else [])
 
 
 def cpu_counters(directory: Path = POWERCAP) -> list[Counter]:
-    """RAPL's packages, and their memory where it is counted apart; those that can be read.
+    """List RAPL's packages, and their memory where it is counted apart, that can be read.
 
     Args:
-        directory: of the zones, see the kernel's Documentation/power/powercap.
+        directory: the directory of the zones, see the kernel's Documentation/power/powercap.
     """
     found = []
     for zone in sorted(directory.glob("intel-rapl:*")):  # AMD's have the same name
@@ -93,7 +96,7 @@ def cpu_counters(directory: Path = POWERCAP) -> list[Counter]:
 
 
 def gpu_counters(device: torch.device) -> list[Counter]:
-    """NVML's of this GPU, if nvidia-ml-py is there and the GPU (no part of one) has it."""
+    """List NVML's counter of a whole GPU, if it has one and nvidia-ml-py is installed."""
     try:
         import pynvml
     except ImportError:

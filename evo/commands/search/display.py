@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from evo.algorithms.settings import Budget
+from evo.progress import duration, seconds_left
 from evo.search.history import perplexity
 from evo.search.search import Progress
 
@@ -21,9 +22,9 @@ class SearchDisplay:
     """Shows searches while they run; a context manager.
 
     Args:
-        names: of the searches.
-        budget: theirs.
-        console: where the live table is drawn, where that is a terminal.
+        names: the names of the searches.
+        budget: the budget of each search.
+        console: the console on which the live table is drawn, if it is a terminal.
         is_nll: whether fitness is an NLL, whose perplexity is then shown.
     """
 
@@ -55,14 +56,14 @@ class SearchDisplay:
             self._live.stop()
 
     def pool(self, workers: int, units_per_second: float) -> None:
-        """How many workers score, and how fast."""
+        """Take note of the number of workers, and of their pace."""
         self._workers, self._rate = workers, units_per_second
 
     def generation(self, name: str, progress: Progress, ended: str | None) -> None:
-        """A generation was completed."""
+        """Show a completed generation of a search."""
         self._first.setdefault(name, (progress.evaluations, time.monotonic()))
         self._rows[name] = (progress, ended or "")
-        left = "" if ended else f"  left {_duration(self._seconds_left(name, progress))}"
+        left = "" if ended else f"  left {duration(self._seconds_left(name, progress))}"
         line = (
             f"{name}  generation {progress.generation}/{self._budget.generations}  "
             f"best {self._fitness(progress.best)}  median {self._fitness(progress.median)}  "
@@ -80,11 +81,8 @@ class SearchDisplay:
 
     def _seconds_left(self, name: str, progress: Progress) -> float | None:
         evaluations, began = self._first[name]
-        done = progress.evaluations - evaluations
-        total = self._budget.population * (self._budget.generations + 1)
-        if not done:
-            return None
-        return (time.monotonic() - began) / done * (total - progress.evaluations)
+        rest = self._budget.population * (self._budget.generations + 1) - progress.evaluations
+        return seconds_left(time.monotonic() - began, progress.evaluations - evaluations, rest)
 
     def _table(self) -> Table:
         table = Table(title=f"{self._workers} workers, {self._rate:.1f} units/s", title_style="dim")
@@ -94,7 +92,7 @@ class SearchDisplay:
             if progress is None:
                 table.add_row(name, "", "", "", "", ended)
                 continue
-            left = ended or _duration(self._seconds_left(name, progress))
+            left = ended or duration(self._seconds_left(name, progress))
             table.add_row(
                 name,
                 f"{progress.generation}/{self._budget.generations}",
@@ -111,13 +109,3 @@ class SearchDisplay:
         return f"{fitness:.4f}" + (
             f" (perplexity {perplexity(fitness):.4g})" if self._is_nll else ""
         )
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "?"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h {minutes:02}m"
-    return f"{minutes}m {seconds:02}s" if minutes else f"{seconds}s"

@@ -1,4 +1,5 @@
 import dataclasses
+from itertools import product
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ from litgpt import Config
 
 from evo.genome.bins import parse_bin
 from evo.genome.cost import Cost, LatencyUnitCosts
-from evo.genome.latency_model import Latencies, calibration_shapes, non_negative, widths_of_shape
+from evo.genome.latency_model import Latencies, calibration_shapes, widths_of_shape
 from evo.genome.subnet import Widths
 from evo.model.layerwise_gpt import build
 from evo.model.nll import summed_nll
@@ -40,16 +41,31 @@ def test_prices_are_never_negative_and_predict_noisy_measurements():
         assert noisy.of(NEOX, widths) == pytest.approx(COST.of(NEOX, widths), rel=0.1)
 
 
-def test_non_negative_least_squares_meets_its_conditions():
-    """Karush, Kuhn and Tucker's, which only the solution meets."""
-    for seed in range(20):
-        rng = np.random.default_rng(seed)
-        features, values = rng.normal(size=(30, 6)), rng.normal(size=30)
-        found = non_negative(features, values)
-        gradient = features.T @ (features @ found - values)
-        assert (found >= 0).all()
-        assert (gradient > -1e-9).all()
-        assert np.abs(gradient[found > 0]).max(initial=0) < 1e-9
+def best_of_all_subsets(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Least squares without negative coefficients: plain least squares on what is not zero."""
+    best, least = np.zeros(a.shape[1]), float(b @ b)
+    for chosen in product((False, True), repeat=a.shape[1]):
+        part = np.linalg.lstsq(a[:, chosen], b, rcond=None)[0]
+        error = float(((a[:, chosen] @ part - b) ** 2).sum())
+        if (part >= 0).all() and error < least:
+            best, least = np.zeros(a.shape[1]), error
+            best[np.array(chosen)] = part
+    return best
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.05, 0.2, 0.5])
+def test_prices_are_the_best_of_all_subsets_of_prices(noise):
+    latencies = measured(noise)
+    layers, channels, groups, neurons = np.array(latencies.shapes, float).T
+    heads = layers * groups * NEOX.head_size
+    columns = [layers**0, channels, layers, heads, heads * channels, layers * neurons,
+               layers * neurons * channels]  # fmt: skip
+    a = np.stack(columns, 1) / np.array(latencies.measured, float)[:, None]
+    scale = np.linalg.norm(a, axis=0)
+    expected = best_of_all_subsets(a / scale, np.ones(len(a))) / scale
+    assert (expected == 0).any()
+    found = dataclasses.astuple(latencies.unit_costs(NEOX))
+    assert found == pytest.approx(expected, rel=1e-9, abs=0.6)  # they are whole numbers
 
 
 def test_what_was_measured_survives_the_disk(tmp_path):

@@ -48,7 +48,6 @@ def test_a_lone_surrogate_is_replaced(tmp_path):
     lone, pair = json.loads(r'"a \ud800 b"'), "\ud83d" + "\ude00"
     encoded = tokenizer.encode(["daft", lone, pair])
     assert [tokenizer.decode(ids) for ids in encoded] == ["daft", "a \ufffd b", "\U0001f600"]
-    assert tokenizer.encode_whole(lone, special=False) == encoded[1].tolist()
 
 
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json"])
@@ -76,11 +75,7 @@ def test_special_tokens(tmp_path):
     assert tokenizer.beginning_of_text == 0
     bare = tokenizer.encode([TEXT])[0].tolist()
     assert 0 not in bare
-    assert tokenizer.encode_whole(TEXT, special=False) == bare
-    whole = tokenizer.encode_whole(TEXT, special=True)
-    assert whole == [0, *bare]
-    assert tokenizer.decode(whole) == f"<|endoftext|>{TEXT}"
-    assert tokenizer.decode(whole, special=False) == TEXT
+    assert tokenizer.decode([0, *bare]) == f"<|endoftext|>{TEXT}"
 
 
 def test_what_is_missing_or_damaged(tmp_path):

@@ -1,7 +1,8 @@
-"""lm-evaluation-harness on a local task: our class against its own, on the exported model."""
+"""lm-evaluation-harness on local tasks, against sums of log-probabilities by a plain forward."""
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -10,9 +11,7 @@ import pytest
 import tokenizers
 import torch
 import yaml
-from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks import TaskManager
 
 from evo.cli import main
 from evo.embedded import teacher_path
@@ -23,9 +22,9 @@ from evo.model import checkpoint
 from tests.support import tiny_checkpoints
 from tests.support.cuts import random_subnet
 from tests.support.winners import saved, sized
-from training.evaluation import checkpoint_lm
-from training.evaluation.checkpoint_lm import CheckpointLM
 from training.evaluation.harness import run_tasks
+from training.evaluation.harness_model import HarnessModel
+from training.evaluation.task_settings import TaskSettings
 
 TEACHER = teacher_path()
 QUESTIONS = [
@@ -37,6 +36,7 @@ QUESTIONS = [
     ("return ", ["True", "False", "None"], 1),
     ("x = y[", ["0", "1", "i", "n", "0]"], 2),
 ]
+TEXTS = ["def f(x):\n    return x\n" * n for n in (1, 7, 60)]
 TASKS = ["local_choice", "local_words", "local_text"]
 
 
@@ -77,9 +77,9 @@ def tasks(tmp_path_factory) -> Path:
         doc_to_target="{{answer}}", generation_kwargs={"until": ["\n\n", ":"], "max_gen_toks": 20},
         metric_list=[{"metric": "exact_match"}],
     )  # fmt: skip
-    texts = [{"text": "def f(x):\n    return x\n" * n} for n in (1, 7, 60)]
     write(
-        "local_text", texts, output_type="loglikelihood_rolling", doc_to_text="",
+        "local_text", [{"text": one} for one in TEXTS], doc_to_text="",
+        output_type="loglikelihood_rolling",
         doc_to_target="{{text}}", metric_list=[{"metric": "word_perplexity"},
                                                {"metric": "bits_per_byte"}],
     )  # fmt: skip
@@ -95,43 +95,91 @@ def winner(tmp_path_factory) -> Path:
     return saved(TEACHER, tmp_path_factory.mktemp("winner") / "model", subnet)
 
 
-def by_the_harness(directory: Path, tasks: Path, **settings: object) -> dict:
-    """Scores and samples of the harness's own class, through transformers."""
-    return simple_evaluate(
-        model=HFLM(
-            pretrained=str(directory), trust_remote_code=True, device="cpu", batch_size=3,
-            dtype="float32",
-        ),
-        tasks=TASKS,
-        task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
-        **settings,
-    )  # fmt: skip
+class Reference:
+    """What tasks are made of, from the definitions: a plain forward of litgpt's network for one
+    text at a time, without padding, and the tokenizer's own file."""
+
+    def __init__(self, directory: Path) -> None:
+        stored = checkpoint.load(directory)
+        self.network, self.most = stored.model(), stored.config.block_size
+        self.tokenizer = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+        self.end = self.tokenizer.token_to_id("<|endoftext|>")
+
+    def ids(self, text: str) -> list[int]:
+        special = not text.startswith("<|endoftext|>")
+        return self.tokenizer.encode(text, add_special_tokens=special).ids
+
+    @torch.inference_mode()
+    def scores(self, context: list[int], ends: list[int]) -> tuple[float, bool]:
+        """The sum of the log-probabilities of `ends`, and whether each is the likeliest."""
+        row = torch.tensor([(context + ends)[-(self.most + 1) :]])
+        logs = self.network(row[:, :-1]).log_softmax(-1)[0, -len(ends) :]
+        wanted = row[0, -len(ends) :]
+        sums = logs.double().gather(1, wanted[:, None]).sum().item()
+        return sums, bool((logs.argmax(-1) == wanted).all())
+
+    def loglikelihood(self, context: str, continuation: str) -> tuple[float, bool]:
+        spaces = context[len(context.rstrip()) :]  # they belong to what follows
+        start = context.rstrip()
+        before = self.ids(start) if start else [self.end]
+        whole = self.ids(start + spaces + continuation)
+        return self.scores(before, whole[len(before) if start else 0 :])
+
+    def rolling(self, text: str) -> float:
+        """Windows side by side, the last one reaching back; each token once."""
+        ids, total = self.ids(text), 0.0
+        for start in range(0, len(ids), self.most):
+            part = ids[start : start + self.most]
+            context = [self.end, *ids[:start]][-(self.most + 1 - len(part)) :]
+            total += self.scores(context, part)[0]
+        return total
+
+    @torch.inference_mode()
+    def greedy(self, prompt: str, stops: list[str], count: int) -> str:
+        """Token by token, each from a forward of all before it."""
+        ids = self.ids(prompt)[-(self.most - count) :]
+        start = len(ids)
+        while len(ids) < start + count:
+            ids.append(int(self.network(torch.tensor([ids]))[0, -1].argmax()))
+            text = self.tokenizer.decode(ids[start:])
+            if ids[-1] == self.end or any(one in text for one in stops):
+                break
+        text = self.tokenizer.decode(ids[start:])
+        for one in stops:
+            text = text.split(one)[0]
+        return text
 
 
-def numbers(results: dict) -> dict[str, float]:
-    return {
-        f"{task}/{metric}": value
-        for task, metrics in results.items()
-        for metric, value in metrics.items()
-        if isinstance(value, float | int)
-    }
-
-
-def test_same_scores_as_the_harness_through_the_export(winner, tasks, tmp_path, capsys):
-    export(ExportConfig(winner, tmp_path / "hf"))
-    theirs = by_the_harness(tmp_path / "hf", tasks)
-    ours = run_tasks(checkpoint.load(winner), TASKS, include_path=tasks, batch_size=4)
-    expected = numbers(theirs["results"])
-    assert len(expected) > 6
-    assert numbers(ours["results"]) == pytest.approx(expected, rel=1e-4, nan_ok=True)
-    assert ours["n-samples"]["local_choice"]["effective"] == len(QUESTIONS)
-
-    out = tmp_path / "results.json"
-    command = ["eval", str(winner), "--tasks", *TASKS, "--include-path", str(tasks)]
-    assert main([*command, "--limit", "2", "--micro-batch", "2", "--out", str(out)]) == 0
-    shown = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert shown == json.loads(out.read_text())
-    assert shown["n-samples"]["local_text"] == {"original": 3, "effective": 2}
+def test_metrics_are_those_of_a_plain_forward(winner, tasks, tmp_path, capsys):
+    reference = Reference(winner)
+    found = run_tasks(checkpoint.load(winner), TaskSettings(TASKS, tasks), batch_size=4)
+    results = found["results"]
+    likelihoods = [
+        np.array([reference.loglikelihood(q, f" {c}")[0] for c in choices])
+        for q, choices, _ in QUESTIONS
+    ]
+    answers = [answer for _, _, answer in QUESTIONS]
+    lengths = [np.array([len(c.encode()) for c in choices]) for _, choices, _ in QUESTIONS]
+    right = [scores.argmax() == one for scores, one in zip(likelihoods, answers, strict=True)]
+    normed = [
+        (scores / size).argmax() == one
+        for scores, size, one in zip(likelihoods, lengths, answers, strict=True)
+    ]
+    assert results["local_choice"]["acc,none"] == pytest.approx(np.mean(right))
+    assert results["local_choice"]["acc_norm,none"] == pytest.approx(np.mean(normed))
+    same = [
+        reference.greedy(q or "import", ["\n\n", ":"], 20) == choices[answer]
+        for q, choices, answer in QUESTIONS
+    ]
+    assert results["local_words"]["exact_match,none"] == pytest.approx(np.mean(same))
+    total = sum(map(reference.rolling, TEXTS))
+    size = sum(len(one.encode()) for one in TEXTS)
+    bits = results["local_text"]["bits_per_byte,none"]
+    assert bits == pytest.approx(-total / size / math.log(2), rel=1e-5)
+    words = sum(len(re.split(r"\s+", one)) for one in TEXTS)
+    perplexity = results["local_text"]["word_perplexity,none"]
+    assert perplexity == pytest.approx(math.exp(-total / words), rel=1e-4)
+    assert found["n-samples"]["local_choice"]["effective"] == len(QUESTIONS)
 
 
 class Request:
@@ -139,19 +187,29 @@ class Request:
         self.args = args
 
 
-def lm(directory: Path, **settings: object) -> CheckpointLM:
+def lm(directory: Path, **settings: object) -> HarnessModel:
     values = {"dtype": torch.float32, "batch_size": 3, "device": "cpu"} | settings
-    return CheckpointLM(checkpoint.load(directory), **values)
+    return HarnessModel(checkpoint.load(directory), **values)
 
 
-@pytest.mark.parametrize(
-    ("native", "begins"), [(False, False), (False, True), (True, False)],
-    ids=["layerwise", "begins", "uniform"],
-)  # fmt: skip
-def test_every_kind_of_request_against_the_harness(native, begins, winner, tmp_path, monkeypatch):
+PAIRS = [Request(q, c) for q, choices, _ in QUESTIONS for c in choices]
+LONG = [Request("import os\n" * n) for n in (1, 5, 200)] + [Request("<|endoftext|>import os")]
+GENERATED = [
+    Request(q or "def", settings)
+    for settings in (
+        {"until": ["\n"], "max_gen_toks": 12},
+        {"until": [], "max_gen_toks": 12, "do_sample": False},
+    )
+    for q, _, _ in QUESTIONS
+]
+
+
+@pytest.mark.parametrize(("layerwise", "begins"), [(True, False), (True, True), (False, False)])
+def test_every_kind_of_request(layerwise, begins, winner, tmp_path):
     """The numbers and texts themselves, longer than the model takes among them; also where the
-    tokenizer itself puts a token before every text, and through a class that is not ours."""
-    if native:
+    tokenizer itself puts a token before every text. Against a plain forward, and against what the
+    harness reads from an export on disk."""
+    if not layerwise:
         winner = sized(TEACHER, tmp_path / "winner", channels=96, groups=4, layers=5, neurons=300)
     if begins:
         winner = shutil.copytree(winner, tmp_path / "winner")
@@ -161,68 +219,124 @@ def test_every_kind_of_request_against_the_harness(native, begins, winner, tmp_p
             special_tokens=[("<|endoftext|>", tokenizer.token_to_id("<|endoftext|>"))],
         )
         tokenizer.save(str(winner / "tokenizer.json"))
-    export(ExportConfig(winner, tmp_path / "hf", native=native))
+    reference, ours = Reference(winner), lm(winner)
+    assert (ours.tok_encode("import")[0] == ours.eot_token_id) == begins
+    found = (
+        ours.loglikelihood(PAIRS),
+        ours.loglikelihood_rolling(LONG),
+        ours.generate_until(GENERATED),
+    )
+    if not begins:  # then the harness does not split where the definition does
+        for (one, greedy), pair in zip(found[0], PAIRS, strict=True):
+            expected, also = reference.loglikelihood(*pair.args)
+            assert one == pytest.approx(expected, abs=1e-3)
+            assert greedy == also
+    assert found[1] == pytest.approx([reference.rolling(*one.args) for one in LONG], rel=1e-4)
+    assert found[2] == [
+        reference.greedy(prompt, settings["until"], settings["max_gen_toks"])
+        for prompt, settings in (one.args for one in GENERATED)
+    ]
+
+    export(ExportConfig(winner, tmp_path / "hf", native=not layerwise))
     theirs = HFLM(pretrained=str(tmp_path / "hf"), trust_remote_code=True, device="cpu",
                   batch_size=2, dtype="float32")  # fmt: skip
-    monkeypatch.setattr(checkpoint_lm, "MOST_LOGITS", 5 * 2048)  # several parts
-    ours = lm(winner)
-    assert (ours.tok_encode("import")[0] == ours.eot_token_id) == begins
-    pairs = [Request(q, c) for q, choices, _ in QUESTIONS for c in choices]
-    for (one, greedy), (other, also) in zip(
-        ours.loglikelihood(pairs), theirs.loglikelihood(pairs), strict=True
-    ):
+    for (one, greedy), (other, also) in zip(found[0], theirs.loglikelihood(PAIRS), strict=True):
         assert one == pytest.approx(other, abs=1e-3)
         assert greedy == also
-    texts = [Request("import os\n" * n) for n in (1, 5, 200)] + [Request("<|endoftext|>import os")]
-    assert ours.loglikelihood_rolling(texts) == pytest.approx(
-        theirs.loglikelihood_rolling(texts), rel=1e-4
-    )
-    settings = [
-        {"until": ["\n"], "max_gen_toks": 12},
-        {"until": [], "max_gen_toks": 12, "do_sample": False},
-    ]
-    prompts = [Request(q or "def", one) for one in settings for q, _, _ in QUESTIONS]
-    assert ours.generate_until(prompts) == theirs.generate_until(prompts)
+    assert found[1] == pytest.approx(theirs.loglikelihood_rolling(LONG), rel=1e-4)
+    assert found[2] == theirs.generate_until(GENERATED)
 
 
-def test_likelihoods_are_those_of_a_plain_forward(winner):
-    """In bfloat16 they are near."""
-    ours = lm(winner)
-    context, continuation = "import os\nimport ", "sys\nprint(sys.path)"
-    (found, greedy), = ours.loglikelihood([Request(context, continuation)])  # fmt: skip
-    ids = torch.tensor([ours.tok_encode(context + continuation)])
-    start = len(ours.tok_encode(context.rstrip()))
-    with torch.inference_mode():
-        logs = ours.network(ids).log_softmax(-1)[0, :-1]
-    expected = logs.gather(1, ids[0, 1:, None])[start - 1 :].sum().item()
-    assert found == pytest.approx(expected, rel=1e-5)
-    assert greedy == bool((logs.argmax(-1) == ids[0, 1:])[start - 1 :].all())
+def test_bfloat16(winner):
+    """Log-probabilities are summed in float32 all the same."""
     half = lm(winner, dtype=torch.bfloat16)
-    assert half.network.lm_head.weight.dtype == torch.bfloat16
-    (near, _), = half.loglikelihood([Request(context, continuation)])  # fmt: skip
-    assert near == pytest.approx(expected, rel=0.03)
-    assert math.isfinite(near)
+    assert half.model.lm_head.weight.dtype == torch.bfloat16
+    pair = "import os\nimport ", "sys\nprint(sys.path)"
+    (near, _), = half.loglikelihood([Request(*pair)])  # fmt: skip
+    assert near == pytest.approx(Reference(winner).loglikelihood(*pair)[0], rel=0.03)
+    assert near != torch.tensor(near).bfloat16().item()
 
 
-def test_choices_of_one_token_share_a_row(winner):
-    """Also beside what is longer and begins as one of them does."""
-    ours, rows = lm(winner), []
-    ours.network.transformer.wte.register_forward_hook(
-        lambda module, inputs, output: rows.append(inputs[0].size(0))
+def test_sampling_and_beams_are_those_of_transformers(winner):
+    """With a seed, twice the same."""
+    ours = lm(winner)
+    prompt, ids = "for i in ", torch.tensor([Reference(winner).ids("for i in ")])
+    how = {"until": [], "max_gen_toks": 8}
+    sampled = Request(prompt, how | {"do_sample": True, "temperature": 0.7})
+    texts = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        texts += ours.generate_until([sampled])
+    assert texts[0] == texts[1]
+    beams = ours.generate_until([Request(prompt, how | {"num_beams": 3})])
+    expected = ours.model.generate(
+        ids, max_new_tokens=8, num_beams=3, do_sample=False, pad_token_id=ours.eot_token_id
     )
-    context, choices = "x = y[", ["0", "1", "i", "n"]
-    assert all(len(ours.tok_encode(one)) == 1 for one in choices)
-    together = ours.loglikelihood([Request(context, one) for one in choices])
-    assert rows == [1]
-    others = [Request("import os", "\n"), Request(context, "0]")]
-    mixed = ours.loglikelihood([Request(context, one) for one in choices] + others)
-    assert sum(rows) == 4
-    alone = [ours.loglikelihood([one])[0] for one in others]
-    for (one, greedy), (other, also) in zip(together + alone, mixed, strict=True):
-        assert one == pytest.approx(other, abs=1e-5)
-        assert greedy == also
-    apart = [ours.loglikelihood([Request(context, one)])[0] for one in choices]
-    assert [one for one, _ in apart] == pytest.approx([one for one, _ in together], abs=1e-5)
+    expected = ours.tokenizer.decode(expected[0, ids.size(1) :], skip_special_tokens=True)
+    assert beams == [expected.split("<|endoftext|>")[0]]
+
+
+def test_a_stored_generation_config_counts(winner, tmp_path):
+    """As it does for an export: another token may end a text."""
+    directory, reference = shutil.copytree(winner, tmp_path / "winner"), Reference(winner)
+    with torch.inference_mode():
+        first = int(reference.network(torch.tensor([reference.ids("import os")]))[0, -1].argmax())
+    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, first]}))
+    request = Request("import os", {"until": [], "max_gen_toks": 40})
+    (stopped,), (whole,) = (lm(one).generate_until([request]) for one in (directory, winner))
+    assert stopped == reference.tokenizer.decode([first])
+    assert len(whole) > len(stopped)
+
+
+def test_no_second_copy_of_the_weights(winner, monkeypatch):
+    """Each is allocated once, where it is to be."""
+    sizes: list[int] = []
+    empty_like = torch.empty_like
+
+    def counted(tensor, *args, **kwargs):
+        made = empty_like(tensor, *args, **kwargs)
+        sizes.append(made.nbytes)
+        return made
+
+    monkeypatch.setattr(torch, "empty_like", counted)
+    stored = checkpoint.load(winner)
+    model = lm(winner).model
+    assert sum(sizes) == sum(one.nbytes for one in stored.weights.values())
+    assert model.num_parameters() == sum(one.numel() for one in model.parameters())
+
+
+def test_the_flags_of_the_harness(winner, tasks, tmp_path, capsys):
+    """Against what they mean: the samples tell the prompts and what was generated."""
+    directory, out = shutil.copytree(winner, tmp_path / "winner"), tmp_path / "results.json"
+    base = ["--tasks", "local_words", "local_text", "--include-path", str(tasks), "--limit", "2"]
+    command = ["eval", str(directory), *base, "--micro-batch", "2", "--out", str(out)]
+    command += ["--log-samples", "--gen-kwargs", "max_gen_toks=3,until=zzzz", "--max-length", "9"]
+    assert main([*command, "--apply-chat-template"]) == 2
+    assert "--apply-chat-template: " in capsys.readouterr().err.splitlines()[-1]
+    assert list(tmp_path.glob("*results*")) == []  # nothing half-written
+
+    config = json.loads((directory / "tokenizer_config.json").read_text())
+    config["chat_template"] = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}A:"
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
+    assert main([*command, "--apply-chat-template"]) == 0
+    shown = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert shown == json.loads(out.read_text())
+    assert shown["n-samples"]["local_text"] == {"original": 3, "effective": 2}
+    lines = (tmp_path / "results.samples.jsonl").read_text().splitlines()
+    samples = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert [one["task"] for one in samples] == ["local_words"] * 2 + ["local_text"] * 2
+    reference = Reference(directory)
+    reference.most = 9
+    for one in samples[:2]:
+        prompt = f"<user>{one['doc']['text']}A:"
+        assert one["arguments"][0][0] == prompt
+        assert one["resps"] == [[reference.greedy(prompt, ["zzzz"], 3)]]
+    for one in samples[2:]:
+        assert one["resps"][0][0] == pytest.approx(reference.rolling(one["doc"]["text"]), rel=1e-4)
+
+    out.unlink()
+    assert main(command) == 2  # the samples are there already
+    assert "results.samples.jsonl exists already" in capsys.readouterr().err
 
 
 def test_groups_tags_and_patterns(winner, tasks):
@@ -237,13 +351,13 @@ def test_groups_tags_and_patterns(winner, tasks):
         )
     )
     stored = checkpoint.load(winner)
-    found = run_tasks(stored, ["local_[ct]*"], include_path=tasks, limit=2)["results"]
+    found = run_tasks(stored, TaskSettings(["local_[ct]*"], tasks, limit=2))["results"]
     assert set(found) == {"local_choice", "local_text"}
-    found = run_tasks(stored, ["local_group", "local_text"], include_path=tasks)["results"]
+    found = run_tasks(stored, TaskSettings(["local_group", "local_text"], tasks))["results"]
     assert found["local_group"]["acc,none"] == found["local_choice"]["acc,none"]
     assert "local_text" in found
     with pytest.raises(UserError, match="'local_choice': found in both"):
-        run_tasks(stored, ["local_group", "local_choice"], include_path=tasks)
+        run_tasks(stored, TaskSettings(["local_group", "local_choice"], tasks))
 
 
 @pytest.mark.parametrize(
@@ -303,21 +417,14 @@ def test_metrics_that_are_no_numbers_of_json(winner, tasks, tmp_path, capsys):
     assert (found["half,none"], found["endless,none"]) == (0.5, None)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"do_sample": True, "temperature": 0.7}, "evo generates greedily only"),
-        ({"num_beams": 4}, "generation with num_beams 4: evo generates greedily only"),
-        ({"max_gen_toks": 256}, "256 new tokens, but the model takes 256"),
-    ],
-)
-def test_generation_that_is_refused(settings, message, winner):
-    with pytest.raises(UserError, match=message):
-        lm(winner).generate_until([Request("a", settings)])
+def test_more_new_tokens_than_the_model_takes(winner, tasks, capsys):
+    command = ["eval", str(winner), "--tasks", "local_words", "--include-path", str(tasks)]
+    assert main([*command, "--gen-kwargs", "max_gen_toks=256"]) == 2
+    assert "requested max tokens to generate (256) must be" in capsys.readouterr().err
 
 
 def test_continuations_that_are_refused(winner):
-    """Where the harness's own class has assertions."""
+    """Where the harness has assertions that say nothing."""
     with pytest.raises(UserError, match="'s' after 'import o', but the tokenizer leaves no token"):
         lm(winner).loglikelihood([Request("import o", "s")])
     with pytest.raises(UserError, match="a continuation is beyond the model's 256 tokens"):
@@ -327,12 +434,15 @@ def test_continuations_that_are_refused(winner):
 def test_refusals(winner, tasks, tmp_path, capsys):
     stored = checkpoint.load(winner)
     with pytest.raises(UserError, match="--tasks local_chance: lm-evaluation-harness knows no"):
-        run_tasks(stored, ["local_chance"], include_path=tasks)
+        run_tasks(stored, TaskSettings(["local_chance"], tasks))
     with pytest.raises(UserError, match="nowhere is no directory"):
-        run_tasks(stored, TASKS, include_path=tmp_path / "nowhere")
+        run_tasks(stored, TaskSettings(TASKS, tmp_path / "nowhere"))
     bare = checkpoint.load(tiny_checkpoints.llama(tmp_path / "bare"))
     with pytest.raises(UserError, match="has no tokenizer, but tasks are text"):
-        run_tasks(bare, TASKS, include_path=tasks)
+        run_tasks(bare, TaskSettings(TASKS, tasks))
+    for most in (0, 257):
+        with pytest.raises(UserError, match=f"--max-length {most} cannot be: give 1 to 256"):
+            lm(winner, max_length=most)
     for given, message in [
         ([], "give one of --text SOURCE and --tasks TASK"),
         (["--text", "stdlib:train", "--tasks", "a"], "give one of --text SOURCE and --tasks TASK"),
@@ -341,6 +451,9 @@ def test_refusals(winner, tasks, tmp_path, capsys):
         (["--tasks", "a", "--micro-batch", "0"], "--micro-batch 0"),
         (["--tasks", "a", "--limit", "0"], "--limit 0: it must be at least 1"),
         (["--tasks", "a", "--few-shot", "-1"], "--few-shot -1: it must be at least 0"),
+        (["--text", "stdlib:train", "--log-samples"], "--log-samples is of use with --tasks"),
+        (["--tasks", "a", "--log-samples"], "name a file with --out"),
+        (["--tasks", "a", "--gen-kwargs", "greedy"], "give name=value,name=value"),
     ]:
         assert main(["eval", str(winner), *given]) == 2
         assert message in capsys.readouterr().err
