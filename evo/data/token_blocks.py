@@ -117,10 +117,13 @@ def load_text(
                 f"{sequence_length}"
             )
     numbers = spaced(len(blocks), blocks.shape[1], max_tokens)
-    # Of a prepared corpus, they are read only now.
+    # The blocks of a prepared corpus are read only now.
     blocks = blocks[numbers] if len(numbers) < len(blocks) else blocks[:]
     check_ids(source, blocks, vocabulary)
-    blocks = np.ascontiguousarray(blocks, np.int32)
+    return _text(source, np.ascontiguousarray(blocks, np.int32))
+
+
+def _text(source: str, blocks: Tokens) -> Text:
     digest = hashlib.blake2b(np.array(blocks.shape, "<i8").tobytes(), digest_size=8)
     digest.update(blocks.data)
     note = f"Python {platform.python_version()}" if source.startswith("stdlib:") else ""

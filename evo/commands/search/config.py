@@ -144,17 +144,7 @@ class SearchConfig:
     score_cache: bool = True
 
     def __post_init__(self) -> None:
-        choices = (
-            ("order", RANKINGS),
-            ("algorithm", ALGORITHMS),
-            ("fitness", FITNESSES),
-            ("cost", COSTS),
-        )
-        for name, known in choices:
-            if getattr(self, name) not in known:
-                raise UserError(
-                    f"unknown {name} {getattr(self, name)!r}: give one of {', '.join(known)}"
-                )
+        self._check_choices()
         check_weights(self.sources, self.text_weights)
         if self.kl_top_k is not None and self.fitness != "kl":
             raise UserError(f"--kl-top-k {self.kl_top_k} is of use with --fitness kl only")
@@ -205,6 +195,19 @@ class SearchConfig:
         _ = self.budget, self.rates, self.rung_settings, self.scoring, self.pool_settings
         if self.multiple_of or self.floors:
             _ = self.limits
+
+    def _check_choices(self) -> None:
+        choices = (
+            ("order", RANKINGS),
+            ("algorithm", ALGORITHMS),
+            ("fitness", FITNESSES),
+            ("cost", COSTS),
+        )
+        for name, known in choices:
+            if getattr(self, name) not in known:
+                raise UserError(
+                    f"unknown {name} {getattr(self, name)!r}: give one of {', '.join(known)}"
+                )
 
     @property
     def sources(self) -> list[str]:

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+import ray
 import torch
 from litgpt import GPT, Config
 
@@ -273,7 +274,11 @@ def test_killed_and_started_again_ends_with_the_same_history(
         "--population", "6", "--generations", "3", "--sequence-length", str(LENGTH),
         "--shard-tokens", str(config.shard_tokens), "--workers", "2", "--no-score-cache",
     ]  # fmt: skip
-    first = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    address = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_AUTH_MODE": "token"}
+    environment = os.environ | address
+    first = subprocess.Popen(
+        command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     states = config.out / "searches"
     while first.poll() is None and len(list(states.glob("*/state.json"))) < 2:
         time.sleep(0.05)
@@ -287,7 +292,9 @@ def test_killed_and_started_again_ends_with_the_same_history(
     done = sum(len(path.read_bytes().split(b"\n")) - 1 for path in states.glob("*/journal.jsonl"))
     assert done > 0
     assert not (config.out / "summary.json").exists()
-    second = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    second = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
     assert second.returncode == 0, second.stderr
     assert_same(config.out, reference)
 

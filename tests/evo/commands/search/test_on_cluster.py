@@ -26,7 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from workers.pool.metrics import COUNTERS, GAUGES
 
 ROOT = Path(__file__).parents[4]
-GENERATIONS = 10
+GENERATIONS = 4
 """So many that the search goes on while metrics are reported several times."""
 
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -65,6 +65,7 @@ def head() -> Iterator[Head]:
         f"--port={ports[0]}", f"--dashboard-port={ports[1]}", f"--metrics-export-port={ports[2]}",
         "--disable-usage-stats", f"--ray-client-server-port={ports[3]}",
         f"--dashboard-agent-listen-port={ports[4]}",
+        '--system-config={"metrics_report_interval_ms": 1000}',
     ]  # fmt: skip
     log = (directory / "log").open("w")
     process = subprocess.Popen(
