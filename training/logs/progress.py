@@ -9,7 +9,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from training.logs.tail import Row
+from training.logs.log_tail import Row
 
 LINE_SECONDS = 15.0
 """The least time between two lines."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from evo.genome.cost import Architecture, parameters, prices
-from evo.genome.subnet import Widths
+from evo.genome.cost import parameters, prices
+from evo.model.checkpoint import Checkpoint
 from training.loop.parallel import Execution
 
 STATES = 16
@@ -32,8 +32,9 @@ class Network:
     block: int
 
     @classmethod
-    def of(cls, architecture: Architecture, widths: Widths) -> Network:
-        """Of these widths."""
+    def of(cls, stored: Checkpoint) -> Network:
+        """The sizes of a checkpoint's network."""
+        architecture, widths = stored.architecture, stored.widths
         price = prices(architecture, widths.channels)
         blocks = zip(widths.groups, widths.neurons, strict=True)
         largest = max(price.layer + price.group * g + price.neuron * f for g, f in blocks)
@@ -46,7 +47,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Demand:
+class MemoryDemand:
     """What a run asks of its workers.
 
     Attributes:

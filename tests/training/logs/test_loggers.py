@@ -23,7 +23,7 @@ from training.logs.loggers import (
     check_loggers,
     open_loggers,
 )
-from training.logs.tail import LogReader, Row, Watcher
+from training.logs.log_tail import LogReader, Row, Watcher
 
 
 def rows(*steps: int, rate: float = 100.0) -> list[Row]:
