@@ -1,29 +1,15 @@
-"""A pretraining run's directory, and the settings that it belongs to."""
+"""The files of a pretraining run's directory."""
 
 from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
-from evo.storage.run_directory import claim_run
 
 SUMMARY = "summary.json"
 
 RESULT = "model"
-"""The checkpoint directory of what was trained."""
+"""The checkpoint directory of the trained network."""
 
 CHECKPOINTS = "checkpoints"
-"""What an interrupted run goes on from."""
+"""An interrupted run goes on from these."""
 
 FREE = ("model", "teacher", "teacher_logits", "text", "validation_text", "micro_batch")
-"""May differ at every start. Where things lie is not what they are: they are told by their hashes,
-which stand beside. And in how large parts a batch runs changes no more than last bits."""
-
-
-def claim(run: Path, settings: dict[str, Any]) -> None:
-    """Make a run directory for these settings, or make sure that it is theirs.
-
-    Raises:
-        UserError: the directory is of other settings, of something else, or cannot be made.
-    """
-    claim_run(run, settings, free=FREE)
+"""Recorded settings that may differ at every start. A path does not say what lies there; the hash
+that stands beside it does. The size of a micro-batch changes only the last bits of the result."""

@@ -1,10 +1,11 @@
-"""Training without Ray: the workers of a run as plain processes, for tests that start many runs."""
+"""Training without Ray Train, for tests that start many runs: here, or in plain processes."""
 
 from __future__ import annotations
 
 import multiprocessing
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,38 +14,61 @@ import torch
 from evo.errors import UserError
 from training.data.sampler import Extent, Sampler
 from training.logs import log
-from training.loop.parallel import Execution, Place
-from training.loop.plan import Plan
-from training.loop.train_state import Job
+from training.loop.loop import train
+from training.loop.parallel import Execution, WorkerProcess
+from training.loop.run_settings import RunSettings
+from training.loop.train_state import WorkerJob
 from training.losses.settings import LossSettings
+from training.setup.launch import open_streams
+from training.setup.training_run import TrainingRun
 
 
-def plan_of(*, steps: int = 100, batch: int = 6, length: int = 17, **changes: object) -> Plan:
+def launch_here(run: TrainingRun) -> None:
+    """The loop of a run: one worker in this process, several in plain ones.
+
+    Streams of text are read by an actor of Ray, which must be running.
+    """
+    validation = run.inputs.validation
+    job = run.job(
+        text=tuple(source.blocks for source in run.inputs.text.sources),
+        validation=None if validation is None else validation.blocks,
+        threads=run.config.threads or 1,
+    )
+    if run.workers > 1:
+        train_alone(job, run.workers)
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        _train_in_group(replace(job, text=open_streams(job)), 0, 1, f"{directory}/store")
+
+
+def settings_of(
+    *, steps: int = 100, batch: int = 6, length: int = 17, **changes: object
+) -> RunSettings:
     """Settings of a run of tiny networks on the CPU."""
     settings = {
         "init": "weights", "steps": steps, "batch": batch, "sequence_length": length,
         "micro_batch": 2, "learning_rate": 3e-3, "warmup_steps": 5, "weight_decay": 0.1,
         "gradient_clip": 1.0, "validate_every": 40, "seed": 0, "precision": "float32",
-        "device": "cpu", "loss": LossSettings(), "flops_per_token": 1,
+        "device": "cpu", "loss": LossSettings(), "flops_per_token": 1, "checkpoint_every": 10,
+        "log_blocks": False, "on_nan": "stop",
     }  # fmt: skip
-    return Plan(**settings | changes)
+    return RunSettings(**settings | changes)
 
 
-def job_of(run: Path, model: Path, text: np.ndarray, **changes: object) -> Job:
+def job_of(directory: Path, student: Path, text: np.ndarray, **changes: object) -> WorkerJob:
     """A run that is not validated and not distilled."""
-    plan = changes.get("plan") or plan_of(validate_every=0)
-    assert isinstance(plan, Plan)
+    settings = changes.get("settings") or settings_of(validate_every=0)
+    assert isinstance(settings, RunSettings)
     given = {
-        "plan": plan, "run": run, "model": model, "teacher": None, "teacher_logits": None,
-        "sampler": Sampler(plan.batch, (Extent(len(text)),), (1.0,), plan.seed),
-        "text": (text,), "log_blocks": False, "validation": None, "origin": {},
-        "checkpoint_every": 10, "threads": 1, "execution": Execution(), "on_nan": "stop",
+        "settings": settings, "directory": directory, "student": student, "teacher": None,
+        "sampler": Sampler(settings.batch, (Extent(len(text)),), (1.0,), settings.seed),
+        "text": (text,), "validation": None, "origin": {}, "threads": 1, "execution": Execution(),
     }  # fmt: skip
-    run.mkdir(parents=True, exist_ok=True)
-    return Job(**given | changes)
+    directory.mkdir(parents=True, exist_ok=True)
+    return WorkerJob(**given | changes)
 
 
-def train_alone(job: Job, workers: int, *, kill_at: int | None = None) -> None:
+def train_alone(job: WorkerJob, workers: int, *, kill_at: int | None = None) -> None:
     """Run a job's workers to the end, or until one of them is killed.
 
     Args:
@@ -56,20 +80,20 @@ def train_alone(job: Job, workers: int, *, kill_at: int | None = None) -> None:
         UserError: one of them did.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["training.loop.loop"])
+    context.set_forkserver_preload(["tests.support.alone"])
     errors = context.SimpleQueue()
     with tempfile.TemporaryDirectory() as directory:
         processes = [
             context.Process(
-                target=_work,
-                args=(job, Place(rank, workers, torch.device("cpu")), f"{directory}/store", errors),
+                target=_train_in_process,
+                args=(job, rank, workers, f"{directory}/store", errors),
             )
             for rank in range(workers)
         ]
         for process in processes:
             process.start()
         if kill_at is not None:
-            while not _logged(job.run, kill_at):
+            while not _logged(job.directory, kill_at):
                 assert any(process.is_alive() for process in processes), "all ended before"
                 time.sleep(0.002)
             for process in reversed(processes):
@@ -82,21 +106,23 @@ def train_alone(job: Job, workers: int, *, kill_at: int | None = None) -> None:
         assert [process.exitcode for process in processes] == [0] * workers
 
 
-def _logged(run: Path, step: int) -> bool:
-    rows = log.rows(run)
+def _logged(directory: Path, step: int) -> bool:
+    rows = log.rows(directory)
     return bool(rows) and rows[-1]["step"] >= step
 
 
-def _work(job: Job, place: Place, store: str, errors: object) -> None:
-    from training.loop.loop import train
-
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=place.rank, world_size=place.workers
-    )
+def _train_in_process(job: WorkerJob, rank: int, workers: int, store: str, errors: object) -> None:
     try:
-        train(job, place)
+        _train_in_group(job, rank, workers, store)
     except UserError as error:
         errors.put(str(error))
+
+
+def _train_in_group(job: WorkerJob, rank: int, workers: int, store: str) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=workers
+    )
+    try:
+        train(job, WorkerProcess(rank, workers, torch.device("cpu")))
     finally:
         torch.distributed.destroy_process_group()

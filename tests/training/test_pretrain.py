@@ -40,7 +40,7 @@ from training.data.sampler import Extent, Sampler
 from training.evaluation.evaluate import evaluate
 from training.logs import log
 from training.loop.flops import training_flops
-from training.loop.plan import Plan, default_batch_tokens, default_learning_rate
+from training.loop.run_settings import Plan, default_batch_tokens, default_learning_rate
 from training.losses.settings import LossSettings
 from training.pretrain import pretrain
 

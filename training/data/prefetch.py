@@ -47,7 +47,7 @@ class LocalBatch:
     waited: float
 
 
-class Feed:
+class Prefetch:
     """The local batches of a worker, one step after the other; a context manager.
 
     Args:
@@ -73,7 +73,7 @@ class Feed:
         self._rank, self._workers, self._steps = rank, workers, steps
         self._read: queue.Queue[LocalBatch | Exception] = queue.Queue(AHEAD)
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._read_ahead, name="feed", daemon=True)
+        self._thread = threading.Thread(target=self._read_ahead, name="prefetch", daemon=True)
 
     def __enter__(self) -> Iterator[LocalBatch]:
         self._thread.start()

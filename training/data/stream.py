@@ -4,7 +4,7 @@ For what is not worth preparing, or fits on no disk. A window, some thousands of
 shuffled; so all that training needs to know of a stream is the number of a window. One actor reads
 for all workers, the next window while they train on one. Where each window begins in the text is
 written down: after a crash, reading goes on there, at the cost of reading some 64 MiB of text, or
-one file that is compressed or of the hub, up to that place again, without tokenising it.
+one file that is compressed or of the hub, up to that position again, without tokenising it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ RESTARTS = 4
 
 
 @dataclass(frozen=True)
-class Place:
+class TextPosition:
     """Where in a text a block begins.
 
     Attributes:
@@ -59,7 +59,7 @@ class BlockStream:
         parts: of the text.
         tokenizer: not needed for `.npy`.
         length: tokens of a block.
-        place: where to begin.
+        position: where to begin.
     """
 
     def __init__(
@@ -67,18 +67,18 @@ class BlockStream:
         parts: Sequence[Part],
         tokenizer: Tokenizer | None,
         length: int,
-        place: Place = Place(),
+        position: TextPosition = TextPosition(),
     ) -> None:
         self._length = length
         self._parts, self._tokenizer = parts, tokenizer
-        self._documents = self._from(place)
+        self._documents = self._from(position)
         self._part, self._document, self._tokens = next(self._documents)
-        self._token = place.token
+        self._token = position.token
 
     @property
-    def place(self) -> Place:
+    def position(self) -> TextPosition:
         """Where the next block begins."""
-        return Place(self._part, self._document, self._token)
+        return TextPosition(self._part, self._document, self._token)
 
     def read(self, count: int) -> Tokens:
         """The next blocks, shape [count, T].
@@ -97,9 +97,9 @@ class BlockStream:
             filled, self._token = filled + len(some), self._token + len(some)
         return stream.reshape(count, self._length)
 
-    def _from(self, place: Place) -> Iterator[tuple[int, int, NDArray[Any]]]:
+    def _from(self, position: TextPosition) -> Iterator[tuple[int, int, NDArray[Any]]]:
         """Numbers of part and document, and the document's tokens."""
-        number, first = place.part, place.document
+        number, first = position.part, position.document
         without_text = 0
         while without_text <= len(self._parts):
             without_text += 1
@@ -159,16 +159,16 @@ class WindowReader:
 
     Args:
         text: what to read.
-        places: file with the places where windows begin; a line for each.
+        positions: file with the positions where windows begin; a line for each.
         kept: windows that are held, as workers ask for the same ones, but not at the same moment.
     """
 
-    def __init__(self, text: StreamedText, places: Path, kept: int) -> None:
-        self._text, self._file, self._most = text, places, kept
+    def __init__(self, text: StreamedText, positions: Path, kept: int) -> None:
+        self._text, self._file, self._most = text, positions, kept
         self._tokenizer = load_tokenizer(text.model)
-        self._places = {0: Place(), **_read_places(places)}
-        with atomic_file(places) as temporary:  # without what was cut off
-            temporary.write_text("".join(map(_line, *zip(*self._places.items(), strict=True))))
+        self._positions = {0: TextPosition(), **_read_positions(positions)}
+        with atomic_file(positions) as temporary:  # without what was cut off
+            temporary.write_text("".join(map(_line, *zip(*self._positions.items(), strict=True))))
         self._kept: dict[int, Any] = {}
         self._next = 0
         self._stream: BlockStream | None = None
@@ -183,13 +183,15 @@ class WindowReader:
         """
         while number not in self._kept:
             if self._stream is None or self._next > number:
-                self._seek(max(known for known in self._places if known <= number))
+                self._seek(max(known for known in self._positions if known <= number))
             self._read_next()
         return [self._kept[number]]
 
     def _seek(self, number: int) -> None:
         text = self._text
-        self._stream = BlockStream(text.parts, self._tokenizer, text.length, self._places[number])
+        self._stream = BlockStream(
+            text.parts, self._tokenizer, text.length, self._positions[number]
+        )
         self._next = number
 
     def _read_next(self) -> None:
@@ -200,27 +202,27 @@ class WindowReader:
         if len(self._kept) > self._most:
             del self._kept[next(iter(self._kept))]  # the one that was read first
         self._next += 1
-        if self._next not in self._places:
-            self._places[self._next] = self._stream.place
+        if self._next not in self._positions:
+            self._positions[self._next] = self._stream.position
             with output_errors(self._file), self._file.open("a", encoding="utf-8") as file:
-                file.write(_line(self._next, self._stream.place))
+                file.write(_line(self._next, self._stream.position))
 
 
-def _read_places(path: Path) -> dict[int, Place]:
+def _read_positions(path: Path) -> dict[int, TextPosition]:
     """Where windows begin, by their numbers; up to a line that was cut off."""
-    found: dict[int, Place] = {}
+    found: dict[int, TextPosition] = {}
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     for line in lines:
         try:
-            number, *place = json.loads(line)
-            found[number] = Place(*place)
+            number, *position = json.loads(line)
+            found[number] = TextPosition(*position)
         except (ValueError, TypeError):
             break
     return found
 
 
-def _line(number: int, place: Place) -> str:
-    return json.dumps([number, *astuple(place)]) + "\n"
+def _line(number: int, position: TextPosition) -> str:
+    return json.dumps([number, *astuple(position)]) + "\n"
 
 
 def windows_to_keep(batch: int, window: int) -> int:
@@ -241,11 +243,11 @@ class StreamedBlocks:
 
     Args:
         text: what is read.
-        places: file in which the reader keeps its places.
+        positions: file in which the reader keeps its positions.
         batch: blocks of a step, of which the text has a part or all.
     """
 
-    def __init__(self, text: StreamedText, places: Path, batch: int) -> None:
+    def __init__(self, text: StreamedText, positions: Path, batch: int) -> None:
         self.shape = (text.window, text.length)
         # It waits for text or for workers, so it must not wait for a core that workers hold, nor
         # for one in a sweep's trial, which has none.
@@ -255,7 +257,7 @@ class StreamedBlocks:
             max_task_retries=RESTARTS,
             scheduling_strategy="DEFAULT",
         )(WindowReader)
-        self._reader: Any = remote.remote(text, places, windows_to_keep(batch, text.window))
+        self._reader: Any = remote.remote(text, positions, windows_to_keep(batch, text.window))
         self._asked: dict[int, Any] = {}
 
     def __getitem__(self, numbers: NDArray[np.int64]) -> Tokens:

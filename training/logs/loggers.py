@@ -14,7 +14,7 @@ from typing import Any, Literal
 from evo.errors import UserError, first_line
 from evo.storage.files import atomic_file
 from evo.storage.run_directory import FILE as SETTINGS
-from training.logs.tail import Row, Watcher
+from training.logs.log_tail import Row, Watcher
 
 LoggerName = Literal["tensorboard", "wandb", "csv"]
 

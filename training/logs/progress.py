@@ -7,7 +7,7 @@ import math
 from rich.console import Console
 
 from evo.progress import WorkProgress, duration, seconds_left
-from training.logs.tail import Row
+from training.logs.log_tail import Row
 
 RATE_STEPS = 20
 """The number of steps over which tokens per second are averaged, as single ones vary."""

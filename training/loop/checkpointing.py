@@ -29,7 +29,7 @@ from evo.errors import UserError, first_line
 from evo.model import checkpoint
 from evo.storage.files import output_errors
 from training.logs import log
-from training.loop.train_state import Worker
+from training.loop.train_state import TrainState
 from training.run_directory import CHECKPOINTS, RESULT
 
 PREFIX = "step-"
@@ -37,7 +37,7 @@ PREFIX = "step-"
 COUNTERS = ("seconds", "skipped", "skipped_in_a_row")
 
 
-def commit(worker: Worker) -> None:
+def commit(state: TrainState) -> None:
     """Write a checkpoint, from which a run goes on exactly; called by every worker.
 
     It appears whole or not at all, and replaces the one before.
@@ -45,56 +45,56 @@ def commit(worker: Worker) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    checkpoints = worker.job.run / CHECKPOINTS
-    directory = checkpoints / f"{PREFIX}{worker.step}"
+    checkpoints = state.job.directory / CHECKPOINTS
+    directory = checkpoints / f"{PREFIX}{state.step}"
     temporary = checkpoints / f".{directory.name}.tmp"
     with output_errors(directory):
-        if worker.rank == 0:
+        if state.rank == 0:
             for left in checkpoints.glob(".*.tmp"):  # by a run that was cut off
                 shutil.rmtree(left)
         try:
             with _checkpoint_errors(f"cannot write {directory}"):
-                distributed.save(_state(worker), checkpoint_id=temporary)
+                distributed.save(_tensors(state), checkpoint_id=temporary)
         except UserError:
-            if worker.rank == 0:
+            if state.rank == 0:
                 shutil.rmtree(temporary, ignore_errors=True)
             raise
-        if worker.rank == 0:
-            log.secure(worker.job.run)  # what led to the checkpoint, before it appears
+        if state.rank == 0:
+            log.secure(state.job.directory)  # what led to the checkpoint, before it appears
             before = _committed(checkpoints)
             temporary.rename(directory)
             for old in before:
                 shutil.rmtree(old)
 
 
-def resume(worker: Worker) -> None:
+def resume(state: TrainState) -> None:
     """Put a worker where the last checkpoint was taken, if there is one; called by every worker.
 
     Raises:
         UserError: it cannot be read.
     """
-    checkpoints = worker.job.run / CHECKPOINTS
+    checkpoints = state.job.directory / CHECKPOINTS
     # The first worker decides for all, as a shared file system may show each something else.
-    last = [_step(path) for path in _committed(checkpoints)[-1:]] if worker.rank == 0 else []
-    step = int(worker.sum_over_workers(torch.tensor([sum(last)], dtype=torch.float64)).item())
+    last = [_step(path) for path in _committed(checkpoints)[-1:]] if state.rank == 0 else []
+    step = int(state.sum_over_workers(torch.tensor([sum(last)], dtype=torch.float64)).item())
     if step == 0:
         return
     directory = checkpoints / f"{PREFIX}{step}"
-    state = _state(worker)
+    saved = _tensors(state)
     with _checkpoint_errors(f"cannot read {directory}"):
-        distributed.load(state, checkpoint_id=directory)
+        distributed.load(saved, checkpoint_id=directory)
     set_state_dict(
-        worker.model,
-        worker.optimizer,
-        model_state_dict=state["model"],
-        optim_state_dict=state["optimizer"],
+        state.model,
+        state.optimizer,
+        model_state_dict=saved["model"],
+        optim_state_dict=saved["optimizer"],
     )
-    worker.step = step
+    state.step = step
     for name in COUNTERS:
-        setattr(worker, name, state[name])
+        setattr(state, name, saved[name])
 
 
-def save_result(worker: Worker) -> None:
+def save_result(state: TrainState) -> None:
     """Write what was trained as a checkpoint directory, `model/` in the run directory.
 
     Called by every worker: each may hold only a part of it.
@@ -103,21 +103,21 @@ def save_result(worker: Worker) -> None:
         UserError: it cannot be written.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    weights: dict[str, Any] = get_model_state_dict(worker.model, options=options)
-    if worker.rank > 0:
+    weights: dict[str, Any] = get_model_state_dict(state.model, options=options)
+    if state.rank > 0:
         return
-    directory = worker.job.run / RESULT
+    directory = state.job.directory / RESULT
     with output_errors(directory):
         if directory.exists():  # an earlier try was cut off after it had written its result
             shutil.rmtree(directory)
-    trained = replace(checkpoint.load(worker.job.model), weights=weights).model()
-    checkpoint.save(directory, trained, tokenizer_from=worker.job.model, origin=worker.job.origin)
+    trained = replace(checkpoint.load(state.job.student), weights=weights).model()
+    checkpoint.save(directory, trained, tokenizer_from=state.job.student, origin=state.job.origin)
 
 
-def _state(worker: Worker) -> dict[str, Any]:
+def _tensors(state: TrainState) -> dict[str, Any]:
     """All that changes in training; what it holds are the worker's own tensors, no copies."""
-    model, optimizer = get_state_dict(worker.model, worker.optimizer)
-    counters = {name: getattr(worker, name) for name in COUNTERS} | {"seconds": worker.elapsed()}
+    model, optimizer = get_state_dict(state.model, state.optimizer)
+    counters = {name: getattr(state, name) for name in COUNTERS} | {"seconds": state.elapsed()}
     return {"model": model, "optimizer": optimizer, **counters}
 
 

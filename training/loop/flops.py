@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from evo.genome.cost import Architecture, forward_flops
-from evo.genome.subnet import Widths
+from evo.genome.cost import forward_flops
+from evo.model.checkpoint import Checkpoint
 
 
-def training_flops(
-    student: tuple[Architecture, Widths],
-    teacher: tuple[Architecture, Widths] | None,
-    sequence_length: int,
-) -> int:
+def training_flops(student: Checkpoint, teacher: Checkpoint | None, sequence_length: int) -> int:
     """FLOPs per token of a training step.
 
-    Three forward passes of the student, as the backward pass costs two (Kaplan et al. 2020,
-    section 2.1), and one of the teacher, where there is one.
+    They are those of three forward passes of the student, as the backward pass costs two (Kaplan
+    et al. 2020, section 2.1), and of one of a teacher that runs beside it.
 
     Args:
-        student: what is trained.
-        teacher: what it is distilled from.
-        sequence_length: tokens of a block.
+        student: the network that is trained.
+        teacher: the network that runs beside it; None: none does.
+        sequence_length: tokens of a sequence.
     """
-    flops = 3 * forward_flops(*student, sequence_length)
+    flops = 3 * forward_flops(student.architecture, student.widths, sequence_length)
     if teacher is not None:
-        flops += forward_flops(*teacher, sequence_length)
+        flops += forward_flops(teacher.architecture, teacher.widths, sequence_length)
     return flops

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evo.errors import UserError
-from training.data.prefetch import Feed, LocalBatch
+from training.data.prefetch import LocalBatch, Prefetch
 from training.logs import log
 from training.loop.checkpointing import commit, resume, save_result
-from training.loop.parallel import Place, clip_gradients, synchronised, uncompiled
-from training.loop.throughput import Accounts, open_accounts
-from training.loop.train_state import Job, Worker, start_worker
+from training.loop.parallel import WorkerProcess, clip_gradients, synchronised, uncompiled
+from training.loop.throughput import Throughput, measure_throughput
+from training.loop.train_state import TrainState, WorkerJob, initial_state
 from training.losses.chunked_loss import Teacher
 from training.teacher.network import TeacherNetwork, teacher_states
 from training.teacher.stored_logits import TeacherLogits
@@ -30,7 +30,7 @@ MOST_SKIPPED = 10
 """So many steps in a row whose update is left out end a run."""
 
 
-def train(job: Job, place: Place) -> None:
+def train(job: WorkerJob, process: WorkerProcess) -> None:
     """Train one model; run by every worker.
 
     Args:
@@ -42,125 +42,128 @@ def train(job: Job, place: Place) -> None:
     """
     what, hint = "the networks do", "give --parallel fsdp, --shard-teacher true or more --workers"
     try:
-        worker = start_worker(job, place)
-        resume(worker)
-        if job.plan.micro_batch > 1:
-            what = f"micro-batches of {job.plan.micro_batch} sequences do"
+        state = initial_state(job, process)
+        resume(state)
+        if job.settings.micro_batch > 1:
+            what = f"micro-batches of {job.settings.micro_batch} sequences do"
             hint = "start again with a smaller --micro-batch"
-        _run(worker)
-        save_result(worker)
+        _run(state)
+        save_result(state)
     except torch.OutOfMemoryError as error:
         raise UserError(f"{what} not fit in memory: {hint}") from error
 
 
-def _run(worker: Worker) -> None:
+def _run(state: TrainState) -> None:
     """All steps that are left, each with its line in the log."""
-    job, plan = worker.job, worker.plan
+    job, settings = state.job, state.settings
     validation = np.empty((0, 0), np.int32) if job.validation is None else job.validation
-    if worker.rank == 0:
-        log.cut_back(job.run, worker.step if worker.step else -1)
-    accounts = open_accounts(worker)
-    if worker.step == 0:
+    if state.rank == 0:
+        log.cut_back(job.directory, state.step if state.step else -1)
+    throughput = measure_throughput(state)
+    if state.step == 0:
         row: dict[str, Any] = {"step": 0, "tokens": 0, "flops": 0, "seconds": 0.0}
-        row["device_flops_per_second"] = accounts.rate
-        if plan.validate_every:
-            row["validation_perplexity"] = _validation_perplexity(worker, validation)
-        if worker.rank == 0:
-            log.append(job.run, row)
-    with _feed(worker) as local_batches:
-        _steps(worker, accounts, local_batches, validation)
+        row["device_flops_per_second"] = throughput.rate
+        if settings.validate_every:
+            row["validation_perplexity"] = _validation_perplexity(state, validation)
+        if state.rank == 0:
+            log.append(job.directory, row)
+    with _prefetch(state) as local_batches:
+        _steps(state, throughput, local_batches, validation)
 
 
 def _steps(
-    worker: Worker, accounts: Accounts, local_batches: Iterator[LocalBatch], validation: Blocks
+    state: TrainState,
+    throughput: Throughput,
+    local_batches: Iterator[LocalBatch],
+    validation: Blocks,
 ) -> None:
-    job, plan = worker.job, worker.plan
-    while worker.step < plan.steps:
+    job, settings = state.job, state.settings
+    while state.step < settings.steps:
         began = time.perf_counter()
         local_batch = next(local_batches)
-        row = _train_step(worker, local_batch)
-        row |= accounts.of_step(time.perf_counter() - began)
-        if plan.validates_after(worker.step):
-            row["validation_perplexity"] = _validation_perplexity(worker, validation)
-        row["seconds"] = round(worker.elapsed(), 3)
+        row = _train_step(state, local_batch)
+        row |= throughput.columns(time.perf_counter() - began)
+        if settings.validates_after(state.step):
+            row["validation_perplexity"] = _validation_perplexity(state, validation)
+        row["seconds"] = round(state.elapsed(), 3)
         row["data_seconds"] = round(local_batch.waited, 6)
-        row |= _blocks(worker, local_batch)
-        if worker.rank == 0:
-            log.append(job.run, row)
-        if worker.step % job.checkpoint_every == 0 or worker.step == plan.steps:
-            commit(worker)
+        row |= _blocks(state, local_batch)
+        if state.rank == 0:
+            log.append(job.directory, row)
+        if state.step % settings.checkpoint_every == 0 or state.step == settings.steps:
+            commit(state)
 
 
-def _feed(worker: Worker) -> Feed:
+def _prefetch(state: TrainState) -> Prefetch:
     """What reads this worker's part of the text, from its next step on."""
-    return Feed(
-        worker.job.sampler,
-        worker.job.text,
-        rank=worker.rank,
-        workers=worker.workers,
-        steps=range(worker.step, worker.plan.steps),
-        teacher_logits=worker.teacher if isinstance(worker.teacher, TeacherLogits) else None,
+    return Prefetch(
+        state.job.sampler,
+        state.job.text,
+        rank=state.rank,
+        workers=state.workers,
+        steps=range(state.step, state.settings.steps),
+        teacher_logits=state.teacher if isinstance(state.teacher, TeacherLogits) else None,
     )
 
 
-def _blocks(worker: Worker, local_batch: LocalBatch) -> dict[str, Any]:
+def _blocks(state: TrainState, local_batch: LocalBatch) -> dict[str, Any]:
     """For the log: which blocks all workers together had, told from what they read."""
-    digests = worker.sum_over_workers(torch.tensor([local_batch.digest]))
+    digests = state.sum_over_workers(torch.tensor([local_batch.digest]))
     found: dict[str, Any] = {"blocks": f"{digests.item() % 2**64:016x}"}
-    if worker.job.log_blocks:
+    if state.settings.log_blocks:
         batch = local_batch.batch
         found["block_ids"] = np.stack([batch.sources, batch.blocks], axis=1).tolist()
     return found
 
 
-def _train_step(worker: Worker, local_batch: LocalBatch) -> dict[str, Any]:
+def _train_step(state: TrainState, local_batch: LocalBatch) -> dict[str, Any]:
     """Take one optimiser step; the row of the log, whose losses are means per target token."""
-    plan, blocks = worker.plan, local_batch.rows
+    settings, blocks = state.settings, local_batch.rows
     # DistributedDataParallel takes the mean over workers; what is wanted is the sum.
-    targets = plan.batch * (blocks.shape[1] - 1)
-    scale = worker.workers / targets
-    sums = torch.zeros(3, dtype=torch.float64, device=worker.device)
+    targets = settings.batch * (blocks.shape[1] - 1)
+    scale = state.workers / targets
+    sums = torch.zeros(3, dtype=torch.float64, device=state.device)
     # As many turns for every worker, because each of them may gather weights from all.
-    turns = math.ceil(math.ceil(plan.batch / worker.workers) / plan.micro_batch)
+    turns = math.ceil(math.ceil(settings.batch / state.workers) / settings.micro_batch)
     for part, counts, is_last in _micro_batches(len(blocks), turns):
-        tokens = torch.from_numpy(blocks[part]).to(worker.device)
-        with synchronised(worker.network, is_last or worker.job.execution.reduce_each):
-            with worker.autocast():
-                losses = counts * worker.network(
-                    tokens, _teacher_view(worker, local_batch, part, tokens)
+        tokens = torch.from_numpy(blocks[part]).to(state.device)
+        with synchronised(state.network, is_last or state.job.execution.reduce_each):
+            with state.autocast():
+                losses = counts * state.network(
+                    tokens, _teacher_view(state, local_batch, part, tokens)
                 )
             (losses[0] * scale).backward()
         sums += losses.detach()
-    learning_rate = plan.learning_rate_at(worker.step)
-    for group in worker.optimizer.param_groups:
+    learning_rate = settings.learning_rate_at(state.step)
+    for group in state.optimizer.param_groups:
         group["lr"] = learning_rate
-    clipped = clip_gradients(worker.model, plan.gradient_clip)
+    clipped = clip_gradients(state.model, settings.gradient_clip)
     # Only here is the device waited for: all of the step is in its queue by now.
-    loss, cross_entropy, divergence = (worker.sum_over_workers(sums) / targets).tolist()
+    loss, cross_entropy, divergence = (state.sum_over_workers(sums) / targets).tolist()
     norm = clipped.item()
-    worker.step += 1
-    tokens_so_far = worker.step * plan.tokens_per_step
+    state.step += 1
+    tokens_so_far = state.step * settings.tokens_per_step
     row = {
-        "step": worker.step,
+        "step": state.step,
         "tokens": tokens_so_far,
-        "flops": tokens_so_far * plan.flops_per_token,
+        "flops": tokens_so_far * settings.flops_per_token,
         "loss": loss,
     }
-    if worker.teacher is not None:
+    if state.teacher is not None:
         row |= {"ce": cross_entropy, "divergence": divergence}
     row["learning_rate"] = learning_rate
     if math.isfinite(row["loss"]) and math.isfinite(norm):
-        worker.optimizer.step()
-        worker.skipped_in_a_row = 0
+        state.optimizer.step()
+        state.skipped_in_a_row = 0
     else:
-        row = _leave_out(worker, row, norm)
-    worker.optimizer.zero_grad()
-    if worker.skipped:
-        row["skipped"] = worker.skipped
+        row = _leave_out(state, row, norm)
+    state.optimizer.zero_grad()
+    if state.skipped:
+        row["skipped"] = state.skipped
     return row
 
 
-def _leave_out(worker: Worker, row: dict[str, Any], norm: float) -> dict[str, Any]:
+def _leave_out(state: TrainState, row: dict[str, Any], norm: float) -> dict[str, Any]:
     """Count a step without an update; its row without what is not finite.
 
     Loss and norm are those of all workers, so all of them come to the same.
@@ -168,35 +171,35 @@ def _leave_out(worker: Worker, row: dict[str, Any], norm: float) -> dict[str, An
     Raises:
         UserError: such a step is to end the run, or is one too many.
     """
-    worker.skipped += 1
-    worker.skipped_in_a_row += 1
+    state.skipped += 1
+    state.skipped_in_a_row += 1
     hint = "give a lower --learning-rate, or --precision float32"
-    if worker.job.on_nan == "stop":
+    if state.settings.on_nan == "stop":
         name, value = "loss", row["loss"]
         if math.isfinite(value):
             name, value = "norm of the gradient", norm
         raise UserError(
-            f"the {name} is {value} at step {worker.step}: {hint}, or leave such steps out with "
+            f"the {name} is {value} at step {state.step}: {hint}, or leave such steps out with "
             "--on-nan skip"
         )
-    if worker.skipped_in_a_row == MOST_SKIPPED:
+    if state.skipped_in_a_row == MOST_SKIPPED:
         raise UserError(
             f"the loss or the gradient is not finite in {MOST_SKIPPED} steps in a row, up to step "
-            f"{worker.step}: {hint}"
+            f"{state.step}: {hint}"
         )
     return {name: value for name, value in row.items() if math.isfinite(value)}
 
 
 def _teacher_view(
-    worker: Worker, local_batch: LocalBatch, part: slice, tokens: Tensor
+    state: TrainState, local_batch: LocalBatch, part: slice, tokens: Tensor
 ) -> Teacher | None:
     """What the loss of some of a local batch's rows sees of the teacher."""
     if local_batch.teacher is not None:
         targets = local_batch.rows.shape[1] - 1
         positions = slice(part.start * targets, part.stop * targets)
-        return local_batch.teacher.part(positions).to(worker.device)
-    if isinstance(worker.teacher, TeacherNetwork):
-        return teacher_states(worker.teacher, tokens)
+        return local_batch.teacher.part(positions).to(state.device)
+    if isinstance(state.teacher, TeacherNetwork):
+        return teacher_states(state.teacher, tokens)
     return None
 
 
@@ -212,13 +215,13 @@ def _micro_batches(rows: int, turns: int) -> Iterator[tuple[slice, bool, bool]]:
         yield (slice(start, stop) if counts else slice(0, 1)), counts, turn == turns - 1
 
 
-def _validation_perplexity(worker: Worker, blocks: Blocks) -> float:
-    share = np.arange(len(blocks))[worker.rank :: worker.workers]
+def _validation_perplexity(state: TrainState, blocks: Blocks) -> float:
+    share = np.arange(len(blocks))[state.rank :: state.workers]
     # As many rows for every worker, as in training; those at the end are not summed.
-    rows = blocks[np.resize(share, math.ceil(len(blocks) / worker.workers))]
-    with worker.autocast(), uncompiled() if worker.job.execution.compile else nullcontext():
-        sums = worker.student.summed_nll(rows, worker.plan.micro_batch)
+    rows = blocks[np.resize(share, math.ceil(len(blocks) / state.workers))]
+    with state.autocast(), uncompiled() if state.job.execution.compile else nullcontext():
+        sums = state.student.summed_nll(rows, state.settings.micro_batch)
     nll = sums[: len(share)].sum()
-    total = worker.sum_over_workers(torch.tensor([nll], dtype=torch.float64))
+    total = state.sum_over_workers(torch.tensor([nll], dtype=torch.float64))
     mean = total.item() / (len(blocks) * (blocks.shape[1] - 1))
     return math.exp(mean) if mean < 700 else math.inf

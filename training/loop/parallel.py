@@ -32,13 +32,13 @@ from training.teacher.network import TeacherNetwork
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a worker stands; torch's process group is made already.
+class WorkerProcess:
+    """A worker's place among all workers, whose process group is made already.
 
     Attributes:
-        rank: its number, from 0; the first one writes.
-        workers: how many there are.
-        device: where it computes.
+        rank: the worker's number, from 0; worker 0 writes.
+        workers: number of workers.
+        device: the device on which the worker computes.
     """
 
     rank: int
@@ -70,7 +70,7 @@ class Execution:
 
 def spread_student(
     student: Student,
-    place: Place,
+    process: WorkerProcess,
     execution: Execution,
     precision: Literal["float32", "bfloat16"],
 ) -> nn.Module:
@@ -78,7 +78,7 @@ def spread_student(
 
     Args:
         student: on the CPU, the same on all workers.
-        place: this worker's.
+        process: this worker's.
         execution: how.
         precision: of matrix products.
 
@@ -89,16 +89,16 @@ def spread_student(
         UserError: torch.compile does not work here.
     """
     if execution.compile:
-        compile_blocks(student.model, place.device)
+        compile_blocks(student.model, process.device)
     if execution.activation_checkpointing:
         for block in student.model.transformer.h:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     if execution.parallel == "fsdp":
-        shard(student, place, precision, torch.float32)
+        shard(student, process, precision, torch.float32)
         register_fsdp_forward_method(student, "summed_nll")
         return student
-    student.to(place.device)
-    if place.workers == 1:
+    student.to(process.device)
+    if process.workers == 1:
         return student
     # The only buffers, the rotary tables, are the same everywhere.
     return DistributedDataParallel(student, gradient_as_bucket_view=True, broadcast_buffers=False)
@@ -106,7 +106,7 @@ def spread_student(
 
 def shard(
     network: Student | TeacherNetwork,
-    place: Place,
+    process: WorkerProcess,
     precision: Literal["float32", "bfloat16"],
     dtype: torch.dtype,
 ) -> None:
@@ -123,16 +123,16 @@ def shard(
 
     Args:
         network: on the CPU.
-        place: this worker's.
+        process: this worker's.
         precision: of matrix products.
         dtype: of the weights.
     """
-    if place.device.type == "cuda":
-        torch.cuda.set_device(place.device)
-    mesh = init_device_mesh(place.device.type, (place.workers,))
+    if process.device.type == "cuda":
+        torch.cuda.set_device(process.device)
+    mesh = init_device_mesh(process.device.type, (process.workers,))
     gathered = None
     # The CPU's LayerNorm takes no bfloat16 weights for a float32 input.
-    if precision == "bfloat16" and not _has_layer_norm_on_cpu(network.model, place.device):
+    if precision == "bfloat16" and not _has_layer_norm_on_cpu(network.model, process.device):
         gathered = torch.bfloat16
     for block in network.model.transformer.h:
         policy = MixedPrecisionPolicy(gathered, torch.float32, cast_forward_inputs=False)

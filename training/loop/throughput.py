@@ -11,26 +11,26 @@ import torch.distributed
 from training.logs import log
 from training.loop.energy import Counter, EnergyMeter, counters
 from training.loop.matmul_rate import matmul_rate
-from training.loop.train_state import Worker
+from training.loop.train_state import TrainState
 
 
 @dataclass(frozen=True)
-class Accounts:
+class Throughput:
     """Of all workers together; every worker has one, and calls it at the same steps.
 
     Attributes:
-        worker: whose.
+        state: of the worker.
         rate: FLOPs per second that all workers' devices reach in matrix products.
         meter: of the counters that no other worker reads; None where no worker has any.
         joules_before: of the run before it was started again.
     """
 
-    worker: Worker
+    state: TrainState
     rate: float
     meter: EnergyMeter | None
     joules_before: float
 
-    def of_step(self, seconds: float) -> dict[str, Any]:
+    def columns(self, seconds: float) -> dict[str, Any]:
         """`tokens_per_second`, `mfu` and, where it is counted, `joules` of the run so far.
 
         The model FLOPs utilisation (Chowdhery et al. 2022, appendix B) is relative to what
@@ -39,36 +39,34 @@ class Accounts:
         Args:
             seconds: that the step took.
         """
-        plan = self.worker.plan
-        speed = plan.tokens_per_step / seconds
+        settings = self.state.settings
+        speed = settings.tokens_per_step / seconds
         row = {
             "tokens_per_second": round(speed, 1),
-            "mfu": round(speed * plan.flops_per_token / self.rate, 4),
+            "mfu": round(speed * settings.flops_per_token / self.rate, 4),
         }
         if self.meter is not None:
             spent = torch.tensor([self.meter.joules()], dtype=torch.float64)
-            row["joules"] = round(
-                self.joules_before + self.worker.sum_over_workers(spent).item(), 3
-            )
+            row["joules"] = round(self.joules_before + self.state.sum_over_workers(spent).item(), 3)
         return row
 
 
-def open_accounts(worker: Worker) -> Accounts:
+def measure_throughput(state: TrainState) -> Throughput:
     """Measure the devices and start counting; called by every worker when the log is cut back."""
-    rate = matmul_rate(worker.device, worker.plan.precision)
-    own = counters(worker.device)
-    if worker.workers > 1:
-        own = _not_read_by_others(own, worker)
-    both = worker.sum_over_workers(torch.tensor([rate, len(own)], dtype=torch.float64))
+    rate = matmul_rate(state.device, state.settings.precision)
+    own = counters(state.device)
+    if state.workers > 1:
+        own = _not_read_by_others(own, state)
+    both = state.sum_over_workers(torch.tensor([rate, len(own)], dtype=torch.float64))
     total, counted = both.tolist()
-    rows = log.rows(worker.job.run) if worker.rank == 0 else []  # only its row is logged
+    rows = log.rows(state.job.directory) if state.rank == 0 else []  # only its row is logged
     before = rows[-1].get("joules", 0.0) if rows else 0.0
-    return Accounts(worker, total, EnergyMeter(own) if counted else None, before)
+    return Throughput(state, total, EnergyMeter(own) if counted else None, before)
 
 
-def _not_read_by_others(own: list[Counter], worker: Worker) -> list[Counter]:
+def _not_read_by_others(own: list[Counter], state: TrainState) -> list[Counter]:
     """Of a node's counters each is read by one worker, the first that has it."""
-    keys: list[list[str]] = [[] for _ in range(worker.workers)]
+    keys: list[list[str]] = [[] for _ in range(state.workers)]
     torch.distributed.all_gather_object(keys, [counter.key for counter in own])
-    taken = {key for others in keys[: worker.rank] for key in others}
+    taken = {key for others in keys[: state.rank] for key in others}
     return [counter for counter in own if counter.key not in taken]

@@ -6,7 +6,7 @@ import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed
@@ -17,73 +17,65 @@ from evo.model.litgpt import GPT
 from training.data.sampler import Sampler
 from training.loop.attention import use_float32_attention
 from training.loop.init_weights import initialise
-from training.loop.parallel import Execution, Place, compile_blocks, shard, spread_student
-from training.loop.plan import Plan
+from training.loop.parallel import Execution, WorkerProcess, compile_blocks, shard, spread_student
+from training.loop.run_settings import RunSettings
 from training.loop.student import Student
 from training.teacher.network import TeacherNetwork, load_teacher, teacher_dtype
-from training.teacher.stored_logits import TeacherLogits, open_teacher_logits
+from training.teacher.stored_logits import TeacherLogits
 
 BETAS = (0.9, 0.95)
 
 
 @dataclass(frozen=True)
-class Job:
+class WorkerJob:
     """What a worker is given.
 
     Attributes:
-        plan: the settings.
-        run: the run directory, absolute, on a file system that all workers share.
-        model: the checkpoint directory of what is trained.
-        teacher: the one of what it is distilled from.
-        teacher_logits: of `evo cache-logits`, instead of the teacher.
-        sampler: says which blocks each step has.
-        text: of each source, its blocks, or what reads them as a stream; on its way to the workers
-            an object reference.
-        validation: blocks of the validation text, shape [N, T]; on its way a reference, too.
-        origin: for `subnet.json` of the result.
-        checkpoint_every: steps from one checkpoint to the next.
-        threads: of a worker on the CPU.
-        log_blocks: whether each row of the log lists the step's blocks.
+        settings: the run's settings.
+        directory: the run directory, absolute, on a file system that all workers share.
+        student: checkpoint directory of the network to train.
+        teacher: checkpoint directory of a teacher that runs beside the student, or a teacher's
+            stored logits; None without distillation.
+        sampler: draws the blocks of each step.
+        text: for each source its blocks, or what reads them as a stream; on their way to the
+            workers they are object references.
+        validation: blocks of the validation text, shape [N, T]; on their way an object reference.
+        origin: content of the result's `subnet.json`.
+        threads: threads of a worker on the CPU.
         execution: how the networks are spread and computed.
-        on_nan: of a step whose loss or gradient is not finite: end the run, or leave its update
-            out.
     """
 
-    plan: Plan
-    run: Path
-    model: Path
-    teacher: Path | None
-    teacher_logits: Path | None
+    settings: RunSettings
+    directory: Path
+    student: Path
+    teacher: Path | TeacherLogits | None
     sampler: Sampler
     text: tuple[Any, ...]
     validation: Any
     origin: dict[str, Any]
-    checkpoint_every: int
     threads: int
-    log_blocks: bool
     execution: Execution
-    on_nan: Literal["stop", "skip"]
 
 
 @dataclass
-class Worker:
-    """One worker's part of a run.
+class TrainState:
+    """What a worker holds while it trains.
 
     Attributes:
-        job: what it was given.
-        place: where it stands among the others.
-        student: what is trained, with its loss.
-        network: the same, as it is called in training.
-        teacher: running, or its logits on disk; None without distillation.
+        job: what the worker is given.
+        process: the worker's place among all workers.
+        student: the network that is trained, with its loss.
+        network: the student as it is called in training.
+        teacher: a running teacher, or its logits on disk; None without distillation.
         optimizer: AdamW.
         step: optimiser steps done, those whose update was left out included.
-        seconds: spent up to the last checkpoint, restarts left out.
+        seconds: seconds of training up to the last checkpoint, restarts left out.
         skipped: steps whose update was left out.
-        skipped_in_a_row: those of them since the last one that had an update.
+        skipped_in_a_row: steps whose update was left out since the last one that had an update.
     """
 
-    job: Job
-    place: Place
+    job: WorkerJob
+    process: WorkerProcess
     student: Student
     network: nn.Module
     teacher: TeacherNetwork | TeacherLogits | None
@@ -95,33 +87,33 @@ class Worker:
     started: float = field(default_factory=time.perf_counter)
 
     @property
-    def plan(self) -> Plan:
-        """The settings."""
-        return self.job.plan
+    def settings(self) -> RunSettings:
+        """The run's settings."""
+        return self.job.settings
 
     @property
     def model(self) -> GPT:
-        """What is trained."""
+        """The network that is trained."""
         return self.student.model
 
     @property
     def rank(self) -> int:
-        """Its number, from 0."""
-        return self.place.rank
+        """The worker's number, from 0."""
+        return self.process.rank
 
     @property
     def workers(self) -> int:
-        """How many there are."""
-        return self.place.workers
+        """The number of workers."""
+        return self.process.workers
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
-        return self.place.device
+        """The worker's device."""
+        return self.process.device
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The plan's precision."""
-        enabled = self.plan.precision == "bfloat16"
+        """Matrix products in the run's precision."""
+        enabled = self.settings.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def elapsed(self) -> float:
@@ -129,63 +121,61 @@ class Worker:
         return self.seconds + time.perf_counter() - self.started
 
     def sum_over_workers(self, values: Tensor) -> Tensor:
-        """The sum of a tensor over all workers."""
+        """The sum of a tensor over all workers, on the CPU."""
         if self.workers > 1:
             values = values.to(self.device)
             torch.distributed.all_reduce(values)
         return values.cpu()
 
 
-def start_worker(job: Job, place: Place) -> Worker:
-    """Load the networks where they train, at the first step.
+def initial_state(job: WorkerJob, process: WorkerProcess) -> TrainState:
+    """Load the networks onto the worker's device, for the first step.
 
     Args:
-        job: what this worker is given.
-        place: where it stands.
+        job: what the worker is given.
+        process: the worker's place among all workers.
     """
-    plan, device = job.plan, place.device
+    settings, device = job.settings, process.device
     if device.type == "cpu":
         torch.set_num_threads(job.threads)
-    stored = checkpoint.load(job.model)
-    in_parts = job.execution.parallel == "fsdp" and plan.init == "weights"
-    model = stored.mapped_model() if in_parts else stored.model()
-    if plan.init == "random":
-        initialise(model, torch.Generator().manual_seed(plan.seed))
+    stored = checkpoint.load(job.student)
+    is_mapped = job.execution.parallel == "fsdp" and settings.init == "weights"
+    model = stored.mapped_model() if is_mapped else stored.model()
+    if settings.init == "random":
+        initialise(model, torch.Generator().manual_seed(settings.seed))
     model.train()
-    if device.type == "cpu" and plan.precision == "bfloat16":
+    if device.type == "cpu" and settings.precision == "bfloat16":
         use_float32_attention(model)
-    student = Student(model, plan.loss)
-    return Worker(
+    student = Student(model, settings.loss)
+    return TrainState(
         job=job,
-        place=place,
+        process=process,
         student=student,
-        network=spread_student(student, place, job.execution, plan.precision),
-        teacher=_teacher(job, place),
-        optimizer=_optimizer(model, plan),
+        network=spread_student(student, process, job.execution, settings.precision),
+        teacher=_teacher(job, process),
+        optimizer=_optimizer(model, settings),
     )
 
 
-def _teacher(job: Job, place: Place) -> TeacherNetwork | TeacherLogits | None:
-    if job.teacher_logits is not None:
-        return open_teacher_logits(job.teacher_logits)
-    if job.teacher is None:
-        return None
-    precision, in_parts = job.plan.precision, job.execution.shard_teacher
-    teacher = load_teacher(job.teacher, precision, mapped=in_parts)
+def _teacher(job: WorkerJob, process: WorkerProcess) -> TeacherNetwork | TeacherLogits | None:
+    if job.teacher is None or isinstance(job.teacher, TeacherLogits):
+        return job.teacher
+    precision, is_sharded = job.settings.precision, job.execution.shard_teacher
+    teacher = load_teacher(job.teacher, precision, mapped=is_sharded)
     if job.execution.compile:
-        compile_blocks(teacher.model, place.device)
-    if not in_parts:
-        return teacher.to(place.device)
-    shard(teacher, place, precision, teacher_dtype(precision))
+        compile_blocks(teacher.model, process.device)
+    if not is_sharded:
+        return teacher.to(process.device)
+    shard(teacher, process, precision, teacher_dtype(precision))
     return teacher
 
 
-def _optimizer(model: GPT, plan: Plan) -> torch.optim.Optimizer:
+def _optimizer(model: GPT, settings: RunSettings) -> torch.optim.Optimizer:
     parameters = list(model.parameters())
     groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": plan.weight_decay},
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
-        groups, lr=plan.learning_rate, betas=BETAS, fused=plan.device == "cuda"
+        groups, lr=settings.learning_rate, betas=BETAS, fused=settings.device == "cuda"
     )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from evo.data.token_blocks import Text, load_text, sequence_length_of
 from evo.errors import UserError
 from evo.model import checkpoint
 from evo.model.checkpoint import Checkpoint
+from training.config import PretrainConfig
 from training.data.training_text import TrainingText, open_training_text
+from training.loop.run_settings import default_validation_tokens
 from training.teacher.stored_logits import TeacherLogits, open_teacher_logits
+
+Teacher = Checkpoint | TeacherLogits
+"""What a student is distilled from: a network that runs beside it, or its stored logits."""
 
 
 @dataclass(frozen=True)
@@ -19,95 +22,82 @@ class Inputs:
     """What a run reads.
 
     Attributes:
-        student: what is trained.
-        teacher: what it is distilled from.
-        teacher_logits: what was kept of its logits, instead of running it.
-        text: to train on.
-        validation: to validate on.
+        student: the network to train.
+        teacher: what the student is distilled from; None without distillation.
+        text: the training text.
+        validation: the validation text; None without validation.
     """
 
     student: Checkpoint
-    teacher: Checkpoint | None
-    teacher_logits: TeacherLogits | None
+    teacher: Teacher | None
     text: TrainingText
     validation: Text | None
 
     @property
     def sequence_length(self) -> int:
-        """Tokens of a block."""
+        """Tokens of a sequence."""
         return self.text.sequence_length
 
+    @property
+    def running_teacher(self) -> Checkpoint | None:
+        """The teacher, if it runs beside the student."""
+        return self.teacher if isinstance(self.teacher, Checkpoint) else None
 
-def read_inputs(
-    *,
-    model: Path,
-    teacher: Path | None,
-    teacher_logits: Path | None,
-    text: Sequence[str],
-    text_weights: Sequence[float] | None,
-    shuffle_tokens: int,
-    tokens: int,
-    validation_text: str | None,
-    validation_tokens: int,
-    sequence_length: int | None,
-) -> Inputs:
+    @property
+    def teacher_logits(self) -> TeacherLogits | None:
+        """The teacher's stored logits, if the student is distilled from them."""
+        return self.teacher if isinstance(self.teacher, TeacherLogits) else None
+
+
+def read_inputs(config: PretrainConfig) -> Inputs:
     """Load and check everything that a run reads.
 
-    Args:
-        model: checkpoint directory of what is trained.
-        teacher: the one of what it is distilled from; beside its logits, only compared with them.
-        teacher_logits: a directory of `evo cache-logits`.
-        text: sources of the training text.
-        text_weights: how much each counts; None: by tokens.
-        shuffle_tokens: of the window within which a stream is shuffled.
-        tokens: how many the run needs; a shorter text is repeated.
-        validation_text: source of the validation text.
-        validation_tokens: how many of it to use, but at least one block.
-        sequence_length: tokens of a block; by default that of the teacher's logits, else the
-            model's block size, 2048 at most.
-
     Raises:
-        UserError: anything missing, damaged, or not fitting together.
+        UserError: an input is missing, damaged, or does not fit the others.
     """
-    student = checkpoint.load(model)
-    kept = None if teacher_logits is None else open_teacher_logits(teacher_logits)
-    if sequence_length is None and kept is not None:
-        sequence_length = kept.settings.sequence_length
-    length = sequence_length_of(sequence_length, student.config.block_size)
-    if tokens < length:
-        raise UserError(f"--tokens {tokens} is less than one sequence of {length}")
-    taught_by = None if teacher is None else checkpoint.load(teacher)
+    student = checkpoint.load(config.model)
     vocabulary = student.vocabulary
-    if taught_by is not None:
-        _check_teacher(student, taught_by, length)
-        vocabulary = min(vocabulary, taught_by.vocabulary)
-    if kept is not None:
-        _check_logits(student, taught_by, kept)
-        vocabulary = min(vocabulary, kept.settings.vocabulary)
+    sequence_length = config.sequence_length
+    logits = None
+    if config.teacher_logits is not None:
+        logits = open_teacher_logits(config.teacher_logits)
+        vocabulary = min(vocabulary, logits.settings.vocabulary)
+        sequence_length = sequence_length or logits.settings.sequence_length
+    length = sequence_length_of(sequence_length, student.config.block_size)
+    if config.tokens < length:
+        raise UserError(f"--tokens {config.tokens} is less than one sequence of {length}")
+    network = None
+    if config.teacher is not None:
+        network = checkpoint.load(config.teacher)
+        _check_teacher(student, network, length)
+        vocabulary = min(vocabulary, network.vocabulary)
+    if logits is not None:
+        _check_logits(student, network, logits)
 
-    training = open_training_text(
-        text,
-        text_weights,
+    text = open_training_text(
+        config.sources,
+        config.text_weights,
         student=student,
         vocabulary=vocabulary,
         sequence_length=length,
-        tokens=tokens,
-        shuffle_tokens=shuffle_tokens,
+        tokens=config.tokens,
+        shuffle_tokens=config.shuffle_tokens,
     )
     validation = None
-    if validation_text is not None:
+    if config.validation_text is not None:
+        tokens = config.validation_tokens or default_validation_tokens(config.tokens)
         validation = load_text(
-            validation_text,
+            config.validation_text,
             tokenizer=student.tokenizer,
             vocabulary=vocabulary,
-            sequence_length=training.sequence_length,
-            max_tokens=max(training.sequence_length, validation_tokens),
+            sequence_length=text.sequence_length,
+            max_tokens=max(text.sequence_length, tokens),
         )
-    if kept is not None:
-        for source in training.sources:
-            kept.check_text(source.known_blocks("--teacher-logits"), source.name)
-        kept.check_files()
-    return Inputs(student, taught_by, kept, training, validation)
+    if logits is not None:
+        for source in text.sources:
+            logits.check_text(source.known_blocks("--teacher-logits"), source.name)
+        logits.check_files()
+    return Inputs(student, network if logits is None else logits, text, validation)
 
 
 def _check_teacher(student: Checkpoint, teacher: Checkpoint, sequence_length: int) -> None:
@@ -116,29 +106,32 @@ def _check_teacher(student: Checkpoint, teacher: Checkpoint, sequence_length: in
             f"--sequence-length {sequence_length} is more than the teacher's block "
             f"size of {teacher.config.block_size}"
         )
-    one, other = student.tokenizer, teacher.tokenizer
-    if one is not None and other is not None and one.hash != other.hash:
+    if student.tokenizer is None or teacher.tokenizer is None:
+        return
+    if student.tokenizer.hash != teacher.tokenizer.hash:
         raise UserError(
             f"{teacher.path} has another tokenizer than {student.path}: a teacher must "
             "read the same token ids"
         )
 
 
-def _check_logits(student: Checkpoint, teacher: Checkpoint | None, kept: TeacherLogits) -> None:
-    of = kept.settings
-    if teacher is not None and teacher.hash != of.teacher_hash:
+def _check_logits(student: Checkpoint, teacher: Checkpoint | None, logits: TeacherLogits) -> None:
+    stored = logits.settings
+    if teacher is not None and teacher.hash != stored.teacher_hash:
         raise UserError(
-            f"{kept.directory} has the logits of another teacher ({of.teacher}) than "
+            f"{logits.directory} has the logits of another teacher ({stored.teacher}) than "
             f"{teacher.path}: make it again, or leave out --teacher"
         )
-    own = student.tokenizer
-    if own is not None and of.tokenizer_hash is not None and own.hash != of.tokenizer_hash:
+    if student.tokenizer is not None and stored.tokenizer_hash not in (
+        None,
+        student.tokenizer.hash,
+    ):
         raise UserError(
-            f"{kept.directory} was made with another tokenizer than that of {student.path}: a "
+            f"{logits.directory} was made with another tokenizer than that of {student.path}: a "
             "teacher must read the same token ids"
         )
-    if of.vocabulary > student.config.padded_vocab_size:
+    if stored.vocabulary > student.config.padded_vocab_size:
         raise UserError(
-            f"{kept.directory} has the probabilities of {of.vocabulary} tokens, but {student.path} "
-            f"has only {student.config.padded_vocab_size}: make it with --vocabulary"
+            f"{logits.directory} has the probabilities of {stored.vocabulary} tokens, but "
+            f"{student.path} has only {student.config.padded_vocab_size}: make it with --vocabulary"
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from evo.genome.cost import Architecture, parameters, unit_costs
-from evo.genome.subnet import Widths
+from evo.genome.cost import parameters, unit_costs
+from evo.model.checkpoint import Checkpoint
 from training.loop.parallel import Execution
 
 STATES = 16
@@ -32,12 +32,13 @@ class Network:
     block: int
 
     @classmethod
-    def of(cls, architecture: Architecture, widths: Widths) -> Network:
-        """Of these widths."""
-        price = unit_costs(architecture, widths.channels)
+    def of(cls, stored: Checkpoint) -> Network:
+        """The sizes of a checkpoint's network."""
+        architecture, widths = stored.architecture, stored.widths
+        unit = unit_costs(architecture, widths.channels)
         blocks = zip(widths.groups, widths.neurons, strict=True)
-        largest = max(price.layer + price.group * g + price.neuron * f for g, f in blocks)
-        return cls(parameters(architecture, widths), int(price.base), int(largest))
+        largest = max(unit.layer + unit.group * g + unit.neuron * f for g, f in blocks)
+        return cls(parameters(architecture, widths), int(unit.base), int(largest))
 
     @property
     def gathered(self) -> int:
@@ -46,7 +47,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Demand:
+class MemoryDemand:
     """What a run asks of its workers.
 
     Attributes:

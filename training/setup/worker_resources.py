@@ -25,7 +25,7 @@ PATIENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Crew:
+class WorkerResources:
     """The workers of a run.
 
     Attributes:
@@ -96,7 +96,9 @@ def _available_gpus() -> float:
     return float(torch.cuda.device_count())
 
 
-def hire(count: int, gpus: float, threads: int | None, nodes: Sequence[Resources]) -> Crew:
+def allocate_workers(
+    count: int, gpus: float, threads: int | None, nodes: Sequence[Resources]
+) -> WorkerResources:
     """So many workers, with as many cores each as the cluster's nodes have for all of them.
 
     Args:
@@ -110,17 +112,17 @@ def hire(count: int, gpus: float, threads: int | None, nodes: Sequence[Resources
     shares = {min(most, has / part) for has in cores for part in range(1, count + 1) if has}
     for share in sorted(shares, reverse=True):
         whole = float(floor(share)) if share >= 1 else floor(share * SHARES) / SHARES
-        crew = Crew(count, whole, gpus)
-        if whole and sum(_fits(node, crew.resources) for node in nodes) >= count:
-            return crew
-    return Crew(count, min(1.0, most), gpus)  # nodes may still come
+        workers = WorkerResources(count, whole, gpus)
+        if whole and sum(_fits(node, workers.resources) for node in nodes) >= count:
+            return workers
+    return WorkerResources(count, min(1.0, most), gpus)  # nodes may still come
 
 
-def say_waiting(crew: Crew) -> bool:
+def say_waiting(workers: WorkerResources) -> bool:
     """Tell the user that workers wait for room; True."""
-    asked = " and ".join(f"{part:g} {kind}" for kind, part in crew.resources.items())
+    asked = " and ".join(f"{part:g} {kind}" for kind, part in workers.resources.items())
     print(
-        f"waiting until the cluster has room for {crew.count} workers with {asked} each",
+        f"waiting until the cluster has room for {workers.count} workers with {asked} each",
         flush=True,
     )
     return True

@@ -22,8 +22,10 @@ from evo.errors import UserError
 from evo.storage.files import exclusive
 from evo.storage.run_directory import claim_run
 from training.config import PretrainConfig
-from training.loop.plan import default_validation_tokens
+from training.loop.run_settings import default_validation_tokens
 from training.run_directory import RESULT
+from training.setup.launch import launch_on_ray_train
+from training.setup.training_run import Launch
 from training.sweep.config import SweepConfig
 from training.sweep.sweep_results import ended, flags, read_results, table, write_results
 from training.sweep.trials import Trial, make_trials
@@ -89,11 +91,15 @@ class SweepOutcome:
             )
 
 
-def sweep(config: SweepConfig) -> SweepOutcome:
+def sweep(config: SweepConfig, *, launch: Launch = launch_on_ray_train) -> SweepOutcome:
     """Run all trials that have not ended.
 
     Leaves `trials/NAME/` (each the run directory of a pretraining run) and `results.parquet` in
     `out`, which all nodes must be able to reach.
+
+    Args:
+        config: the settings that the user has given.
+        launch: runs the training loop of a trial.
 
     Raises:
         UserError: settings that no run can have.
@@ -105,12 +111,16 @@ def sweep(config: SweepConfig) -> SweepOutcome:
     runs = {trial.name: _run_of(config, trial, directory) for trial in trials}
     claim_run(directory, _plain(config), free=FREE)
     with exclusive(directory):
-        results = _results(config, directory, trials, runs)
+        results = _results(config, directory, trials, runs, launch)
     return SweepOutcome(results, trials, config.out)
 
 
 def _results(
-    config: SweepConfig, directory: Path, trials: list[Trial], runs: dict[str, PretrainConfig]
+    config: SweepConfig,
+    directory: Path,
+    trials: list[Trial],
+    runs: dict[str, PretrainConfig],
+    launch: Launch,
 ) -> pd.DataFrame:
     unfinished = [trial.name for trial in trials if not ended(directory / TRIALS / trial.name)]
     failures: dict[str, str] = {}
@@ -123,6 +133,7 @@ def _results(
             storage=directory / TUNE,
             concurrent=config.concurrent,
             asha=config.asha,
+            launch=launch,
             on_end=lambda: write_results(read_results(directory / TRIALS, trials), directory),
         )
         shutil.rmtree(directory / TUNE, ignore_errors=True)

@@ -11,9 +11,11 @@ from ray import tune
 from evo.errors import UserError
 from training.config import PretrainConfig
 from training.logs import log
-from training.logs.tail import Row
+from training.logs.log_tail import Row
 from training.pretrain import pretrain
 from training.run_directory import SUMMARY
+from training.setup.launch import launch_on_ray_train
+from training.setup.training_run import Launch
 
 STOPPED = "stopped.json"
 """In the directory of a run that was stopped early: it is not taken up again."""
@@ -57,11 +59,15 @@ class Reporter:
         """Nothing is left to do."""
 
 
-def run_trial(config: PretrainConfig) -> dict[str, Any]:
+def run_trial(config: PretrainConfig, launch: Launch = launch_on_ray_train) -> dict[str, Any]:
     """Train; a run that has ended earlier is only reported, so that others are compared with it.
 
+    Args:
+        config: settings of the trial's run.
+        launch: runs the training loop.
+
     Returns:
-        What Tune is told at the end: the reason, if the run failed of bad input.
+        The trial's last report: the reason, if the run failed of bad input.
     """
     run, reporter = Path(config.out), Reporter(config.tokens)
     if (run / SUMMARY).is_file() or (run / STOPPED).is_file():
@@ -69,7 +75,7 @@ def run_trial(config: PretrainConfig) -> dict[str, Any]:
             reporter.rows(rows)
         return {FAILED: ""}
     try:
-        pretrain(config, watcher=reporter)
+        pretrain(config, watcher=reporter, launch=launch)
     except UserError as error:
         return {FAILED: str(error)}
     return {FAILED: ""}

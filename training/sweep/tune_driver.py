@@ -12,13 +12,18 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayTaskError
+from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.tune.schedulers import ASHAScheduler
 
+from evo.errors import first_line
 from evo.ray_connection import connect
 from evo.storage.files import atomic_file
 from training.config import PretrainConfig
 from training.logs import log
 from training.run_directory import SUMMARY
+from training.setup.launch import launch_on_ray_train
+from training.setup.training_run import Launch
 from training.setup.worker_resources import workers_and_gpus
 from training.sweep.trial import FAILED, METRIC, STOPPED, TIME, run_trial
 
@@ -44,6 +49,7 @@ def run_trials(
     concurrent: int | None,
     asha: bool,
     on_end: Callable[[], None],
+    launch: Launch = launch_on_ray_train,
 ) -> dict[str, str]:
     """Run trials to their ends.
 
@@ -53,6 +59,7 @@ def run_trials(
         concurrent: how many at the same time; by default as many as there is room for.
         asha: whether some end early.
         on_end: called after each.
+        launch: runs the training loop of a trial.
 
     Returns:
         Why trials have failed, by name.
@@ -95,7 +102,7 @@ def run_trials(
         )
     tuner = tune.Tuner(
         tune.with_resources(
-            lambda setting: run_trial(runs[setting["trial"]]),
+            lambda setting: run_trial(runs[setting["trial"]], launch),
             tune.PlacementGroupFactory([RESERVED]),
         ),
         param_space={"trial": tune.grid_search(list(runs))},
@@ -124,8 +131,12 @@ def run_trials(
 
 
 def _reason(error: Exception) -> str:
-    """Ray hands over a traceback as text, whose last line says what it was."""
-    return str(error).strip().splitlines()[-1][:200]
+    """The exception that ended a trial, in one line: the one that a process raised, if one did."""
+    if isinstance(error, RayTaskError):
+        error = error.cause or error
+    if isinstance(error, WorkerGroupError):
+        error = next(iter(error.worker_failures.values()), error)
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _room(runs: dict[str, PretrainConfig]) -> int:

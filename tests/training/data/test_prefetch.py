@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from evo.errors import UserError
-from training.data.prefetch import AHEAD, Feed, digest
+from training.data.prefetch import AHEAD, Prefetch, digest
 from training.data.sampler import Extent, Sampler
 
 SAMPLER = Sampler(6, (Extent(30), Extent(8)), (0.7, 0.3), 0)
@@ -42,7 +42,7 @@ def test_the_portions_are_the_steps_rows(workers: int) -> None:
     for step in (3, 4):
         expected, total = rows_of(step), 0
         for rank in range(workers):
-            with Feed(
+            with Prefetch(
                 SAMPLER, TEXTS, rank=rank, workers=workers, steps=range(step, 9)
             ) as local_batches:
                 local_batch = next(local_batches)
@@ -65,7 +65,7 @@ def test_a_digest_tells_the_blocks_and_not_their_order() -> None:
 
 def test_reading_is_ahead_of_the_loop() -> None:
     text, alone = Slow(0.05), Sampler(6, (Extent(30),), (1.0,), 0)
-    with Feed(alone, [text], rank=0, workers=1, steps=range(20)) as local_batches:
+    with Prefetch(alone, [text], rank=0, workers=1, steps=range(20)) as local_batches:
         first = next(local_batches)
         time.sleep(0.6)
         assert text.reads == AHEAD + 2  # one is in its hands
@@ -76,11 +76,11 @@ def test_reading_is_ahead_of_the_loop() -> None:
 
 def test_an_error_of_reading_is_raised_in_the_loop_and_the_thread_ends() -> None:
     alone = Sampler(6, (Extent(30),), (1.0,), 0)
-    with Feed(alone, [Slow(fails_at=2)], rank=0, workers=1, steps=range(20)) as local_batches:
+    with Prefetch(alone, [Slow(fails_at=2)], rank=0, workers=1, steps=range(20)) as local_batches:
         assert len([next(local_batches), next(local_batches)]) == 2
         with pytest.raises(UserError, match="cannot be read"):
             next(local_batches)
-    with Feed(alone, [Slow()], rank=0, workers=1, steps=range(20)) as local_batches:
+    with Prefetch(alone, [Slow()], rank=0, workers=1, steps=range(20)) as local_batches:
         next(local_batches)
     time.sleep(1.5)
-    assert "feed" not in [thread.name for thread in threading.enumerate()]
+    assert "prefetch" not in [thread.name for thread in threading.enumerate()]

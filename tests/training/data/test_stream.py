@@ -19,9 +19,9 @@ from training.data.sampler import Extent, Sampler
 from training.data.stream import (
     APART,
     BlockStream,
-    Place,
     StreamedBlocks,
     StreamedText,
+    TextPosition,
     WindowReader,
     parts_of,
     windows_to_keep,
@@ -164,4 +164,4 @@ def test_blocks_are_read_by_another_process(
         numbers = np.random.default_rng(start).permutation(np.arange(start, start + 9))
         assert np.array_equal(blocks[numbers], expected[numbers])
     assert set(blocks._asked) == {3, 4}
-    assert Place() == Place(0, 0, 0)
+    assert TextPosition() == TextPosition(0, 0, 0)

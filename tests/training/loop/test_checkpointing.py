@@ -16,20 +16,20 @@ import torch
 from evo.errors import UserError
 from evo.model import checkpoint
 from tests.support import tiny_checkpoints
-from tests.support.alone import job_of, plan_of, train_alone
+from tests.support.alone import job_of, settings_of, train_alone
 from training.logs import log
-from training.loop.train_state import Job
+from training.loop.train_state import WorkerJob
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+def job(tmp_path_factory: pytest.TempPathFactory) -> WorkerJob:
     """A hundred steps with several micro-batches each, by one worker, undisturbed."""
     root = tmp_path_factory.mktemp("state")
     whole = job_of(
         root / "whole",
         tiny_checkpoints.llama(root / "model"),
         np.load(tiny_checkpoints.text(root / "text.npy")),
-        plan=plan_of(),
+        settings=settings_of(),
         validation=np.load(tiny_checkpoints.text(root / "validation.npy", blocks=9, seed=1)),
     )
     train_alone(whole, 1)
@@ -37,9 +37,9 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 
 @pytest.fixture
-def other(job: Job, tmp_path: Path) -> Job:
+def other(job: WorkerJob, tmp_path: Path) -> WorkerJob:
     """The same, in a directory of its own."""
-    return replace(job, run=tmp_path)
+    return replace(job, directory=tmp_path)
 
 
 def logged(run: Path) -> list[dict[str, Any]]:
@@ -50,12 +50,12 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return checkpoint.load(run / "model").weights
 
 
-def assert_close(one: Job, other: Job) -> None:
-    for row, same in zip(logged(one.run), logged(other.run), strict=True):
+def assert_close(one: WorkerJob, other: WorkerJob) -> None:
+    for row, same in zip(logged(one.directory), logged(other.directory), strict=True):
         assert same.pop("blocks", None) == row.pop("blocks", None)
         assert same == pytest.approx(row, rel=1e-5)
-    theirs = weights(other.run)
-    for name, tensor in weights(one.run).items():
+    theirs = weights(other.directory)
+    for name, tensor in weights(one.directory).items():
         torch.testing.assert_close(theirs[name], tensor, rtol=1e-4, atol=1e-5)
 
 
@@ -63,35 +63,39 @@ def committed(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "checkpoints").iterdir())
 
 
-def test_two_workers_train_as_one_does(job: Job, other: Job) -> None:
+def test_two_workers_train_as_one_does(job: WorkerJob, other: WorkerJob) -> None:
     train_alone(other, 2)
     assert_close(job, other)
 
 
-def test_a_run_goes_on_with_another_number_of_workers_each_time(job: Job, other: Job) -> None:
+def test_a_run_goes_on_with_another_number_of_workers_each_time(
+    job: WorkerJob, other: WorkerJob
+) -> None:
     for workers, step in ((1, 25), (2, 47), (3, 68)):
         train_alone(other, workers, kill_at=step)
         # Two of them, where it was killed between writing one and removing the one before.
-        names = [name for name in committed(other.run) if name.startswith("step-")]
+        names = [name for name in committed(other.directory) if name.startswith("step-")]
         assert max(int(name.removeprefix("step-")) for name in names) >= step - 10
     train_alone(other, 1)
     assert_close(job, other)
 
 
 def test_two_workers_that_were_cut_off_end_as_if_they_had_not_been(
-    job: Job, other: Job, tmp_path: Path
+    job: WorkerJob, other: WorkerJob, tmp_path: Path
 ) -> None:
-    whole = replace(job, plan=plan_of(steps=40), run=tmp_path / "whole")
-    other = replace(other, plan=whole.plan)
-    whole.run.mkdir()
+    whole = replace(job, settings=settings_of(steps=40), directory=tmp_path / "whole")
+    other = replace(other, settings=whole.settings)
+    whole.directory.mkdir()
     train_alone(whole, 2)
     train_alone(other, 2, kill_at=13)
     train_alone(other, 2, kill_at=31)
     train_alone(other, 2)
-    assert logged(other.run) == logged(whole.run)
-    expected = weights(whole.run)
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(other.run).items())
-    assert committed(other.run) == ["step-40"]
+    assert logged(other.directory) == logged(whole.directory)
+    expected = weights(whole.directory)
+    assert all(
+        torch.equal(tensor, expected[name]) for name, tensor in weights(other.directory).items()
+    )
+    assert committed(other.directory) == ["step-40"]
 
 
 @pytest.fixture
@@ -113,25 +117,25 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(
-    job: Job, small_disk: Callable[[int], Path]
+    job: WorkerJob, small_disk: Callable[[int], Path]
 ) -> None:
     disk = small_disk(2**20)
-    run = replace(job, plan=plan_of(steps=40), run=disk / "run")
-    run.run.mkdir()
+    run = replace(job, settings=settings_of(steps=40), directory=disk / "run")
+    run.directory.mkdir()
     train_alone(run, 2, kill_at=25)
-    assert committed(run.run)[-1] == "step-20"
+    assert committed(run.directory)[-1] == "step-20"
     free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
     (disk / "full").write_bytes(bytes(free - 2**14))
     with pytest.raises(UserError, match=r"cannot write .*step-30: No space left on device$"):
         train_alone(run, 2)
-    assert committed(run.run) == ["step-20"]
+    assert committed(run.directory) == ["step-20"]
     (disk / "full").unlink()
     train_alone(run, 2)
-    assert committed(run.run) == ["step-40"]
+    assert committed(run.directory) == ["step-40"]
 
 
-def test_a_damaged_checkpoint_is_named(other: Job) -> None:
+def test_a_damaged_checkpoint_is_named(other: WorkerJob) -> None:
     train_alone(other, 2, kill_at=25)
-    (other.run / "checkpoints" / "step-20" / "__0_0.distcp").write_bytes(b"")
+    (other.directory / "checkpoints" / "step-20" / "__0_0.distcp").write_bytes(b"")
     with pytest.raises(UserError, match=r"cannot read .*step-20"):
         train_alone(other, 1)

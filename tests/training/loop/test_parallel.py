@@ -18,13 +18,13 @@ from evo.genome.subnet import Widths
 from evo.model import checkpoint
 from evo.model.layerwise_gpt import build, tie
 from tests.support import tiny_checkpoints
-from tests.support.alone import job_of, plan_of, train_alone
+from tests.support.alone import job_of, settings_of, train_alone
 from training.logs import log
 from training.loop.init_weights import initialise
 from training.loop.loop import MOST_SKIPPED, _micro_batches
-from training.loop.parallel import Execution, Place, spread_student
+from training.loop.parallel import Execution, WorkerProcess, spread_student
 from training.loop.student import Student
-from training.loop.train_state import Job
+from training.loop.train_state import WorkerJob
 from training.losses.settings import LossSettings
 
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
@@ -43,7 +43,7 @@ def layerwise(directory: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+def job(tmp_path_factory: pytest.TempPathFactory) -> WorkerJob:
     """A hundred distilled steps of one worker; three micro-batches of a sequence each.
 
     Two workers have two and one, and so take part in a turn that has nothing for the second.
@@ -55,7 +55,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
         np.load(tiny_checkpoints.text(root / "text.npy")),
         teacher=tiny_checkpoints.neox(root / "teacher", seed=5),
         validation=np.load(tiny_checkpoints.text(root / "validation.npy", blocks=5, seed=1)),
-        plan=plan_of(batch=3, micro_batch=1, loss=LossSettings(0.2, 0.8, 0.9, 60)),
+        settings=settings_of(batch=3, micro_batch=1, loss=LossSettings(0.2, 0.8, 0.9, 60)),
     )
     train_alone(distilled, 1)
     return distilled
@@ -78,36 +78,36 @@ def assert_close(one: Path, other: Path, rel: float = 1e-5) -> None:
 
 
 def test_two_workers_with_parts_of_the_networks_train_as_one_with_the_whole(
-    job: Job, tmp_path: Path
+    job: WorkerJob, tmp_path: Path
 ) -> None:
-    train_alone(replace(job, run=tmp_path, execution=SHARDED), 2)
-    assert_close(job.run, tmp_path)
+    train_alone(replace(job, directory=tmp_path, execution=SHARDED), 2)
+    assert_close(job.directory, tmp_path)
 
 
-def test_a_run_goes_on_sharded_and_whole_in_turn(job: Job, tmp_path: Path) -> None:
+def test_a_run_goes_on_sharded_and_whole_in_turn(job: WorkerJob, tmp_path: Path) -> None:
     for execution, workers, kill_at in (
         (SHARDED, 2, 25),
         (Execution(activation_checkpointing=True), 1, 45),
         (Execution("fsdp", reduce_each=True), 2, 75),
         (Execution(), 2, None),
     ):
-        train_alone(replace(job, run=tmp_path, execution=execution), workers, kill_at=kill_at)
-    assert_close(job.run, tmp_path)
+        train_alone(replace(job, directory=tmp_path, execution=execution), workers, kill_at=kill_at)
+    assert_close(job.directory, tmp_path)
 
 
-def test_weights_that_are_gathered_in_bfloat16(job: Job, tmp_path: Path) -> None:
-    plan = replace(job.plan, steps=10, precision="bfloat16")
+def test_weights_that_are_gathered_in_bfloat16(job: WorkerJob, tmp_path: Path) -> None:
+    settings = replace(job.settings, steps=10, precision="bfloat16")
     for execution, workers in ((Execution(), 1), (SHARDED, 2)):
         run = tmp_path / execution.parallel
         run.mkdir()
-        train_alone(replace(job, run=run, plan=plan, execution=execution), workers)
+        train_alone(replace(job, directory=run, settings=settings, execution=execution), workers)
     assert_close(tmp_path / "ddp", tmp_path / "fsdp", rel=1e-2)
     whole, sharded = (
         checkpoint.load(tmp_path / name / "model").weights for name in ("ddp", "fsdp")
     )
     assert all(tensor.dtype == torch.float32 for tensor in sharded.values())
     name = "transformer.h.0.attn.qkv.weight"
-    moved = whole[name] - checkpoint.load(job.model).weights[name]
+    moved = whole[name] - checkpoint.load(job.student).weights[name]
     assert (sharded[name] - whole[name]).norm() < 0.2 * moved.norm()
 
 
@@ -128,7 +128,9 @@ def gradients(checkpointing: bool, results: Any) -> None:
     initialise(model, torch.Generator().manual_seed(0))
     student = Student(model, LossSettings())
     execution = Execution(activation_checkpointing=checkpointing)
-    network = spread_student(student, Place(0, 1, torch.device("cpu")), execution, "float32")
+    network = spread_student(
+        student, WorkerProcess(0, 1, torch.device("cpu")), execution, "float32"
+    )
     tokens = torch.randint(60, (128, 32), generator=torch.Generator().manual_seed(1))
     network(tokens[:1], None)[0].backward()
     model.zero_grad()
@@ -156,17 +158,19 @@ def test_activation_checkpointing_gives_the_same_gradients_in_less_memory(tmp_pa
         assert np.array_equal(gradient, same[name])
 
 
-def test_compiled_blocks_train_alike(job: Job, tmp_path: Path) -> None:
+def test_compiled_blocks_train_alike(job: WorkerJob, tmp_path: Path) -> None:
     """Two blocks that differ, one worker, a few steps and both validations."""
-    plan = replace(job.plan, steps=3)
+    settings = replace(job.settings, steps=3)
     for name, execution in (("eager", Execution()), ("compiled", Execution(compile=True))):
         (tmp_path / name).mkdir()
-        train_alone(replace(job, run=tmp_path / name, plan=plan, execution=execution), 1)
+        train_alone(
+            replace(job, directory=tmp_path / name, settings=settings, execution=execution), 1
+        )
     assert_close(tmp_path / "eager", tmp_path / "compiled")
 
 
 @pytest.fixture
-def with_a_bad_token(tmp_path: Path) -> Job:
+def with_a_bad_token(tmp_path: Path) -> WorkerJob:
     """Token 50 is in one block in ten, and its embedding is not a number."""
     stored = checkpoint.load(tiny_checkpoints.neox(tmp_path / "good"))
     stored.weights["transformer.wte.weight"][50] = torch.nan
@@ -177,13 +181,12 @@ def with_a_bad_token(tmp_path: Path) -> Job:
         tmp_path / "run",
         tmp_path / "model",
         text,
-        plan=plan_of(steps=20, batch=2, micro_batch=1, validate_every=0),
-        on_nan="skip",
+        settings=settings_of(steps=20, batch=2, micro_batch=1, validate_every=0, on_nan="skip"),
     )
 
 
 def test_steps_that_are_not_finite_are_left_out_by_all_workers(
-    with_a_bad_token: Job, tmp_path: Path
+    with_a_bad_token: WorkerJob, tmp_path: Path
 ) -> None:
     bad = [
         any(block % 10 == 0 for block in with_a_bad_token.sampler.step(step).blocks)
@@ -191,24 +194,26 @@ def test_steps_that_are_not_finite_are_left_out_by_all_workers(
     ]
     assert 0 < sum(bad) < 20
     train_alone(with_a_bad_token, 1)
-    rows = log.rows(with_a_bad_token.run)[1:]
+    rows = log.rows(with_a_bad_token.directory)[1:]
     assert [row.get("skipped", 0) for row in rows] == np.cumsum(bad).tolist()
     assert ["loss" not in row for row in rows] == bad
-    weight = checkpoint.load(with_a_bad_token.run / "model").weights["transformer.wte.weight"]
+    weight = checkpoint.load(with_a_bad_token.directory / "model").weights["transformer.wte.weight"]
     assert not torch.isfinite(weight[50]).any()
     assert torch.isfinite(weight[:50]).all()
-    two = replace(with_a_bad_token, run=tmp_path / "two", execution=Execution("fsdp"))
-    two.run.mkdir()
+    two = replace(with_a_bad_token, directory=tmp_path / "two", execution=Execution("fsdp"))
+    two.directory.mkdir()
     train_alone(two, 2, kill_at=14)
     train_alone(two, 2)
-    for row, same in zip(logged(with_a_bad_token.run), logged(two.run), strict=True):
+    for row, same in zip(logged(with_a_bad_token.directory), logged(two.directory), strict=True):
         assert same.pop("blocks", None) == row.pop("blocks", None)
         assert same == pytest.approx(row, rel=1e-5)
 
 
-def test_such_a_step_ends_a_run_unless_it_is_to_be_left_out(with_a_bad_token: Job) -> None:
+def test_such_a_step_ends_a_run_unless_it_is_to_be_left_out(with_a_bad_token: WorkerJob) -> None:
     with pytest.raises(UserError, match=r"the loss is nan at step .* --on-nan skip"):
-        train_alone(replace(with_a_bad_token, on_nan="stop"), 1)
+        train_alone(
+            replace(with_a_bad_token, settings=replace(with_a_bad_token.settings, on_nan="stop")), 1
+        )
     with_a_bad_token.text[0][:, 3] = 50
     with pytest.raises(UserError, match=f"in {MOST_SKIPPED} steps in a row, up to step 10"):
         train_alone(with_a_bad_token, 1)

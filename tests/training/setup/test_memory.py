@@ -8,7 +8,7 @@ import torch
 from evo.model import checkpoint
 from tests.support import tiny_checkpoints
 from training.loop.parallel import Execution
-from training.setup.memory import Demand, Network
+from training.setup.memory import MemoryDemand, Network
 
 GIB = 2**30
 SMALL = Network(parameters=410_000_000, root=103_000_000, block=12_800_000)
@@ -20,9 +20,9 @@ WAYS = tuple(
 )
 
 
-def demand(student: Network, teacher: Network | None = None) -> Demand:
+def demand(student: Network, teacher: Network | None = None) -> MemoryDemand:
     ways = WAYS if teacher else WAYS[:3]
-    return Demand(student, teacher, 2, 8 * GIB, ways)
+    return MemoryDemand(student, teacher, 2, 8 * GIB, ways)
 
 
 @pytest.mark.parametrize("make", [tiny_checkpoints.neox, tiny_checkpoints.llama])
@@ -31,9 +31,7 @@ def test_sizes_are_those_of_the_network(make, tmp_path: Path) -> None:
     model = stored.model()
     blocks = [sum(p.numel() for p in block.parameters()) for block in model.transformer.h]
     every = sum(p.numel() for p in model.parameters())
-    assert Network.of(stored.architecture, stored.widths) == Network(
-        every, every - sum(blocks), max(blocks)
-    )
+    assert Network.of(stored) == Network(every, every - sum(blocks), max(blocks))
 
 
 def test_states_are_what_adamw_holds() -> None:
@@ -43,7 +41,7 @@ def test_states_are_what_adamw_holds() -> None:
     optimizer.step()
     state = optimizer.state[weight]
     held = [weight, weight.grad, state["exp_avg"], state["exp_avg_sq"]]
-    without = Demand(Network(1000, 0, 0), None, 4, 0, WAYS[:3])
+    without = MemoryDemand(Network(1000, 0, 0), None, 4, 0, WAYS[:3])
     assert without.needed(Execution(), 1) == sum(t.numel() * t.element_size() for t in held)
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from training.setup.worker_resources import Crew, hire
+from training.setup.worker_resources import WorkerResources, allocate_workers
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,8 @@ from training.setup.worker_resources import Crew, hire
 def test_workers_take_all_the_cores_that_there_are_for_each(
     count: int, gpus: float, threads: int | None, nodes: list[dict[str, float]], cpus: float
 ) -> None:
-    assert hire(count, gpus, threads, nodes) == Crew(count, cpus, gpus)
+    assert allocate_workers(count, gpus, threads, nodes) == WorkerResources(count, cpus, gpus)
 
 
 def test_a_thread_for_each_core() -> None:
-    assert [Crew(1, cpus, 0.0).threads for cpus in (0.5, 1.0, 32.0)] == [1, 1, 32]
+    assert [WorkerResources(1, cpus, 0.0).threads for cpus in (0.5, 1.0, 32.0)] == [1, 1, 32]

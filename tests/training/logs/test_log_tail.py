@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from evo.errors import UserError
-from training.logs import log
-from training.logs import tail as module
-from training.logs.tail import LogReader, Row, follow
+from training.logs import log, log_tail
+from training.logs.log_tail import LogReader, Row, pass_on
 
 
 class Told:
@@ -84,10 +83,12 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
 def test_all_is_told_although_one_watcher_fails_and_the_end_comes_early(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "REFRESH_SECONDS", 0.01)
+    monkeypatch.setattr(log_tail, "REFRESH_SECONDS", 0.01)
     finished = threading.Event()
     told = Told(5, finished)
-    following = threading.Thread(target=follow, args=(tmp_path, [Full(), Broken(), told], finished))
+    following = threading.Thread(
+        target=pass_on, args=(tmp_path, [Full(), Broken(), told], finished)
+    )
     with caplog.at_level(logging.WARNING, "evo.training"):
         following.start()
         for step in range(5):
@@ -101,5 +102,5 @@ def test_all_is_told_although_one_watcher_fails_and_the_end_comes_early(
     ]
     finished.set()
     late = Told()
-    follow(tmp_path, [late], finished)  # what is logged before the end is told before the end
+    pass_on(tmp_path, [late], finished)  # what is logged before the end is told before the end
     assert late.steps == list(range(5))

@@ -1,8 +1,8 @@
 """Follow a run's log while it is written.
 
-The log is the one record of a run, and the training loop knows of nobody who reads it: whatever
-shows it, or keeps it elsewhere, is a function of the log. When a run goes on from a checkpoint, its
-log is cut back and so replaced by a new file: then all of it is told again.
+The log is the one record of a run, and the training loop does not know who reads it: every display
+and every copy of the log is a function of it. When a run goes on from a checkpoint, its log is cut
+back and so replaced by a new file, of which every row is passed on again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -25,20 +26,20 @@ Row = dict[str, Any]
 
 
 class Watcher(Protocol):
-    """Is told what a run logs, all of it from one thread."""
+    """Is given the rows of a run's log, all of them from one thread."""
 
     def restart(self) -> None:
-        """The log begins anew: rows told so far no longer hold, those that still do follow."""
+        """The log begins anew: earlier rows no longer hold; those that still do follow."""
 
     def rows(self, rows: list[Row]) -> None:
-        """What was logged since the last call, in order; never empty."""
+        """Take the rows that were logged since the last call, in order; never none."""
 
     def close(self) -> None:
-        """No more follows."""
+        """No more rows follow."""
 
 
 class LogReader:
-    """Reads what is new in a run's log.
+    """Reads the new rows of a run's log.
 
     Args:
         run: the run directory; the log may be written later.
@@ -86,11 +87,29 @@ class LogReader:
         return True
 
 
-def follow(run: Path, watchers: Sequence[Watcher], finished: threading.Event) -> None:
-    """Tell watchers what a run logs; return once the event is set and all is told.
+@contextmanager
+def log_tail(run: Path, watchers: Sequence[Watcher]) -> Iterator[None]:
+    """Pass a run's log on to watchers, in a thread; at the end every row has been passed on.
+
+    Args:
+        run: the run directory.
+        watchers: are given the rows, and closed at the end.
+    """
+    finished = threading.Event()
+    thread = threading.Thread(target=pass_on, args=(run, watchers, finished), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join()
+
+
+def pass_on(run: Path, watchers: Sequence[Watcher], finished: threading.Event) -> None:
+    """Give a log's rows to watchers; return once the event is set and every row is passed on.
 
     A watcher that fails is left out from then on, with a warning: a full disk at a copy of the
-    log, or an error of a logger's library, is no reason to end the run, nor to stop the others.
+    log, or an error of a logger's library, must neither end the run nor stop the other watchers.
 
     Args:
         run: the run directory.
