@@ -26,7 +26,7 @@ from evo.search.pareto_front import Point, best_of_bins, pareto_front
 
 FRONT = "#111827"
 HEADROOM = 1.4
-"""Of the worst best candidate, how much is shown above it: samples may be worse by far."""
+"""The axis ends this share above the worst best candidate: samples may be worse by far."""
 
 
 def front_picture(histories: Mapping[str, pd.DataFrame], path: Path) -> None:

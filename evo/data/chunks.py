@@ -1,6 +1,6 @@
-"""A corpus cut into pieces of bounded size, which can be tokenised one without the other.
+"""A corpus cut into chunks of bounded size, which can be tokenised one without the other.
 
-The documents of the pieces, one after the other, are those of the sources.
+The documents of the chunks, one after the other, are those of the sources.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from itertools import pairwise
 from pathlib import Path
 
 from evo.data import hub
-from evo.data.sources import Part, parts
+from evo.data.sources import SourceRange, parts
 from evo.data.text_files import check_size
 from evo.data.token_blocks import load_npy
 from evo.errors import UserError, first_line
 
-PIECE_BYTES = 2**26
-"""Of text; about 16M tokens."""
+CHUNK_BYTES = 2**26
+"""The size of a chunk of text, about 16M tokens."""
 
 MOST_PIECES = 2**14
-"""Of a corpus of more than a terabyte, the pieces are larger instead of more."""
+"""A corpus of more than a terabyte has larger chunks instead of more."""
 
 TEXT_BYTES_PER_TOKEN = 4
-"""About; so that a piece of token ids takes as long as one of text, or less."""
+"""About; so that a chunk of token ids takes as long as one of text, or less."""
 
 
 @dataclass(frozen=True)
-class Piece:
+class Chunk:
     """Parts of sources that are tokenised together.
 
     Attributes:
@@ -35,7 +35,7 @@ class Piece:
         size: about how many bytes of text; None where that is not known.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[SourceRange, ...]
     size: int | None
 
     @property
@@ -50,12 +50,12 @@ class Piece:
         return [0 if part.path is None else part.path.stat().st_mtime_ns for part in self.parts]
 
 
-def pieces_of(sources: Sequence[str], most: int | None = None) -> list[Piece]:
-    """Cut a corpus into pieces; a function of the sources alone.
+def chunks_of(sources: Sequence[str], most: int | None = None) -> list[Chunk]:
+    """Cut a corpus into chunks; a function of the sources alone.
 
     Args:
         sources: see `evo.data.sources`.
-        most: bytes of a piece; by default 64 MiB, more for very large corpora. Files are joined
+        most: bytes of a chunk; by default 64 MiB, more for very large corpora. Files are joined
             up to that size. What cannot be divided may be larger: a `.txt` (one document), a
             compressed file, a row group of a parquet file, a file of the hub.
 
@@ -64,21 +64,21 @@ def pieces_of(sources: Sequence[str], most: int | None = None) -> list[Piece]:
     """
     whole = [part for source in sources for part in parts(source)]
     if most is None:
-        most = max(PIECE_BYTES, sum(map(file_bytes, whole)) // MOST_PIECES)
-    return list(_join((piece for part in whole for piece in _divide(part, most)), most))
+        most = max(CHUNK_BYTES, sum(map(file_bytes, whole)) // MOST_PIECES)
+    return list(_join((chunk for part in whole for chunk in _divide(part, most)), most))
 
 
-def file_bytes(part: Part) -> int:
+def file_bytes(part: SourceRange) -> int:
     """The size of a part's file; 0 where it is none."""
     return 0 if part.path is None else part.path.stat().st_size
 
 
-def _divide(part: Part, most: int) -> Iterator[Piece]:
-    """A whole file or data set in pieces of at most so many bytes, as far as it can be divided."""
+def _divide(part: SourceRange, most: int) -> Iterator[Chunk]:
+    """A whole file or data set in chunks of at most so many bytes, as far as it can be divided."""
     if part.kind == "hf":
         version = hub.version(part.name)
         for number in range(hub.files(part.name)):
-            yield Piece((replace(part, start=number, stop=number + 1, version=version),), None)
+            yield Chunk((replace(part, start=number, stop=number + 1, version=version),), None)
     elif part.path is not None and part.kind == ".parquet":
         yield from _row_groups(part, _row_group_bytes(part.path), most)
     elif part.path is not None and part.kind == ".npy":
@@ -90,30 +90,30 @@ def _divide(part: Part, most: int) -> Iterator[Piece]:
             check_size(part.name, file_bytes(part))
         size = None if part.path is None else file_bytes(part)
         if size != 0:
-            yield Piece((part,), size)
+            yield Chunk((part,), size)
 
 
-def _ranges(part: Part, units: int, most: int, unit_bytes: int) -> Iterator[Piece]:
+def _ranges(part: SourceRange, units: int, most: int, unit_bytes: int) -> Iterator[Chunk]:
     count = -(-units * unit_bytes // most)
     if not count:
         return
     bounds = [units * number // count for number in range(count + 1)]
     for start, stop in pairwise(bounds):
-        yield Piece((replace(part, start=start, stop=stop),), (stop - start) * unit_bytes)
+        yield Chunk((replace(part, start=start, stop=stop),), (stop - start) * unit_bytes)
 
 
-def _row_groups(part: Part, sizes: Sequence[int], most: int) -> Iterator[Piece]:
+def _row_groups(part: SourceRange, sizes: Sequence[int], most: int) -> Iterator[Chunk]:
     start = size = 0
     for number, more in enumerate(sizes):
         if size and size + more > most:
-            yield Piece((replace(part, start=start, stop=number),), size)
+            yield Chunk((replace(part, start=start, stop=number),), size)
             start, size = number, 0
         size += more
-    yield Piece((replace(part, start=start, stop=len(sizes)),), size)
+    yield Chunk((replace(part, start=start, stop=len(sizes)),), size)
 
 
 def _row_group_bytes(path: Path) -> list[int]:
-    """Of the texts in each row group, uncompressed."""
+    """The uncompressed size of the texts in each row group."""
     import pyarrow
     import pyarrow.parquet
 
@@ -134,18 +134,18 @@ def _row_group_bytes(path: Path) -> list[int]:
     ]
 
 
-def _join(pieces: Iterable[Piece], most: int) -> Iterator[Piece]:
-    """Neighbours in one piece while they are small; what is of unknown size stays alone."""
-    held: list[Part] = []
+def _join(chunks: Iterable[Chunk], most: int) -> Iterator[Chunk]:
+    """Neighbours in one chunk while they are small; what is of unknown size stays alone."""
+    held: list[SourceRange] = []
     size = 0
-    for piece in pieces:
-        if held and (piece.size is None or size + piece.size > most):
-            yield Piece(tuple(held), size)
+    for chunk in chunks:
+        if held and (chunk.size is None or size + chunk.size > most):
+            yield Chunk(tuple(held), size)
             held, size = [], 0
-        if piece.size is None:
-            yield piece
+        if chunk.size is None:
+            yield chunk
             continue
-        held += piece.parts
-        size += piece.size
+        held += chunk.parts
+        size += chunk.size
     if held:
-        yield Piece(tuple(held), size)
+        yield Chunk(tuple(held), size)

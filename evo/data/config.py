@@ -23,7 +23,7 @@ class PrepareConfig:
         out: directory to make, which all nodes must be able to reach.
         sequence_length: tokens of a block; by default the corpus is a stream that each reader cuts
             to blocks of the length that it asks for.
-        workers: how many pieces are tokenised at once; by default one per core of the cluster. May
+        workers: how many chunks are tokenised at once; by default one per core of the cluster. May
             differ at every start.
     """
 

@@ -50,7 +50,7 @@ class Mixture:
 
     @cached_property
     def weights(self) -> NDArray[np.float64]:
-        """Of each sequence, shape [N], 1 on average."""
+        """The weight of each sequence, shape [N], 1 on average."""
         counts = [len(text.blocks) for text in self.texts]
         if self.shares is None:
             return np.ones(sum(counts))
@@ -61,7 +61,7 @@ class Mixture:
 
     @property
     def hash(self) -> str:
-        """Of blocks and weights, 16 hexadecimal digits; of one source its own."""
+        """16 hexadecimal digits over blocks and weights; a single source's own hash."""
         if len(self.texts) == 1:
             return self.texts[0].hash
         digest = hashlib.blake2b(" ".join(text.hash for text in self.texts).encode(), digest_size=8)

@@ -1,9 +1,9 @@
 """`evo prepare`: tokenise a corpus on all of a cluster, once for all runs that read it.
 
-Ray Data maps pieces of the corpus (`evo.data.chunks`) to shards: which piece goes where, what runs
-again after a worker's death and how many run at once is its business. It carries only the pieces'
+Ray Data maps chunks of the corpus (`evo.data.chunks`) to shards: which chunk goes where, what runs
+again after a worker's death and how many run at once is its business. It carries only the chunks'
 names. Text is read, and token ids are written, by the tasks themselves, so that no more than a
-piece is in a worker's memory, nothing travels between nodes, and the order is that of the pieces
+chunk is in a worker's memory, nothing travels between nodes, and the order is that of the chunks
 whatever order they are finished in.
 """
 
@@ -19,14 +19,14 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from evo.data.chunks import Piece, pieces_of
+from evo.data.chunks import Chunk, chunks_of
 from evo.data.config import PrepareConfig
 from evo.data.hub import pin_sources
 from evo.data.prepare_progress import PrepareProgress
 from evo.data.prepared_corpus import MANIFEST, RECORDS, Manifest, is_prepared
-from evo.data.sources import Part, parts
+from evo.data.sources import SourceRange, parts
 from evo.data.text_weights import check_weights
-from evo.data.tokenise_chunk import Record, read_record, record_path, token_type, tokenise_piece
+from evo.data.tokenise_chunk import Record, read_record, record_path, token_type, tokenise_chunk
 from evo.errors import UserError, first_line
 from evo.model.tokenizer import Tokenizer, load_tokenizer
 from evo.storage.checksums import damaged
@@ -34,11 +34,11 @@ from evo.storage.files import exclusive, output_errors
 from evo.storage.run_directory import claim_run
 
 TRIES = 5
-"""Of a piece whose worker dies. Ray Data would try for ever, and Ray does not count those that are
-killed for their memory."""
+"""Tries of a chunk whose worker dies. Ray Data would try for ever, and Ray does not count workers
+that are killed for their memory."""
 
 MOST_NAMES = 5
-"""Of unfinished pieces in a message."""
+"""At most this number of unfinished chunks is named in a message."""
 
 
 def prepare(config: PrepareConfig) -> Manifest:
@@ -53,11 +53,11 @@ def prepare(config: PrepareConfig) -> Manifest:
     out = config.out.absolute()
     _check_once(config.sources)
     sources = pin_sources(config.sources, out, "text")
-    pieces = pieces_of(sources)
-    files = _files(pieces)
+    chunks = chunks_of(sources)
+    files = _files(chunks)
     settings = {
         "text": sources,
-        "files_hash": _hash(pieces),
+        "files_hash": _hash(chunks),
         "tokenizer": str(config.tokenizer),
         "tokenizer_hash": tokenizer.hash,
         "end_of_text": tokenizer.end_of_text,
@@ -66,13 +66,13 @@ def prepare(config: PrepareConfig) -> Manifest:
     claim_run(out, settings, free=("tokenizer",))
     with exclusive(out):
         _remove_temporary(out)
-        records = _finished(out, pieces)
-        missing = [number for number in range(len(pieces)) if number not in records]
+        records = _finished(out, chunks)
+        missing = [number for number in range(len(chunks)) if number not in records]
         if missing:
             (out / MANIFEST).unlink(missing_ok=True)
             (out / RECORDS).mkdir(exist_ok=True)
-            with PrepareProgress(str(config.out), pieces, records) as progress:
-                for number in _tokenise(missing, pieces, config):
+            with PrepareProgress(str(config.out), chunks, records) as progress:
+                for number in _tokenise(missing, chunks, config):
                     record = read_record(out, number)
                     if record is None:
                         raise UserError(
@@ -82,7 +82,7 @@ def prepare(config: PrepareConfig) -> Manifest:
                     records[number] = record
                     progress.advance(number, record)
             _remove_temporary(out)
-        ordered = [records[number] for number in range(len(pieces))]
+        ordered = [records[number] for number in range(len(chunks))]
         manifest = Manifest(
             text=sources,
             files=files,
@@ -117,9 +117,9 @@ def _check_once(sources: Sequence[str]) -> None:
 
 
 def _tokenise(
-    missing: Sequence[int], pieces: Sequence[Piece], config: PrepareConfig
+    missing: Sequence[int], chunks: Sequence[Chunk], config: PrepareConfig
 ) -> Iterator[int]:
-    """Tokenise pieces on the cluster; yields the number of each when it is finished.
+    """Tokenise chunks on the cluster; yields the number of each when it is finished.
 
     Raises:
         UserError: one of them cannot be read or written, or kills every worker that tries.
@@ -135,7 +135,7 @@ def _tokenise(
     for talker in ("progress", "execution.streaming_executor"):  # our own lines say as much
         logging.getLogger(f"ray.data._internal.{talker}").setLevel(logging.ERROR)
     rows = [
-        {"number": number, "name": pieces[number].name, "piece": pickle.dumps(pieces[number])}
+        {"number": number, "name": chunks[number].name, "chunk": pickle.dumps(chunks[number])}
         for number in missing
     ]
     made = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
@@ -151,7 +151,7 @@ def _tokenise(
             unfinished.remove(row["number"])
             yield row["number"]
     except RayError as error:
-        names = [pieces[number].name for number in sorted(unfinished)]
+        names = [chunks[number].name for number in sorted(unfinished)]
         others = f" and {len(names) - MOST_NAMES} others" if len(names) > MOST_NAMES else ""
         raise UserError(
             f"Ray gave up ({first_line(error)}): not finished are {', '.join(names[:MOST_NAMES])}"
@@ -160,12 +160,12 @@ def _tokenise(
 
 
 def _task(row: dict[str, Any], *, tokenizer: Path, out: Path) -> dict[str, Any]:
-    """One piece. What the user must put right is handed over, and raised at the driver's."""
+    """One chunk. What the user must put right is handed over, and raised at the driver's."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a task has one core
     number, name, error = row["number"], row["name"], ""
     try:
         _count_try(number, name, out)
-        tokenise_piece(number, pickle.loads(row["piece"]), _tokenizer(tokenizer), out)
+        tokenise_chunk(number, pickle.loads(row["chunk"]), _tokenizer(tokenizer), out)
     except UserError as refusal:
         error = str(refusal)
     except Exception as failure:  # ends the command too, but as Ray tells it, in a hundred lines
@@ -174,7 +174,7 @@ def _task(row: dict[str, Any], *, tokenizer: Path, out: Path) -> dict[str, Any]:
 
 
 def _count_try(number: int, name: str, out: Path) -> None:
-    """Write down that a piece is begun: only so does the next worker know that one died of it.
+    """Write down that a chunk is begun: only so does the next worker know that one died of it.
 
     Raises:
         UserError: enough have.
@@ -205,14 +205,14 @@ def _tokenizer(directory: Path) -> Tokenizer:
     return tokenizer
 
 
-def _finished(out: Path, pieces: Sequence[Piece]) -> dict[int, Record]:
-    """The pieces that need not be tokenised again: those whose shards are whole, and whose files
+def _finished(out: Path, chunks: Sequence[Chunk]) -> dict[int, Record]:
+    """The chunks that need not be tokenised again: those whose shards are whole, and whose files
     have not been changed since."""
-    found = {number: read_record(out, number) for number in range(len(pieces))}
+    found = {number: read_record(out, number) for number in range(len(chunks))}
     records = {
         number: record
         for number, record in found.items()
-        if record is not None and record.changed == pieces[number].changed
+        if record is not None and record.changed == chunks[number].changed
     }
     wrong = damaged(out, [shard for record in records.values() for shard in record.shards])
     for number, record in list(records.items()):
@@ -229,24 +229,27 @@ def _remove_temporary(out: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _files(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
+def _files(chunks: Sequence[Chunk]) -> list[dict[str, Any]]:
     """Name and size of each file, each once, in their order."""
-    parts = {part.name: part for piece in pieces for part in piece.parts}
+    parts = {part.name: part for chunk in chunks for part in chunk.parts}
     return [{"name": name, **_identity(part)} for name, part in parts.items()]
 
 
-def _identity(part: Part) -> dict[str, Any]:
+def _identity(part: SourceRange) -> dict[str, Any]:
     if part.path is not None:
         return {"bytes": part.path.stat().st_size}
     return {"hash": part.version or part.cache_key()}
 
 
-def _hash(pieces: Sequence[Piece]) -> str:
-    """Of what is in each piece: names, sizes and ranges. When a file was changed is told by the
-    records, so that a copy of the same files will do to mend what was made of them."""
+def _hash(chunks: Sequence[Chunk]) -> str:
+    """A hash over names, sizes and ranges of all chunks.
+
+    The records say when a file was changed, so that a copy of the same files will do to mend what
+    was made of them.
+    """
     digest = hashlib.blake2b(digest_size=8)
-    for piece in pieces:
-        for part in piece.parts:
+    for chunk in chunks:
+        for part in chunk.parts:
             name = part.name if part.path is None else part.path.name
             digest.update(json.dumps([name, part.start, part.stop, _identity(part)]).encode())
     return digest.hexdigest()

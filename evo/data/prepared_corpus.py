@@ -27,7 +27,7 @@ MANIFEST = "manifest.json"
 MADE_BY = "evo prepare"
 
 RECORDS = "records"
-"""A directory of what came of each piece, kept to mend what is damaged later."""
+"""A directory of what came of each chunk, kept to mend what is damaged later."""
 
 
 @dataclass(frozen=True)

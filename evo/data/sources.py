@@ -51,8 +51,8 @@ def documents(source: str) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class Part:
-    """A piece of a source that is read, and tokenised, at once.
+class SourceRange:
+    """A range of a source that is read, and tokenised, at once.
 
     Attributes:
         name: of the source, or the file's path.
@@ -156,7 +156,7 @@ def _tell_once(message: str) -> None:
     logger.info("%s", message)
 
 
-def parts(source: str) -> list[Part]:
+def parts(source: str) -> list[SourceRange]:
     """What a source consists of.
 
     Raises:
@@ -165,11 +165,11 @@ def parts(source: str) -> list[Part]:
     if source.startswith("stdlib:"):
         if source not in ("stdlib:train", "stdlib:validation"):
             raise UserError(f"unknown source {source}: a source is {KINDS}")
-        return [Part(source)]
+        return [SourceRange(source)]
     if source.startswith("hf:"):
-        return [Part(hub.absolute(source))]
+        return [SourceRange(hub.absolute(source))]
     # Absolute, as tasks on other nodes read them in other working directories.
-    return [Part(str(path.absolute()), path.absolute()) for path in paths_of(source)]
+    return [SourceRange(str(path.absolute()), path.absolute()) for path in paths_of(source)]
 
 
 def _stdlib(source: str) -> Iterator[str]:

@@ -50,7 +50,7 @@ def read_file(path: Path, start: int = 0, stop: int | None = None) -> Iterator[s
 
     Args:
         path: of any kind but `.npy`.
-        start, stop: see `evo.data.sources.Part`.
+        start, stop: see `evo.data.sources.SourceRange`.
 
     Raises:
         UserError: it holds something else than documents.

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo.data.prepared_corpus import is_prepared, open_blocks, read_stream
-from evo.data.sources import Part, parts, paths_of
+from evo.data.sources import SourceRange, parts, paths_of
 from evo.data.token_shards import Blocks, spaced
 from evo.errors import UserError, first_line
 from evo.model.tokenizer import Tokenizer
@@ -28,10 +28,10 @@ Tokens = NDArray[np.int32]
 Item = TypeVar("Item")
 LONGEST_DEFAULT_SEQUENCE = 2048
 SAMPLED_TOKENS = 2**25
-"""Of a text up to this long all is read, also where less is used."""
+"""A text up to this long is read whole, also where less is used."""
 
 MOST_TOKENS = 2**28
-"""Of a data set of the hub, which may have no end, where nobody says how many to use."""
+"""Tokens that are read of a data set of the hub, which may have no end, by default."""
 
 DOCUMENTS_PER_BATCH = 512
 CHARACTERS_PER_BATCH = 2**20
@@ -208,7 +208,7 @@ def _stream(source: str, tokenizer: Tokenizer | None, max_tokens: int | None) ->
     return np.concatenate(pieces)
 
 
-def _tokens_of(part: Part, tokenizer: Tokenizer | None) -> Iterator[Tokens]:
+def _tokens_of(part: SourceRange, tokenizer: Tokenizer | None) -> Iterator[Tokens]:
     # A stream from the hub may have no end: only what is asked for is read, and nothing is cached.
     key = None if part.kind == ".npy" else part.cache_key()
     if key is None or tokenizer is None:
@@ -222,7 +222,7 @@ def _tokens_of(part: Part, tokenizer: Tokenizer | None) -> Iterator[Tokens]:
     yield np.load(cached, mmap_mode="r")
 
 
-def part_tokens(part: Part, tokenizer: Tokenizer | None) -> Iterator[Tokens]:
+def part_tokens(part: SourceRange, tokenizer: Tokenizer | None) -> Iterator[Tokens]:
     """The token ids of a part of a source, 1-D, some thousands at once.
 
     Args:
@@ -243,7 +243,7 @@ def part_tokens(part: Part, tokenizer: Tokenizer | None) -> Iterator[Tokens]:
         yield from tokenise(part.documents(), tokenizer)
 
 
-def npy_tokens(part: Part) -> Iterator[Tokens]:
+def npy_tokens(part: SourceRange) -> Iterator[Tokens]:
     """The token ids of a `.npy` file, as they are.
 
     Raises:

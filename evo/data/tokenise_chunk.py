@@ -1,4 +1,4 @@
-"""A piece of a corpus to shards of token ids: one worker's part of `evo prepare`. Knows no Ray."""
+"""A chunk of a corpus to shards of token ids: one worker's part of `evo prepare`. Knows no Ray."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evo.data.chunks import Piece
+from evo.data.chunks import Chunk
 from evo.data.prepared_corpus import RECORDS
-from evo.data.sources import Part
+from evo.data.sources import SourceRange
 from evo.data.token_blocks import npy_tokens, tokenise
 from evo.data.token_shards import Shard, write_shard
 from evo.errors import UserError, first_line
@@ -21,17 +21,17 @@ from evo.model.tokenizer import Tokenizer
 from evo.storage.files import atomic_file
 
 SHARD_TOKENS = 2**25
-"""A piece of more tokens than this becomes several shards: so many are held in memory."""
+"""A chunk of more tokens than this becomes several shards: so many are held in memory."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What came of a piece.
+    """What came of a chunk.
 
     Attributes:
         documents: how many, empty ones left out.
         shards: in their order; none where there is no text.
-        changed: when each part's file had been changed before it was read, see `Piece.changed`.
+        changed: when each part's file had been changed before it was read, see `Chunk.changed`.
     """
 
     documents: int
@@ -49,28 +49,28 @@ def token_type(tokenizer: Tokenizer) -> np.dtype[Any]:
     return np.dtype(np.uint16 if tokenizer.vocabulary <= 2**16 else np.int32)
 
 
-def tokenise_piece(number: int, piece: Piece, tokenizer: Tokenizer, directory: Path) -> Record:
-    """Tokenise a piece, write its shards, then the record that says that it is finished.
+def tokenise_chunk(number: int, chunk: Chunk, tokenizer: Tokenizer, directory: Path) -> Record:
+    """Tokenise a chunk, write its shards, then the record that says that it is finished.
 
     Args:
-        number: of the piece, which its files are named after.
-        piece: what to read.
+        number: of the chunk, which its files are named after.
+        chunk: what to read.
         tokenizer: of the token ids.
         directory: of the corpus.
 
     Raises:
-        UserError: the piece cannot be read, or a shard cannot be written.
+        UserError: the chunk cannot be read, or a shard cannot be written.
     """
-    documents, changed = 0, piece.changed
+    documents, changed = 0, chunk.changed
 
-    def counted(part: Part) -> Iterator[str]:
+    def counted(part: SourceRange) -> Iterator[str]:
         nonlocal documents
         for document in part.documents():
             documents += bool(document)
             yield document
 
     def tokens() -> Iterator[NDArray[Any]]:
-        for part in piece.parts:
+        for part in chunk.parts:
             try:
                 if part.kind == ".npy":
                     yield from _known(npy_tokens(part), part, tokenizer)
@@ -103,12 +103,12 @@ def tokenise_piece(number: int, piece: Piece, tokenizer: Tokenizer, directory: P
 
 
 def record_path(directory: Path, number: int) -> Path:
-    """Of a piece's record."""
+    """The path of a chunk's record."""
     return directory / RECORDS / f"{number:05d}.json"
 
 
 def read_record(directory: Path, number: int) -> Record | None:
-    """What came of a piece; None where it is not finished, or its record was cut off by a crash.
+    """What came of a chunk; None where it is not finished, or its record was cut off by a crash.
 
     Raises:
         UserError: the record cannot be read.
@@ -129,10 +129,10 @@ def _path(directory: Path, number: int, shard: int) -> Path:
 
 
 def _known(
-    pieces: Iterator[NDArray[Any]], part: Part, tokenizer: Tokenizer
+    chunks: Iterator[NDArray[Any]], part: SourceRange, tokenizer: Tokenizer
 ) -> Iterator[NDArray[Any]]:
     """Token ids from a file, once they are found to be the tokenizer's."""
-    for tokens in pieces:
+    for tokens in chunks:
         low, high = int(tokens.min()), int(tokens.max())
         if low < 0 or high >= tokenizer.vocabulary:
             raise UserError(

@@ -72,7 +72,7 @@ class UnitCosts:
     neuron: Any
 
     def total(self, layers: Any, groups: Any, neurons: Any) -> Any:
-        """Of so many layers, and so many groups and neurons in all of them."""
+        """The cost of so many layers, and so many groups and neurons in all of them."""
         return self.base + self.layer * layers + self.group * groups + self.neuron * neurons
 
 

@@ -85,7 +85,7 @@ class Proxy:
 
 
 def _shares(importance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of the sum over the last dimension; alike where there is none."""
+    """The shares of the sum over the last dimension; equal ones where the sum is 0."""
     values = np.maximum(importance, 0)
     total = values.sum(-1, keepdims=True)
     return np.where(total > 0, values / np.where(total > 0, total, 1), 1 / values.shape[-1])

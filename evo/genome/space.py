@@ -266,7 +266,7 @@ class Space:
 
     @cached_property
     def _best_first(self) -> list[Indices]:
-        """Of groups and of neurons: flat indices into a mask that sort each row by rank."""
+        """Flat indices into a mask that sort each row by rank, for groups and for neurons."""
         return [
             np.argsort(ranks, axis=1) + _row_starts(ranks)
             for ranks in (self.order.groups, self.order.neurons)
@@ -286,7 +286,7 @@ class Space:
         return subnet
 
     def _kept(self, which: int, keys: Keys, counts: Counts) -> Mask:
-        """Of groups (0) or neurons (1), what has the smallest keys of its layer."""
+        """The groups (0) or neurons (1) with the smallest keys of their layer."""
         ranks = self._ranks[which]
         if not self.fine:  # keys are the order's
             return ranks < counts[:, None].astype(ranks.dtype)
@@ -297,7 +297,7 @@ class Space:
 
     @cached_property
     def _ranks(self) -> list[Indices]:
-        """Of groups and of neurons, in as few bytes as they fit in."""
+        """The ranks of groups and of neurons, in as few bytes as they fit in."""
         return [
             ranks.astype(np.min_scalar_type(ranks.shape[1]))
             for ranks in (self.order.groups, self.order.neurons)
@@ -305,7 +305,7 @@ class Space:
 
     @cached_property
     def _flat_ranks(self) -> list[Indices]:
-        """Of groups and of neurons: flat indices into a mask by rank."""
+        """Flat indices into a mask by rank, for groups and for neurons."""
         return [ranks + _row_starts(ranks) for ranks in (self.order.groups, self.order.neurons)]
 
 

@@ -27,7 +27,7 @@ from evo.storage.files import refuse_occupied
 logger = logging.getLogger("evo")
 
 TOLERANCE = 1e-4
-"""Of the difference to transformers' logits, in units of the largest logit (at least 1)."""
+"""The largest allowed difference to transformers' logits, as a share of the largest logit or 1."""
 
 CHECKED_ROWS, CHECKED_LENGTH = 2, 64
 

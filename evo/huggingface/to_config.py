@@ -41,7 +41,7 @@ CLASSES = {
     "qwen3": "Qwen3ForCausalLM",
     "olmo2": "Olmo2ForCausalLM",
 }
-"""Of each `model_type`."""
+"""The class of transformers for each `model_type`."""
 
 
 def refuse_unsaid(config: Config) -> None:

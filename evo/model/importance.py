@@ -140,7 +140,7 @@ def _importance(
 
 
 def spread_over(blocks: NDArray[np.int32], count: int) -> NDArray[np.int32]:
-    """So many of the blocks, evenly spaced; all where there are fewer."""
+    """At most this number of the blocks, evenly spaced."""
     if len(blocks) <= count:
         return blocks
     return blocks[np.linspace(0, len(blocks) - 1, count).astype(np.int64)]

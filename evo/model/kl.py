@@ -144,7 +144,7 @@ def summed_nll_and_divergence(
 
 
 def _states(teacher: GPT, hidden: Tensor, divergence: Divergence) -> tuple[Tensor, Tensor]:
-    """Of some positions, what `TeacherStates` holds."""
+    """What `TeacherStates` holds for some positions."""
     size, k = divergence.vocabulary, divergence.top_k
     sums: list[Tensor] = []
     logits = hidden.new_empty((len(hidden), 0), dtype=torch.float32)

@@ -20,7 +20,7 @@ from evo.model.litgpt import GPT
 from evo.model.nll import summed_nll
 
 LEAST = 0.01
-"""Of the largest growth: what grows less, or falls, counts as this much."""
+"""A layer counts at least this share of the largest growth, even where the loss falls."""
 
 
 @torch.inference_mode()

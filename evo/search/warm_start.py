@@ -34,7 +34,7 @@ from evo.storage.run_directory import read_settings
 
 FILE = "start.parquet"
 SHARE = 0.5
-"""Of the first generation."""
+"""The share of the first generation that comes from the other run."""
 
 
 @dataclass(frozen=True)

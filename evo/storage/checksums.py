@@ -19,10 +19,10 @@ from evo.storage.files import atomic_file, cache_directory
 logger = logging.getLogger(__name__)
 
 NOTICED_BYTES = 2**30
-"""So much takes seconds to check, which the user is told."""
+"""A check of more bytes than this takes seconds, and is logged."""
 
 MOST_NAMES = 20
-"""Of wrong files that are listed."""
+"""At most this number of wrong files is listed."""
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ import ray
 from numpy.typing import NDArray
 from ray.exceptions import ObjectLostError
 
-from evo.data.chunks import pieces_of
-from evo.data.sources import Part
+from evo.data.chunks import chunks_of
+from evo.data.sources import SourceRange
 from evo.data.token_blocks import Tokens, batches_of, check_ids, npy_tokens
 from evo.errors import UserError
 from evo.model.tokenizer import Tokenizer, load_tokenizer
@@ -64,7 +64,7 @@ class BlockStream:
 
     def __init__(
         self,
-        parts: Sequence[Part],
+        parts: Sequence[SourceRange],
         tokenizer: Tokenizer | None,
         length: int,
         position: TextPosition = TextPosition(),
@@ -109,7 +109,7 @@ class BlockStream:
             number, first = (number + 1) % len(self._parts), 0
         raise UserError(f"{self._parts[0].name} is empty: there is no text in it")
 
-    def _part_from(self, part: Part, first: int) -> Iterator[tuple[int, NDArray[Any]]]:
+    def _part_from(self, part: SourceRange, first: int) -> Iterator[tuple[int, NDArray[Any]]]:
         if part.kind == ".npy":
             yield from islice(enumerate(npy_tokens(part)), first, None)
             return
@@ -135,20 +135,20 @@ class StreamedText:
     """
 
     source: str
-    parts: tuple[Part, ...]
+    parts: tuple[SourceRange, ...]
     model: Path
     vocabulary: int
     length: int
     window: int
 
 
-def parts_of(source: str) -> tuple[Part, ...]:
+def parts_of(source: str) -> tuple[SourceRange, ...]:
     """The parts of a source, small enough to go on quickly in the middle of it.
 
     Raises:
         UserError: it cannot be read.
     """
-    found = tuple(part for piece in pieces_of([source]) for part in piece.parts)
+    found = tuple(part for chunk in chunks_of([source]) for part in chunk.parts)
     if not found:
         raise UserError(f"{source} is empty: there is no text in it")
     return found

@@ -192,8 +192,8 @@ def open_training_text(
 
 
 def _stream(name: str, student: Checkpoint, vocabulary: int, length: int, window: int) -> Source:
-    pieces = parts_of(name)
-    text_parts = [part for part in pieces if part.kind != ".npy"]
+    chunks = parts_of(name)
+    text_parts = [part for part in chunks if part.kind != ".npy"]
     if text_parts and student.tokenizer is None:
         raise UserError(
             f"{name} is text, but {student.path} has no tokenizer: give token ids as .npy, or "
@@ -203,11 +203,11 @@ def _stream(name: str, student: Checkpoint, vocabulary: int, length: int, window
     if text_parts and student.tokenizer is not None:
         told = (student.tokenizer.hash, student.tokenizer.end_of_text)
         digest.update(repr(told).encode())
-    for part in pieces:
+    for part in chunks:
         # Not when it was changed: a copy of the corpus must do to go on.
         size = None if part.path is None else file_bytes(part)
         known_as = part.name if part.path is None else part.path.name
         digest.update(repr((known_as, part.start, part.stop, part.version, size)).encode())
     model = Path(student.path).absolute()
-    text = StreamedText(name, pieces, model, vocabulary, length, window)
+    text = StreamedText(name, chunks, model, vocabulary, length, window)
     return Source(name, text, digest.hexdigest())

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from workers.pool.queues import Unit
 
 LONE_DEATHS = 5
-"""So many workers may a unit kill while nothing else is in flight, before it counts as failed."""
+"""A unit that has killed this number of workers while it ran alone counts as failed."""
 
 
 class Quarantine:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 AFFINITY_LEAD = 8
-"""So many units may a search be ahead of the one most behind, to spare a worker an extraction."""
+"""A search may be this number of units ahead of the last one, to spare a worker an extraction."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ LONGEST_CALL = 10.0
 """Seconds after which a job that waits is heard of again."""
 
 ATTEMPTS = 5
-"""So many times in a row a pool may end under a job before the job gives up."""
+"""A job gives up when its pool has ended this number of times in a row."""
 
 PAUSE = 0.5
 """Seconds between attempts to enter a pool that is just ending."""

@@ -18,7 +18,7 @@ from workers.pool.worker_messages import MESSAGE_INTERVAL, WorkerMessages
 from workers.settings import PoolSettings, ScoringSettings
 
 START_DEATHS = 5
-"""So many workers may die in a row while they start, before the worker group gives up."""
+"""The worker group gives up when this number of workers in a row has died while starting."""
 
 RESTART_PAUSE = 5.0
 """Seconds before a worker that died while it started is replaced, times the deaths in a row."""

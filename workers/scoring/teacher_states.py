@@ -52,7 +52,7 @@ class TeacherCache:
         return tuple(self._kept)
 
     def states(self, rows: tuple[int, int], micro_batch: int) -> TeacherStates:
-        """Of a shard: its first block and the one after its last."""
+        """The states of a shard, whose rows are its first block and the one after its last."""
         if rows in self._kept:
             return self._kept[rows]
         states = teacher_states(

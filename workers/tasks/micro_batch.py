@@ -18,11 +18,11 @@ from workers.settings import ScoringSettings
 from workers.tasks.on_worker import on_worker
 
 MEMORY_SHARE = 0.5
-"""Of a worker's memory, at most this is used; the next candidate's weights come on top."""
+"""At most this share of a worker's memory is used; the next candidate's weights come on top."""
 
 
 def largest(subnets: Iterable[Subnet], architecture: Architecture, tokens: int) -> Subnet:
-    """Of some subnets, that which needs most memory with so many tokens at once."""
+    """The subnet that needs most memory with this number of tokens at once."""
     return max(subnets, key=lambda one: (_elements(architecture, one.widths, tokens), one.id))
 
 

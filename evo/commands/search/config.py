@@ -211,7 +211,7 @@ class SearchConfig:
 
     @property
     def sources(self) -> list[str]:
-        """Of the fitness text."""
+        """The sources of the fitness text."""
         return [self.text] if isinstance(self.text, str) else self.text
 
     @property
@@ -226,7 +226,7 @@ class SearchConfig:
 
     @property
     def limits(self) -> WidthLimits:
-        """Of the widths."""
+        """What the widths are restricted to."""
         from evo.genome.width_limits import WidthLimits
 
         return WidthLimits.parse(self.multiple_of, self.floors)

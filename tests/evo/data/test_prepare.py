@@ -19,16 +19,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from evo.cli import main
-from evo.data import chunks as pieces
 from evo.data import text_files
-from evo.data import tokenise_chunk as tokenise_piece
-from evo.data.chunks import Piece, pieces_of
+from evo.data.chunks import Chunk, chunks_of
 from evo.data.config import PrepareConfig
 from evo.data.prepare import _tokenise, prepare
 from evo.data.prepared_corpus import Manifest, open_blocks
-from evo.data.sources import Part, documents
+from evo.data.sources import SourceRange, documents
 from evo.data.token_blocks import load_text
 from evo.data.token_shards import Blocks
+from evo.data.tokenise_chunk import read_record, tokenise_chunk
 from evo.errors import UserError
 from evo.model.tokenizer import Tokenizer
 from evo.ray_connection import connect
@@ -43,7 +42,7 @@ def write_parquet(path: Path, texts: list[str]) -> None:
 
 
 SMALL = 1500
-"""Bytes of a piece, so that there are some."""
+"""Bytes of a chunk, so that there are some."""
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +53,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> PrepareConfig:
-    """Of a small corpus of 14 pieces."""
-    monkeypatch.setattr(pieces, "PIECE_BYTES", SMALL)
+    """Of a small corpus of 14 chunks."""
+    monkeypatch.setattr("evo.data.chunks.CHUNK_BYTES", SMALL)
     connect()
     write_mixed(tmp_path / "corpus")
     return PrepareConfig([str(tmp_path / "corpus")], model, tmp_path / "prepared")
@@ -116,15 +115,15 @@ def test_the_number_of_workers_changes_nothing(config: PrepareConfig, tmp_path: 
 def test_large_pieces_become_several_shards(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenise_piece, "SHARD_TOKENS", 1000)
+    monkeypatch.setattr("evo.data.tokenise_chunk.SHARD_TOKENS", 1000)
     texts = random_documents(200, seed=9)
     np.save(tmp_path / "z.npy", np.arange(300).repeat(20))
     write_jsonl(tmp_path / "a.jsonl", texts)
-    (piece,) = pieces_of([str(tmp_path / "*.[jn]*")], 10**6)
-    record = tokenise_piece.tokenise_piece(7, piece, Tokenizer(model), tmp_path)
+    (chunk,) = chunks_of([str(tmp_path / "*.[jn]*")], 10**6)
+    record = tokenise_chunk(7, chunk, Tokenizer(model), tmp_path)
     assert [shard.tokens for shard in record.shards][:-1] == [1000] * (len(record.shards) - 1)
     assert record.shards[1].file == "00007-1.arrow"
-    assert record == tokenise_piece.read_record(tmp_path, 7)
+    assert record == read_record(tmp_path, 7)
     blocks = Blocks(tmp_path, record.shards, 1)[:].ravel()
     whole = [stream(texts, Tokenizer(model)), np.arange(300).repeat(20)]
     assert np.array_equal(blocks, np.concatenate(whole))
@@ -135,10 +134,10 @@ def test_killed_and_run_again_it_makes_no_finished_shard_again(
     config: PrepareConfig, expected: np.ndarray
 ) -> None:
     command = (
-        "import sys; from pathlib import Path; from evo.data import chunks as pieces\n"
+        "import sys; from pathlib import Path; from evo.data import chunks\n"
         "from evo.data.config import PrepareConfig\n"
         "from evo.data.prepare import prepare\n"
-        f"pieces.PIECE_BYTES = {SMALL}\n"
+        f"chunks.CHUNK_BYTES = {SMALL}\n"
         "prepare(PrepareConfig([sys.argv[1]], Path(sys.argv[2]), Path(sys.argv[3]), workers=1))\n"
     )
     process = subprocess.Popen(
@@ -189,7 +188,7 @@ def test_a_killed_worker_is_replaced(config: PrepareConfig, expected: np.ndarray
     assert np.array_equal(read(config.out), expected)
 
 
-class Deadly(Piece):
+class Deadly(Chunk):
     """Kills every worker that is given it."""
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -197,7 +196,7 @@ class Deadly(Piece):
 
 
 def test_a_piece_that_kills_every_worker_ends_it(config: PrepareConfig) -> None:
-    first, *_, last = pieces_of(config.sources)
+    first, *_, last = chunks_of(config.sources)
     (config.out / "records").mkdir(parents=True)
     with pytest.raises(UserError, match=r"d\.jsonl\.gz: 5 workers died of it") as caught:
         list(_tokenise([0, 1], [first, Deadly(last.parts, 0)], config))
@@ -209,7 +208,7 @@ def test_what_nobody_expected_is_one_line_with_the_name(
 ) -> None:
     path = Path(config.sources[0]) / "a.jsonl"
     (config.out / "records").mkdir(parents=True)
-    odd = Piece((Part(str(path), path, start="a"),), 0)  # type: ignore[arg-type]
+    odd = Chunk((SourceRange(str(path), path, start="a"),), 0)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"a\.jsonl cannot be tokenised: TypeError: ") as caught:
         list(_tokenise([0], [odd], config))
     assert "\n" not in str(caught.value)
@@ -222,7 +221,7 @@ def test_a_document_that_is_too_large_is_refused(
     writers = {"a.jsonl": write_jsonl, "b.parquet": write_parquet}
     for name, write in writers.items():
         path = Path(config.sources[0]) / name
-        part = Part(str(path), path)
+        part = SourceRange(str(path), path)
         list(part.documents())
         write(path, ["word " * 81])
         with pytest.raises(UserError, match=f"{path.name} has one document of .*too large"):
@@ -275,7 +274,7 @@ def test_what_cannot_be_read_ends_it_in_one_line(
     said = capsys.readouterr()
     assert said.out.startswith(f"{config.out}-2: ")
     assert said.out.count("\n") == 1
-    assert "9/9 pieces" in said.err
+    assert "9/9 chunks" in said.err
 
 
 def test_bad_input_leaves_nothing_behind(config: PrepareConfig, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import ray
 
-from evo.data import chunks as pieces
 from evo.data import text_files
 from evo.data.sources import documents
 from evo.errors import UserError
@@ -40,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 1500)
+    monkeypatch.setattr("evo.data.chunks.CHUNK_BYTES", 1500)
     write_mixed(tmp_path / "corpus")
     np.save(tmp_path / "corpus" / "z.npy", np.arange(50))
     return str(tmp_path / "corpus")
