@@ -73,7 +73,7 @@ def search_curves(histories: Mapping[str, pd.DataFrame], path: Path) -> None:
         if len(searches) == 1:
             _candidate_dots(axes, next(iter(searches.values())))
         else:  # the first few candidates may be so bad that nothing else could be told apart
-            axes.set_ylim(top=1.1 * max(_top_median(one) for one in searches.values()))
+            axes.set_ylim(top=1.1 * max(_top_median(history) for history in searches.values()))
         _finish_curves(axes, f"bin {panel}" if panel else "")
         if index % columns == 0:
             axes.set_ylabel("perplexity on the fitness text")

@@ -125,7 +125,7 @@ def _overview(run: RunRecord, out: Path) -> Iterator[Markup]:
     yield element("h2", "Winners")
     headings = ("search", "winner", "parameters", "NLL", "perplexity", "evaluations",
                 "tokens scored", "FLOPs", "worker seconds", "ended")  # fmt: skip
-    rows = [_overview_row(one) for one in run.searches]
+    rows = [_overview_row(search) for search in run.searches]
     yield table(headings, rows, numbers=headings[2:9])
     yield element(
         "p",
@@ -135,7 +135,9 @@ def _overview(run: RunRecord, out: Path) -> Iterator[Markup]:
         "checkpoint, in the run directory.",
         class_="note",
     )
-    histories = {one.name: one.history for one in run.searches if winner(one.history) is not None}
+    histories = {
+        search.name: search.history for search in run.searches if winner(search.history) is not None
+    }
     with_nll = {name: one for name, one in histories.items() if has_nll(one)}
     if len(with_nll) > 1:
         search_curves(with_nll, out / "curves.png")

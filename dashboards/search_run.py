@@ -70,11 +70,11 @@ def read_run(run: Path) -> RunRecord:
             "directory that was its --out"
         )
     summary = _read_json(run / "summary.json")
-    ended = {one["name"]: one for one in summary["searches"]} if summary else {}
+    ended = {row["name"]: row for row in summary["searches"]} if summary else {}
     names = [f"{space}@{bin.strip()}" for bin in settings["bins"] for space in settings["spaces"]]
     searches = [_read_search(run / "searches" / name, ended.get(name)) for name in names]
     dimensions = _teacher_dimensions(run / "order.npz")
-    if dimensions is None and any(len(one.history) for one in searches):
+    if dimensions is None and any(len(search.history) for search in searches):
         raise UserError(f"{run} is damaged: it has scored candidates, but no order.npz")
     return RunRecord(run, settings, summary, dimensions, searches)
 

@@ -35,7 +35,7 @@ def draw_sweep(results: pd.DataFrame, settings: Sequence[str], path: Path) -> No
         settings: the names of those that were tried.
         path: of the picture.
     """
-    drawn = results[[np.isfinite(one) for one in results["final_perplexity"]]]
+    drawn = results[[np.isfinite(perplexity) for perplexity in results["final_perplexity"]]]
     if drawn.empty:
         return
     finished = drawn[drawn["status"] == "finished"]
@@ -74,7 +74,7 @@ def _by_value(ends: pd.DataFrame, name: str) -> list[tuple[str, pd.Series]]:
     """The last perplexities for each value of a setting, in the values' order."""
     labels = [shown(value) for value in ends[name]]
     return [
-        (label, ends["final_perplexity"][[one == label for one in labels]])
+        (label, ends["final_perplexity"][[each == label for each in labels]])
         for label in sorted(set(labels), key=_order)
     ]
 

@@ -54,7 +54,8 @@ def draw_groups(groups: Sequence[Group], baseline: Group, path: Path) -> None:
         if group is baseline or not interval.high:
             continue
         ends = [
-            baseline.flops / one if one else group.flops for one in (interval.high, interval.low)
+            baseline.flops / ratio if ratio else group.flops
+            for ratio in (interval.high, interval.low)
         ]
         height = [baseline.perplexity] * 2
         axes.plot(ends, height, color=colour, linewidth=4, alpha=0.5, solid_capstyle="butt")

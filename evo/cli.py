@@ -119,7 +119,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     logging.getLogger("evo").setLevel(logging.INFO)
-    of_teacher = name == "prepare" and any(one.partition("=")[0] == "--teacher" for one in rest)
+    of_teacher = name == "prepare" and any(
+        argument.partition("=")[0] == "--teacher" for argument in rest
+    )
     meant = "cache-logits" if of_teacher else name
     try:
         _load(COMMANDS[meant].run)(_parse(meant, rest))

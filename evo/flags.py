@@ -75,7 +75,7 @@ def parse_config(
         if problem.endswith("is missing") and problem.split()[0] in positional:
             problem += _swallowed(arguments, lists)
         raise UserError(f"{problem}; `{program} --help` lists the flags") from error
-    return config_class(**{one.name: parsed[one.name] for one in fields(config_class)})  # type: ignore[arg-type]
+    return config_class(**{field.name: parsed[field.name] for field in fields(config_class)})  # type: ignore[arg-type]
 
 
 def parse_value(config_class: type, name: str, text: str) -> Any:
@@ -100,7 +100,7 @@ def parse_value(config_class: type, name: str, text: str) -> Any:
 
 def _takes_several(kind: Any) -> bool:
     """Whether a flag of this type takes a list, perhaps besides something else."""
-    return get_origin(kind) is list or any(get_origin(one) is list for one in get_args(kind))
+    return get_origin(kind) is list or any(get_origin(part) is list for part in get_args(kind))
 
 
 def _flag(name: str) -> str:
@@ -121,7 +121,7 @@ def _problem(message: str, kinds: dict[str, Any], names: dict[str, str]) -> str:
 
 def _wanted(kind: Any) -> str:
     """What a flag of this type takes."""
-    choices = [one for one in get_args(kind) if one is not type(None)]
+    choices = [choice for choice in get_args(kind) if choice is not type(None)]
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, choices))}"
     if get_origin(kind) is list:
@@ -148,7 +148,7 @@ def _show_dashes(parser: Any) -> None:
             dashed = flag.replace("_", "-")
             parser._option_string_actions[dashed] = action
             action.option_strings = [
-                dashed if one == flag else one for one in action.option_strings
+                dashed if option == flag else option for option in action.option_strings
             ]
 
 
@@ -180,7 +180,10 @@ def _join_lists(arguments: Sequence[str], lists: set[str]) -> list[str]:
             flag.append(argument)
         else:
             joined.append(argument)
-    return [one if isinstance(one, str) else f"{one[0]}={_as_list(one[1:])}" for one in joined]
+    return [
+        argument if isinstance(argument, str) else f"{argument[0]}={_as_list(argument[1:])}"
+        for argument in joined
+    ]
 
 
 def _configs_first(arguments: list[str]) -> list[str]:
@@ -198,7 +201,9 @@ def _configs_first(arguments: list[str]) -> list[str]:
 
 def _swallowed(arguments: Sequence[str], lists: set[str]) -> str:
     """Where what has no flag must stand, if a flag may have taken it for one of its values."""
-    given = [flag for one in arguments if (flag := one.partition("=")[0]) in map(_flag, lists)]
+    given = [
+        flag for argument in arguments if (flag := argument.partition("=")[0]) in map(_flag, lists)
+    ]
     return f": it stands before flags that take several values, here {given[0]}" if given else ""
 
 

@@ -100,7 +100,7 @@ class Strategy(ABC):
             meanwhile: called after each proposal, as a generation of them may take a second.
         """
         proposals = list(self.starts) if self.generation == 0 else []
-        self.seen.update(one.subnet.id for one in proposals)
+        self.seen.update(proposal.subnet.id for proposal in proposals)
         while self.ended is None and len(proposals) < self.budget.population:
             proposal = self._new()
             if proposal is None:
@@ -114,8 +114,8 @@ class Strategy(ABC):
 
     def tell(self, scored: Sequence[Scored]) -> None:
         """The fitness of all that `ask` gave, in any order."""
-        ranked = sorted(scored, key=lambda one: one.subnet.id)
-        valid = [one for one in ranked if one.fitness is not None]
+        ranked = sorted(scored, key=lambda candidate: candidate.subnet.id)
+        valid = [candidate for candidate in ranked if candidate.fitness is not None]
         before = self.best
         self.best = min([*([before] if before else []), *valid], key=rank_key, default=None)
         if self.best is not None and (
@@ -151,8 +151,10 @@ class Strategy(ABC):
         self.generation, self.ended = state["generation"], state["ended"]
         self.improved = state["improved"]
         self.rng.bit_generator.state = state["rng"]
-        self.seen = {one.subnet.id for one in scored}
-        valid = sorted((one for one in scored if one.fitness is not None), key=rank_key)
+        self.seen = {candidate.subnet.id for candidate in scored}
+        valid = sorted(
+            (candidate for candidate in scored if candidate.fitness is not None), key=rank_key
+        )
         self.best = valid[0] if valid else None
         self._learn(valid)
 

@@ -39,5 +39,5 @@ class LocalSearch(Strategy):
         return self.space.mutate(parent, self.rng)
 
     def _learn(self, scored: Sequence[Scored]) -> None:
-        candidates = [one for one in (self.incumbent, *scored) if one is not None]
+        candidates = [candidate for candidate in (self.incumbent, *scored) if candidate is not None]
         self.incumbent = min(candidates, key=rank_key, default=None)

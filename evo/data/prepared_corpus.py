@@ -78,7 +78,7 @@ class Manifest:
         try:
             content = json.loads(path.read_bytes())
             content["shards"] = [Shard(**shard) for shard in content["shards"]]
-            return Manifest(**{one.name: content[one.name] for one in fields(Manifest)})
+            return Manifest(**{field.name: content[field.name] for field in fields(Manifest)})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is no manifest of `evo prepare`: {error!r}") from error
 

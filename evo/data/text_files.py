@@ -18,7 +18,7 @@ LARGEST_DOCUMENT = 2**27
 
 def suffix(path: Path) -> str:
     """The end of a file's name that says its kind; empty where it is none that can be read."""
-    return next((one for one in SUFFIXES if path.name.endswith(one)), "")
+    return next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), "")
 
 
 def check_size(name: str, size: int) -> None:

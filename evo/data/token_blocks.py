@@ -264,7 +264,7 @@ def tokenise(documents: Iterable[str], tokenizer: Tokenizer) -> Iterator[Tokens]
     """The token ids of documents, and the end-of-text token after each; empty ones are left out."""
     end = np.array([tokenizer.end_of_text], np.int32)
     for batch in batches_of(filter(None, documents), len):
-        yield np.concatenate([one for tokens in tokenizer.encode(batch) for one in (tokens, end)])
+        yield np.concatenate([ids for tokens in tokenizer.encode(batch) for ids in (tokens, end)])
 
 
 def batches_of(items: Iterable[Item], characters: Callable[[Item], int]) -> Iterator[list[Item]]:

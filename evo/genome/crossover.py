@@ -14,16 +14,16 @@ from evo.genome.subnet import Mask
 
 def crossed(first: Genes, second: Genes, rng: Generator, *, fine: bool, uniform: bool) -> Genes:
     """Each dimension from either parent, in fine spaces also from both."""
-    one, two = first.plan, second.plan
-    rows = 1 if uniform else len(one.groups)
+    this, other = first.plan, second.plan
+    rows = 1 if uniform else len(this.groups)
     from_first = {name: rng.random((rows, 1)) < 0.5 for name in ("groups", "neurons")}
     layers_first, channels_first = rng.random(2) < 0.5
     plan = WidthPlan(
-        layers=one.layers if layers_first else two.layers,
-        channels=one.channels if channels_first else two.channels,
-        groups=np.where(from_first["groups"][:, 0], one.groups, two.groups),
-        neurons=np.where(from_first["neurons"][:, 0], one.neurons, two.neurons),
-        depth=one.depth if layers_first else two.depth,
+        layers=this.layers if layers_first else other.layers,
+        channels=this.channels if channels_first else other.channels,
+        groups=np.where(from_first["groups"][:, 0], this.groups, other.groups),
+        neurons=np.where(from_first["neurons"][:, 0], this.neurons, other.neurons),
+        depth=this.depth if layers_first else other.depth,
     )
     if not fine:
         return replace(first, plan=plan)

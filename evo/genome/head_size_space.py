@@ -94,7 +94,7 @@ class HeadSizeSpace(Space):
         return min(self._parts, key=lambda one: abs(one - size))
 
     def _other(self, size: int | None, rng: Generator) -> int:
-        sizes = [one for one in self._parts if one != size]
+        sizes = [other for other in self._parts if other != size]
         return sizes[rng.integers(len(sizes))]
 
     def _named(self, size: int) -> int | None:

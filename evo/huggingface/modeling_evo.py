@@ -192,7 +192,7 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).split([self.heads * self.head_dim, keys, keys], dim=-1)
         if self.norm_all:
             q, k = self.norm_q(q), self.norm_k(k)
-        q, k, v = (one.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for one in (q, k, v))
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in (q, k, v))
         if self.norm_each:
             q, k = self.norm_q(q), self.norm_k(k)
         q, k = rotated(q, cos, sin), rotated(k, cos, sin)

@@ -132,7 +132,7 @@ def _importance(
 ) -> Importance:
     as_array = partial(np.asarray, dtype=np.float64)
     return Importance(
-        layers=as_array([float(one) for one in layers]),
+        layers=as_array([float(value) for value in layers]),
         channels=as_array(channels.detach().cpu()),
         groups=as_array(torch.stack(groups).detach().cpu()),
         neurons=as_array(torch.stack(neurons).detach().cpu()),

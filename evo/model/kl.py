@@ -92,7 +92,7 @@ def teacher_states(
         micro_batch: rows that run through the teacher at once.
     """
     parts = [
-        [one.cpu() for one in _states(teacher, hidden, divergence)]
+        [tensor.cpu() for tensor in _states(teacher, hidden, divergence)]
         for batch, _ in batches(teacher, blocks, micro_batch)
         for (hidden,) in in_parts(batch)
     ]
@@ -128,7 +128,9 @@ def summed_nll_and_divergence(
     start, per_row = 0, blocks.shape[1] - 1
     for hidden, targets in batches(model, blocks, micro_batch):
         rows = slice(start, start + len(hidden) // per_row)
-        kept = [one[rows].to(hidden.device).flatten(0, 1) for one in (states.values, states.extra)]
+        kept = [
+            tensor[rows].to(hidden.device).flatten(0, 1) for tensor in (states.values, states.extra)
+        ]
         parts = []
         for own, wanted, values, extra in in_parts(hidden, targets, *kept):
             if divergence.top_k is None:
@@ -136,10 +138,10 @@ def summed_nll_and_divergence(
             else:
                 sizes, distance = _top(model, own, values, extra, divergence.vocabulary)
             parts.append((sizes - target_logits(model, own, wanted), distance))
-        both = (torch.cat(one) for one in zip(*parts, strict=True))
-        sums.append(tuple(row_sums(one, len(hidden), per_row) for one in both))
+        both = (torch.cat(column) for column in zip(*parts, strict=True))
+        sums.append(tuple(row_sums(values, len(hidden), per_row) for values in both))
         start = rows.stop
-    nll, distances = (np.concatenate(one) for one in zip(*sums, strict=True))
+    nll, distances = (np.concatenate(column) for column in zip(*sums, strict=True))
     return nll, distances
 
 

@@ -144,7 +144,11 @@ class Generation:
             if not self.complete:
                 requests = self.open_stage()
                 self._abort()
-        return [(one, shard) for one, shard in requests if (one.subnet.id, shard) in self._open]
+        return [
+            (proposal, shard)
+            for proposal, shard in requests
+            if (proposal.subnet.id, shard) in self._open
+        ]
 
     def result(self, candidate: str) -> list[tuple[int, ShardScore]]:
         """The shards, and the scores on them, of which a candidate's result is made."""

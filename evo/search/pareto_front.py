@@ -53,7 +53,7 @@ def pareto_front(points: Iterable[Point]) -> list[Point]:
         the smallest id.
     """
     front: list[Point] = []
-    for point in sorted(points, key=lambda one: (one.cost, *_rank(one))):
+    for point in sorted(points, key=lambda candidate: (candidate.cost, *_rank(candidate))):
         if not front or point.fitness < front[-1].fitness:
             front.append(point)
     return front

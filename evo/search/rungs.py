@@ -64,7 +64,7 @@ def survivors(
     Returns:
         Ids; among equals, the smaller id is the better.
     """
-    mean = {name: float(one.mean()) for name, one in losses.items()} | dict(elites)
+    mean = {name: float(values.mean()) for name, values in losses.items()} | dict(elites)
     ranked = sorted(mean, key=lambda name: (mean[name], name))
     last = ranked[min(places, len(ranked)) - 1]
     cutoff = losses[last] if last in losses else elites[last]

@@ -83,28 +83,30 @@ def damaged(directory: Path, files: Sequence[Summed]) -> dict[str, str]:
     known: dict[str, Any] = _read(known_file)
     stamps: dict[str, list[Any]] = {}
     wrong: dict[str, str] = {}
-    for one in files:
+    for entry in files:
         try:
-            status = (directory / one.file).stat()
+            status = (directory / entry.file).stat()
         except FileNotFoundError:
-            wrong[one.file] = "missing"
+            wrong[entry.file] = "missing"
             continue
-        stamps[one.file] = [one.checksum, status.st_size, status.st_mtime_ns]
-        if status.st_size != one.bytes:
-            wrong[one.file] = "damaged"
+        stamps[entry.file] = [entry.checksum, status.st_size, status.st_mtime_ns]
+        if status.st_size != entry.bytes:
+            wrong[entry.file] = "damaged"
     unknown = [
-        one for one in files if one.file not in wrong and known.get(one.file) != stamps[one.file]
+        entry
+        for entry in files
+        if entry.file not in wrong and known.get(entry.file) != stamps[entry.file]
     ]
     if not unknown:
         return wrong
-    total = sum(one.bytes for one in unknown)
+    total = sum(entry.bytes for entry in unknown)
     if total > NOTICED_BYTES:
         logger.info("checking %d files of %s, %.1f GB", len(unknown), directory, total / 1e9)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda one: checksum(directory / one.file), unknown)
-        for one, content in zip(unknown, found, strict=True):
-            if content != one.checksum:
-                wrong[one.file] = "damaged"
+        found = pool.map(lambda entry: checksum(directory / entry.file), unknown)
+        for entry, content in zip(unknown, found, strict=True):
+            if content != entry.checksum:
+                wrong[entry.file] = "damaged"
     right = {name: stamp for name, stamp in (known | stamps).items() if name not in wrong}
     _keep(known_file, right)
     return wrong

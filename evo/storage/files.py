@@ -120,7 +120,7 @@ def _remove_abandoned(path: Path) -> None:
     processes were killed."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         try:
-            changes = [one.stat().st_mtime for one in (left, *left.rglob("*"))]
+            changes = [path.stat().st_mtime for path in (left, *left.rglob("*"))]
         except FileNotFoundError:  # another process is just finishing it
             continue
         if time.time() - max(changes) > ABANDONED_SECONDS:

@@ -17,7 +17,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: plain(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
+        return [plain(item) for item in value]
     if hasattr(value, "tolist"):  # numpy's, which is not imported for nothing
         return plain(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value

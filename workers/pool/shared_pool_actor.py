@@ -214,11 +214,11 @@ class SharedPoolActor:
                 f"the pool {self._name} scores the teacher {self._teacher} ({self._teacher_hash}), "
                 f"this search another one ({teacher_hash}): {other}"
             )
-        for one in fields(scoring):
-            ours, theirs = getattr(self._scoring, one.name), getattr(scoring, one.name)
+        for field in fields(scoring):
+            ours, theirs = getattr(self._scoring, field.name), getattr(scoring, field.name)
             if ours != theirs:
                 raise UserError(
-                    f"the pool {self._name} scores with {one.name} {ours}, this search with "
+                    f"the pool {self._name} scores with {field.name} {ours}, this search with "
                     f"{theirs}: {other}, or use the same"
                 )
 

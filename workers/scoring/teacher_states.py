@@ -58,7 +58,7 @@ class TeacherCache:
         states = teacher_states(
             self.teacher, self._blocks[slice(*rows)], self._divergence, micro_batch
         )
-        if states.nbytes + sum(one.nbytes for one in self._kept.values()) <= self._capacity:
+        if states.nbytes + sum(kept.nbytes for kept in self._kept.values()) <= self._capacity:
             self._kept[rows] = states.pinned() if self._device.type == "cuda" else states
         return states
 

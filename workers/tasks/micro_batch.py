@@ -23,7 +23,9 @@ MEMORY_SHARE = 0.5
 
 def largest(subnets: Iterable[Subnet], architecture: Architecture, tokens: int) -> Subnet:
     """The subnet that needs most memory with this number of tokens at once."""
-    return max(subnets, key=lambda one: (_elements(architecture, one.widths, tokens), one.id))
+    return max(
+        subnets, key=lambda subnet: (_elements(architecture, subnet.widths, tokens), subnet.id)
+    )
 
 
 def find_micro_batch(
