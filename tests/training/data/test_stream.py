@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import ray
 
-from evo.data import chunks as pieces
-from evo.data import text_files
+from evo.data import chunks, text_files
 from evo.data.sources import documents
 from evo.errors import UserError
 from evo.model.tokenizer import Tokenizer
@@ -19,9 +18,9 @@ from training.data.sampler import Extent, Sampler
 from training.data.stream import (
     APART,
     BlockStream,
-    TextPosition,
     StreamedBlocks,
     StreamedText,
+    TextPosition,
     WindowReader,
     parts_of,
     windows_to_keep,
@@ -40,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 1500)
+    monkeypatch.setattr(chunks, "PIECE_BYTES", 1500)
     write_mixed(tmp_path / "corpus")
     np.save(tmp_path / "corpus" / "z.npy", np.arange(50))
     return str(tmp_path / "corpus")
@@ -72,7 +71,7 @@ def test_blocks_come_in_order_and_again(corpus: str, model: Path, expected: np.n
 def test_it_goes_on_at_any_block(corpus: str, model: Path, expected: np.ndarray) -> None:
     first = BlockStream(parts_of(corpus), Tokenizer(model), LENGTH)
     for number in range(0, len(expected) - 3, 11):
-        again = BlockStream(parts_of(corpus), Tokenizer(model), LENGTH, first.place)
+        again = BlockStream(parts_of(corpus), Tokenizer(model), LENGTH, first.position)
         assert np.array_equal(again.read(3), expected[number : number + 3])
         first.read(11)
 
@@ -91,21 +90,21 @@ def test_windows_can_be_read_in_any_order_by_any_reader(
     corpus: str, model: Path, expected: np.ndarray, tmp_path: Path
 ) -> None:
     connect()
-    text, places = streamed(corpus, model), tmp_path / "places.jsonl"
-    reader = WindowReader(text, places, 3)
+    text, positions = streamed(corpus, model), tmp_path / "places.jsonl"
+    reader = WindowReader(text, positions, 3)
     for number in (0, 1, 0, 6, 2, 9):
         window = expected[10 * number : 10 * number + 10]
         assert np.array_equal(read(reader, number), window)
     assert reader.window(9) == reader.window(9)  # one object for all workers
-    known = places.read_text().splitlines()
+    known = positions.read_text().splitlines()
     assert len(known) == 11
-    with places.open("a") as file:
+    with positions.open("a") as file:
         file.write("[11, 3, 2")  # cut off
-    again = WindowReader(text, places, 3)
+    again = WindowReader(text, positions, 3)
     assert np.array_equal(read(again, 8), expected[80:90])
     assert again._next == 9  # it read nothing before that
     assert np.array_equal(read(again, 11), expected[110:120])
-    third = WindowReader(text, places, 3)
+    third = WindowReader(text, positions, 3)
     assert np.array_equal(read(third, 12), expected[120:130])
     assert third._next == 13
 

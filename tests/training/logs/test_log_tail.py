@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from evo.errors import UserError
-from training.logs import log
-from training.logs import log_tail
+from training.logs import log, log_tail
 from training.logs.log_tail import LogReader, Row, pass_on
 
 

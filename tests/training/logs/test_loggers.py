@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from evo.errors import UserError
 from training.logs import log, loggers
+from training.logs.log_tail import LogReader, Row, Watcher
 from training.logs.loggers import (
     CsvFile,
     TensorBoard,
@@ -23,7 +24,6 @@ from training.logs.loggers import (
     check_loggers,
     open_loggers,
 )
-from training.logs.log_tail import LogReader, Row, Watcher
 
 
 def rows(*steps: int, rate: float = 100.0) -> list[Row]:
