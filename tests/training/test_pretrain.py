@@ -1,13 +1,9 @@
-"""Runs on a real Ray; a run is some seconds of starting and almost none of training."""
+"""Whole runs: on Ray Train what depends on it, all else here."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import asdict, replace
@@ -19,7 +15,6 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from evo.data.prepared_corpus import Manifest
@@ -32,17 +27,21 @@ from evo.model.tokenizer import Tokenizer
 from evo.ray_connection import connect
 from evo.storage.files import exclusive
 from tests.support import tiny_checkpoints
+from tests.support.alone import launch_here, settings_of
 from tests.support.bpe import write_tokenizer
 from tests.support.corpora import random_documents, stream, write_jsonl
+from tests.support.drivers import kill_driver
 from training.config import PretrainConfig
 from training.data.prefetch import digest
 from training.data.sampler import Extent, Sampler
 from training.evaluation.evaluate import evaluate
 from training.logs import log
 from training.loop.flops import training_flops
-from training.loop.run_settings import Plan, default_batch_tokens, default_learning_rate
+from training.loop.run_settings import default_batch_tokens, default_learning_rate
 from training.losses.settings import LossSettings
 from training.pretrain import pretrain
+from training.setup.launch import launch_on_ray_train
+from training.setup.training_run import TrainingRun
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
@@ -74,9 +73,17 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
 
 @pytest.fixture(scope="module")
 def whole(config: PretrainConfig) -> dict[str, Any]:
-    """The summary of a run that nothing disturbed."""
+    """The summary of a run on Ray Train that nothing disturbed."""
     connect()
     return pretrain(config)
+
+
+@pytest.fixture(scope="module")
+def here(config: PretrainConfig) -> PretrainConfig:
+    """The same run without Ray Train, finished."""
+    same = replace(config, out=config.out.with_name("here"))
+    pretrain(same, launch=launch_here)
+    return same
 
 
 def logged(run: Path) -> list[dict[str, Any]]:
@@ -120,7 +127,7 @@ def kill_when_logged(run: Path, step: int, name: str) -> threading.Thread:
     """Kill one of this process's descendants once a run has logged a step."""
 
     def wait_and_kill() -> None:
-        while not (rows := log.rows(run)) or rows[-1]["step"] < step:
+        while log.last_step(run) < step:
             time.sleep(0.005)
         children = psutil.Process().children(recursive=True)
         next(child for child in children if name in " ".join(child.cmdline())).kill()
@@ -130,7 +137,9 @@ def kill_when_logged(run: Path, step: int, name: str) -> threading.Thread:
     return thread
 
 
-def test_the_log_and_the_result(config: PretrainConfig, whole: dict[str, Any]) -> None:
+def test_the_log_and_the_result(
+    config: PretrainConfig, whole: dict[str, Any], here: PretrainConfig
+) -> None:
     rows = log.rows(config.out)
     assert [row["step"] for row in rows] == list(range(STEPS + 1))
     assert rows[-1]["tokens"] == config.tokens
@@ -153,20 +162,19 @@ def test_the_log_and_the_result(config: PretrainConfig, whole: dict[str, Any]) -
     assert json.loads((config.out / "model" / "subnet.json").read_text())["pretraining"]
     assert not (config.out / "checkpoints").exists()
     assert_loggers_show_the_log(config.out)
+    assert_same_run(config.out, here.out)
 
 
-def test_the_first_loss_and_step_equal_plain_pytorch(
-    config: PretrainConfig, whole: dict[str, Any]
-) -> None:
+def test_the_first_loss_and_step_equal_plain_pytorch(here: PretrainConfig) -> None:
     """AdamW on cross-entropy over the same batches, written the usual way."""
-    blocks = np.load(config.text)
+    blocks = np.load(here.text)
     sampler = Sampler(BATCH, (Extent(len(blocks)),), (1.0,), 0)
-    model = checkpoint.load(config.model).model().train()
+    model = checkpoint.load(here.model).model().train()
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() == 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
-    for row in log.rows(config.out)[1:]:
+    for row in log.rows(here.out)[1:]:
         batch = sampler.step(row["step"] - 1).blocks
         tokens = torch.from_numpy(blocks[batch].astype(np.int64))
         assert row["blocks"] == f"{digest(tokens.numpy()) % 2**64:016x}"
@@ -181,53 +189,24 @@ def test_the_first_loss_and_step_equal_plain_pytorch(
         optimizer.zero_grad()
 
 
-def test_two_workers_one_of_them_killed(config: PretrainConfig, whole: dict[str, Any]) -> None:
-    other = replace(config, out=config.out.with_name("two"), workers=2)
-    killer = kill_when_logged(other.out, 6, "ray::RayTrainWorker")
-    pretrain(other)
-    assert not killer.is_alive()
-    for one, two in zip(logged(config.out), logged(other.out), strict=True):
-        assert two.pop("blocks", None) == one.pop("blocks", None)
-        assert two == pytest.approx(one, rel=1e-5)
-
-
 @pytest.mark.timeout(600)
 def test_a_killed_driver_goes_on_at_the_next_step(
-    config: PretrainConfig, whole: dict[str, Any], tmp_path: Path
+    config: PretrainConfig, here: PretrainConfig
 ) -> None:
     other = replace(config, out=config.out.with_name("killed"))
-    script = (
-        "import sys, yaml; from pathlib import Path\n"
-        "from training.config import PretrainConfig\n"
-        "from training.pretrain import pretrain\n"
-        "settings = yaml.safe_load(Path(sys.argv[1]).read_text())\n"
-        "for name in ('model', 'out'): settings[name] = Path(settings[name])\n"
-        "pretrain(PretrainConfig(**settings))\n"
-    )
-    plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(other).items()}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain))
-    root = str(Path(__file__).parents[2])
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, tmp_path / "config.yaml"],
-        env=os.environ | {"PYTHONPATH": root},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    while not (rows := log.rows(other.out)) or rows[-1]["step"] < 10:
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_driver(pretrain, other, when=lambda: log.last_step(other.out) >= 10)
     assert not (other.out / "summary.json").exists()
     pretrain(other)
-    assert_same_run(config.out, other.out)
+    assert_same_run(here.out, other.out)
     assert_loggers_show_the_log(other.out)
 
 
 def test_a_mixture_of_a_prepared_corpus_and_a_stream(
     config: PretrainConfig, tmp_path: Path
 ) -> None:
-    """On two workers, one of them killed: no step's blocks are skipped or read twice."""
+    """On two workers, one of them killed: no step's blocks are skipped or read twice, and the run
+    is that of one worker that nothing disturbed."""
+    connect()
     model = tiny_checkpoints.neox(tmp_path / "model", padded=320, vocabulary=300)
     write_tokenizer(model)
     tokenizer = Tokenizer(model)
@@ -259,6 +238,11 @@ def test_a_mixture_of_a_prepared_corpus_and_a_stream(
     killer = kill_when_logged(mixed.out, 6, "ray::RayTrainWorker")
     pretrain(mixed)
     assert not killer.is_alive()
+    alone = replace(mixed, out=tmp_path / "alone", workers=1)
+    pretrain(alone, launch=launch_here)
+    for one, two in zip(logged(alone.out), logged(mixed.out), strict=True):
+        assert two.pop("blocks", None) == one.pop("blocks", None)
+        assert two == pytest.approx(one, rel=1e-5)
 
     streamed = np.tile(stream([text for some in texts for text in some], tokenizer), 3)
     contents = [
@@ -293,18 +277,18 @@ def test_a_missing_shard_is_named_before_anything_starts(
     assert not (tmp_path / "run").exists()
 
 
-def test_distillation_of_tied_weights(config: PretrainConfig, whole: dict[str, Any]) -> None:
+def test_distillation_of_tied_weights(here: PretrainConfig) -> None:
     """In bfloat16, of a student that was cut out of one teacher, from quite another one: of another
     family, with another padded vocabulary."""
-    root = config.out.parent
+    root = here.out.parent
     taught = replace(
-        config,
+        here,
         model=cut_of(tiny_checkpoints.llama(root / "llama"), root / "cut"),
-        teacher=config.out / "model",
+        teacher=here.out / "model",
         out=root / "distilled",
         precision="bfloat16",
     )
-    summary = pretrain(taught)
+    summary = pretrain(taught, launch=launch_here)
     rows = log.rows(taught.out)
     for row in rows[1:]:
         assert row["loss"] == pytest.approx(
@@ -314,34 +298,51 @@ def test_distillation_of_tied_weights(config: PretrainConfig, whole: dict[str, A
     assert checkpoint.load(taught.out / "model").tied
     assert summary["settings"]["loss"] == asdict(LossSettings(0.2, 0.8, 0.9, 60))
     student, teacher = checkpoint.load(taught.model), checkpoint.load(taught.teacher)
-    assert summary["settings"]["flops_per_token"] == training_flops(
-        (student.architecture, student.widths), (teacher.architecture, teacher.widths), LENGTH
-    )
+    assert summary["settings"]["flops_per_token"] == training_flops(student, teacher, LENGTH)
 
 
 def test_a_finished_run_is_left_alone(
-    config: PretrainConfig, whole: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    here: PretrainConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = (config.out / "log.jsonl").stat().st_mtime_ns
-    assert pretrain(replace(config, workers=2, checkpoint_every=3, micro_batch=1)) == whole
+    whole = json.loads((here.out / "summary.json").read_text())
+    before = (here.out / "log.jsonl").stat().st_mtime_ns
+    assert pretrain(replace(here, workers=2, checkpoint_every=3, micro_batch=1)) == whole
     assert "finished" in capsys.readouterr().out
-    assert (config.out / "log.jsonl").stat().st_mtime_ns == before
+    assert (here.out / "log.jsonl").stat().st_mtime_ns == before
 
 
-def test_other_settings_are_refused(config: PretrainConfig, whole: dict[str, Any]) -> None:
+def test_other_settings_are_refused(here: PretrainConfig) -> None:
     with pytest.raises(UserError, match=r"learning_rate was 0\.01, now it is 0\.02"):
-        pretrain(replace(config, learning_rate=0.02))
-    other = tiny_checkpoints.text(config.out.parent / "other.npy", seed=5)
+        pretrain(replace(here, learning_rate=0.02))
+    other = tiny_checkpoints.text(here.out.parent / "other.npy", seed=5)
     with pytest.raises(UserError, match="text_hash was"):
-        pretrain(replace(config, text=other))
+        pretrain(replace(here, text=other))
 
 
-def test_a_loss_that_is_not_finite(config: PretrainConfig) -> None:
-    connect()
+def test_a_loss_that_is_not_finite(here: PretrainConfig) -> None:
     with pytest.raises(UserError, match="the loss is nan at step"):
         pretrain(
-            replace(config, out=config.out.with_name("nan"), learning_rate=1e30, gradient_clip=1e30)
+            replace(here, out=here.out.with_name("nan"), learning_rate=1e30, gradient_clip=1e30),
+            launch=launch_here,
         )
+
+
+def test_an_error_for_the_user_comes_from_a_worker_that_is_not_tried_again(
+    config: PretrainConfig, tmp_path: Path
+) -> None:
+    """On Ray Train, on a node that does not see the run directory."""
+    connect()
+    starts = []
+
+    def launch(run: TrainingRun) -> None:
+        (run.directory / "settings.yaml").rename(tmp_path / "elsewhere")
+        starts.append(run)
+        launch_on_ray_train(run)
+
+    with pytest.raises(UserError, match=r"^/.*run is not there on \S+: .* all nodes share$"):
+        pretrain(replace(config, out=tmp_path / "run", loggers=[]), launch=launch)
+    assert len(starts) == 1
+    assert not (tmp_path / "run" / "log.jsonl").exists()
 
 
 @pytest.mark.parametrize(
@@ -371,9 +372,9 @@ def test_bad_input_leaves_nothing_behind(
     assert not (tmp_path / "out").exists()
 
 
-def test_another_process_at_work_is_refused(config: PretrainConfig, whole: dict[str, Any]) -> None:
-    with exclusive(config.out), pytest.raises(UserError, match="another process is at work in"):
-        pretrain(config)
+def test_another_process_at_work_is_refused(here: PretrainConfig) -> None:
+    with exclusive(here.out), pytest.raises(UserError, match="another process is at work in"):
+        pretrain(here)
 
 
 def test_a_directory_of_something_else_is_refused(config: PretrainConfig, tmp_path: Path) -> None:
@@ -407,10 +408,8 @@ def test_default_learning_rates_are_pythias() -> None:
 
 
 def test_the_learning_rate_rises_and_falls_to_a_tenth() -> None:
-    plan = Plan(
-        "weights", 100, 4, 8, 4, 1.0, 10, 0.1, 1.0, 0, 0, "float32", "cpu", LossSettings(), 1
-    )
-    rates = [plan.learning_rate_at(step) for step in range(100)]
+    settings = settings_of(steps=100, learning_rate=1.0, warmup_steps=10)
+    rates = [settings.learning_rate_at(step) for step in range(100)]
     assert rates[:10] == pytest.approx([(n + 1) / 10 for n in range(10)])
     assert rates[9:] == sorted(rates[9:], reverse=True)
     assert rates[55] == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi / 2)) / 2)

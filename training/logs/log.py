@@ -65,6 +65,11 @@ def rows(run: Path) -> list[dict[str, Any]]:
     return found
 
 
+def last_step(run: Path) -> int:
+    """The last step in a run's log; -1 while there is none."""
+    return max((row["step"] for row in rows(run)), default=-1)
+
+
 def parse(line: str | bytes, path: Path, number: int) -> dict[str, Any]:
     """A line of a log, given where it stands.
 

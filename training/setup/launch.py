@@ -94,7 +94,7 @@ def _fit_again_while_workers_die(
             if user_error := _first_failure(error, UserError):
                 raise UserError(str(user_error)) from error
             if not had_no_room(error):
-                step = max((row["step"] for row in log.rows(job.directory)), default=-1)
+                step = log.last_step(job.directory)
                 failures = 1 if step > furthest else failures + 1
                 furthest, waits = max(furthest, step), False
                 if failures == MOST_FAILURES:

@@ -13,6 +13,7 @@ from evo.model import checkpoint
 from evo.model.checkpoint import Checkpoint
 from tests.support import tiny_checkpoints
 from tests.support.corpora import random_documents, write_jsonl
+from training.config import PretrainConfig
 from training.data import training_text
 from training.data.sampler import Extent
 from training.data.stream import StreamedText
@@ -83,16 +84,15 @@ def test_validation_is_of_the_length_that_is_trained(corpora: dict[str, str]) ->
     directory = Path(corpora["prepared"])
     replace(Manifest.load(directory), sequence_length=8).save(directory)
     inputs = read_inputs(
-        model=tiny_checkpoints.neox(directory.parent / "model"),
-        teacher=None,
-        teacher_logits=None,
-        text=[corpora["prepared"]],
-        text_weights=None,
-        shuffle_tokens=100,
-        tokens=100,
-        validation_text=corpora["whole"],
-        validation_tokens=100,
-        sequence_length=LENGTH,
+        PretrainConfig(
+            model=tiny_checkpoints.neox(directory.parent / "model"),
+            text=corpora["prepared"],
+            tokens=100,
+            out=directory.parent / "run",
+            validation_text=corpora["whole"],
+            validation_tokens=100,
+            sequence_length=LENGTH,
+        )
     )
     assert inputs.validation is not None
     assert inputs.text.sequence_length == inputs.validation.blocks.shape[1] == 8

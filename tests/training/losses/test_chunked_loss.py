@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from training.losses import chunked_loss as losses
+from training.losses import chunked_loss
 from training.losses.chunked_loss import Head, TeacherStates, summed_losses
 from training.losses.divergences import divergence, top_k_of
 from training.losses.settings import DivergenceKind, LossSettings, Tail
@@ -100,7 +100,7 @@ def assert_equal_with_gradients(hidden, head, targets, settings, taught=None) ->
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several chunks, the last one shorter than the others."""
-    monkeypatch.setattr(losses, "CHUNK_BYTES", 8 * 4 * 64)
+    monkeypatch.setattr(chunked_loss, "CHUNK_BYTES", 8 * 4 * 64)
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_every_divergence_equals_its_definition(kind, top_k, tail, temperature, 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("top_k", "tail"), [(None, "bucket"), *product((3,), TAILS)])
 def test_gradients_by_finite_differences(kind, top_k, tail, monkeypatch) -> None:
-    monkeypatch.setattr(losses, "CHUNK_BYTES", 2 * 4 * 14)
+    monkeypatch.setattr(chunked_loss, "CHUNK_BYTES", 2 * 4 * 14)
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
