@@ -214,11 +214,11 @@ class SharedPoolActor:
                 f"the pool {self._name} scores the teacher {self._teacher} ({self._teacher_hash}), "
                 f"this search another one ({teacher_hash}): {other}"
             )
-        for field in fields(scoring):
-            ours, theirs = getattr(self._scoring, field.name), getattr(scoring, field.name)
+        for setting in fields(scoring):
+            ours, theirs = getattr(self._scoring, setting.name), getattr(scoring, setting.name)
             if ours != theirs:
                 raise UserError(
-                    f"the pool {self._name} scores with {field.name} {ours}, this search with "
+                    f"the pool {self._name} scores with {setting.name} {ours}, this search with "
                     f"{theirs}: {other}, or use the same"
                 )
 
