@@ -23,7 +23,6 @@ MEASURED = {
     "data_seconds",
     "tokens_per_second",
     "mfu",
-    "joules",
     "device_flops_per_second",
 }
 """What a row tells of the machine; all else is the same for the same run on any."""

@@ -1,4 +1,4 @@
-"""What training costs: speed, utilisation, energy; for the log's rows."""
+"""What training costs: speed and utilisation, for the log's rows."""
 
 from __future__ import annotations
 
@@ -6,67 +6,41 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed
 
-from training.logs import log
-from training.loop.energy import Counter, EnergyMeter, counters
 from training.loop.matmul_rate import matmul_rate
 from training.loop.train_state import TrainState
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Of all workers together; every worker has one, and calls it at the same steps.
+    """The throughput of all workers together; every worker has it.
 
     Attributes:
-        state: of the worker.
+        state: the worker's.
         rate: FLOPs per second that all workers' devices reach in matrix products.
-        meter: of the counters that no other worker reads; None where no worker has any.
-        joules_before: of the run before it was started again.
     """
 
     state: TrainState
     rate: float
-    meter: EnergyMeter | None
-    joules_before: float
 
     def columns(self, seconds: float) -> dict[str, Any]:
-        """`tokens_per_second`, `mfu` and, where it is counted, `joules` of the run so far.
+        """The columns `tokens_per_second` and `mfu` of a step.
 
         The model FLOPs utilisation (Chowdhery et al. 2022, appendix B) is relative to what
         `matmul_rate` measures, and counts the teacher's forward pass as work.
 
         Args:
-            seconds: that the step took.
+            seconds: the time that the step took.
         """
         settings = self.state.settings
         speed = settings.tokens_per_step / seconds
-        row = {
+        return {
             "tokens_per_second": round(speed, 1),
             "mfu": round(speed * settings.flops_per_token / self.rate, 4),
         }
-        if self.meter is not None:
-            spent = torch.tensor([self.meter.joules()], dtype=torch.float64)
-            row["joules"] = round(self.joules_before + self.state.sum_over_workers(spent).item(), 3)
-        return row
 
 
 def measure_throughput(state: TrainState) -> Throughput:
-    """Measure the devices and start counting; called by every worker when the log is cut back."""
-    rate = matmul_rate(state.device, state.settings.precision)
-    own = counters(state.device)
-    if state.workers > 1:
-        own = _not_read_by_others(own, state)
-    both = state.sum_over_workers(torch.tensor([rate, len(own)], dtype=torch.float64))
-    total, counted = both.tolist()
-    rows = log.rows(state.job.directory) if state.rank == 0 else []  # only its row is logged
-    before = rows[-1].get("joules", 0.0) if rows else 0.0
-    return Throughput(state, total, EnergyMeter(own) if counted else None, before)
-
-
-def _not_read_by_others(own: list[Counter], state: TrainState) -> list[Counter]:
-    """Of a node's counters each is read by one worker, the first that has it."""
-    keys: list[list[str]] = [[] for _ in range(state.workers)]
-    torch.distributed.all_gather_object(keys, [counter.key for counter in own])
-    taken = {key for others in keys[: state.rank] for key in others}
-    return [counter for counter in own if counter.key not in taken]
+    """Measure the devices; called by every worker when the log is cut back."""
+    rate = torch.tensor([matmul_rate(state.device, state.settings.precision)], dtype=torch.float64)
+    return Throughput(state, state.sum_over_workers(rate).item())
