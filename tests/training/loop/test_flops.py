@@ -67,16 +67,10 @@ def test_within_a_percent_of_the_loops_own_step(
     stored = checkpoint.load(teacher(family))
     rng = np.random.default_rng(3)
     subnet = random_subnet(stored.architecture.dimensions, rng, uniform=uniform)
-<<<<<<< ours
     model = extract(stored, subnet, sequence_length=BLOCK)
-    own = (architecture_of(model.config, tied=stored.tied), widths_of(model))
-    assert own[1].is_uniform == uniform
-=======
-    model = extract(stored.config, stored.weights, subnet, tied=stored.tied, sequence_length=BLOCK)
     checkpoint.save(tmp_path / "student", model)
     own = checkpoint.load(tmp_path / "student")
     assert own.widths.is_uniform == uniform
->>>>>>> theirs
     network = TeacherNetwork(stored.model())
     kept = teacher_top_k(network, torch.zeros(2, BLOCK + 1, dtype=torch.int64), vocabulary=99, k=9)
     cases: list[tuple[LossSettings, Callable[[torch.Tensor], Teacher | None], int]] = [
