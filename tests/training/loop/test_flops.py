@@ -12,7 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from evo.model import checkpoint
 from evo.model.extract import extract
-from evo.model.layerwise_gpt import architecture_of, widths_of
 from tests.support import tiny_checkpoints
 from tests.support.cuts import random_subnet
 from training.loop.flops import training_flops
@@ -40,11 +39,10 @@ def counted_flops(model: GPT, *, train: bool) -> float:
 def test_equals_torchs_count_of_both_passes(tmp_path: Path, kind: str) -> None:
     student = checkpoint.load(getattr(tiny_checkpoints, kind)(tmp_path / "student"))
     teacher = checkpoint.load(tiny_checkpoints.neox(tmp_path / "teacher", channels=48))
-    one, other = [(stored.architecture, stored.widths) for stored in (student, teacher)]
     trained = counted_flops(student.model(), train=True)
     taught = counted_flops(teacher.model(), train=False)
-    assert training_flops(one, None, LENGTH) == trained
-    assert training_flops(one, other, LENGTH) == trained + taught
+    assert training_flops(student, None, LENGTH) == trained
+    assert training_flops(student, teacher, LENGTH) == trained + taught
 
 
 def flops_of_a_step(
@@ -63,29 +61,29 @@ def flops_of_a_step(
 @pytest.mark.parametrize("uniform", [True, False])
 @pytest.mark.parametrize("family", ["neox", "llama", "llama-tied", "qwen2", "qwen3"])
 def test_within_a_percent_of_the_loops_own_step(
-    teacher: Callable[[str], Path], family: str, uniform: bool
+    teacher: Callable[[str], Path], family: str, uniform: bool, tmp_path: Path
 ) -> None:
     """A subnet of a teacher with grouped queries: alone, and distilled in every way there is."""
     stored = checkpoint.load(teacher(family))
     rng = np.random.default_rng(3)
     subnet = random_subnet(stored.architecture.dimensions, rng, uniform=uniform)
     model = extract(stored.config, stored.weights, subnet, tied=stored.tied, sequence_length=BLOCK)
-    own = (architecture_of(model.config, tied=stored.tied), widths_of(model))
-    assert own[1].is_uniform == uniform
+    checkpoint.save(tmp_path / "student", model)
+    own = checkpoint.load(tmp_path / "student")
+    assert own.widths.is_uniform == uniform
     network = TeacherNetwork(stored.model())
-    theirs = (stored.architecture, stored.widths)
     kept = teacher_top_k(network, torch.zeros(2, BLOCK + 1, dtype=torch.int64), vocabulary=99, k=9)
     cases: list[tuple[LossSettings, Callable[[torch.Tensor], Teacher | None], int]] = [
         (LossSettings(), lambda _: None, training_flops(own, None, BLOCK)),
         (
             LossSettings(0.2, 0.8, 0.9, 99, "jensen-shannon"),
             lambda tokens: teacher_states(network, tokens),
-            training_flops(own, theirs, BLOCK),
+            training_flops(own, stored, BLOCK),
         ),
         (
             LossSettings(0.2, 0.8, 0.9, 99, top_k=9),
             lambda tokens: teacher_states(network, tokens),
-            training_flops(own, theirs, BLOCK),
+            training_flops(own, stored, BLOCK),
         ),
         (
             LossSettings(0.2, 0.8, 0.9, 99, top_k=9),

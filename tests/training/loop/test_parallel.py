@@ -44,7 +44,7 @@ def layerwise(directory: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> WorkerJob:
-    """A hundred distilled steps of one worker; three micro-batches of a sequence each.
+    """Forty distilled steps of one worker; three micro-batches of a sequence each.
 
     Two workers have two and one, and so take part in a turn that has nothing for the second.
     """
@@ -55,7 +55,14 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> WorkerJob:
         np.load(tiny_checkpoints.text(root / "text.npy")),
         teacher=tiny_checkpoints.neox(root / "teacher", seed=5),
         validation=np.load(tiny_checkpoints.text(root / "validation.npy", blocks=5, seed=1)),
-        settings=settings_of(batch=3, micro_batch=1, loss=LossSettings(0.2, 0.8, 0.9, 60)),
+        settings=settings_of(
+            steps=40,
+            batch=3,
+            micro_batch=1,
+            validate_every=16,
+            checkpoint_every=4,
+            loss=LossSettings(0.2, 0.8, 0.9, 60),
+        ),
     )
     train_alone(distilled, 1)
     return distilled
@@ -86,9 +93,9 @@ def test_two_workers_with_parts_of_the_networks_train_as_one_with_the_whole(
 
 def test_a_run_goes_on_sharded_and_whole_in_turn(job: WorkerJob, tmp_path: Path) -> None:
     for execution, workers, kill_at in (
-        (SHARDED, 2, 25),
-        (Execution(activation_checkpointing=True), 1, 45),
-        (Execution("fsdp", reduce_each=True), 2, 75),
+        (SHARDED, 2, 10),
+        (Execution(activation_checkpointing=True), 1, 18),
+        (Execution("fsdp", reduce_each=True), 2, 30),
         (Execution(), 2, None),
     ):
         train_alone(replace(job, directory=tmp_path, execution=execution), workers, kill_at=kill_at)

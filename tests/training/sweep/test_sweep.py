@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import re
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,22 +11,29 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import ray
+from ray.exceptions import RayTaskError
+from ray.train.v2.api.exceptions import WorkerGroupError
 
+from evo.commands.sweep import run as run_command
 from evo.errors import UserError
 from evo.ray_connection import connect
 from tests.support import tiny_checkpoints
+from tests.support.alone import launch_here
+from tests.support.drivers import kill_driver
 from tests.training.test_pretrain import assert_same_run
 from training.logs import log
 from training.pretrain import pretrain
 from training.sweep.config import SweepConfig
 from training.sweep.sweep import _run_of, sweep
+from training.sweep.trial import FAILED, run_trial
 from training.sweep.trials import make_trials
+from training.sweep.tune_driver import _reason
 
 pytestmark = pytest.mark.usefixtures("fresh_ray")
 
 
-ROOT = Path(__file__).parents[3]
-STEPS, BATCH, LENGTH = 60, 4, 17
+STEPS, BATCH, LENGTH = 40, 4, 17
 GRID = ["learning_rate=1e-2,1e-3,1e-4"]
 
 
@@ -53,48 +56,34 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> SweepConfig:
     )
 
 
-def command(config: SweepConfig, *more: str) -> list[str]:
-    given = {
-        name: getattr(config, name)
-        for name in ("model", "text", "tokens", "out", "validation_text", "batch_tokens",
-                     "validate_every", "checkpoint_every", "workers", "threads", "gpus_per_worker")
-    }  # fmt: skip
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
-    return [sys.executable, "-m", "evo", "sweep", *flags, "--loggers=[]", *more]
-
-
 def run_names(grid: list[str]) -> list[str]:
     return [trial.name for trial in make_trials(grid, [], 1, np.random.default_rng(0))]
 
 
 @pytest.mark.timeout(600)
 def test_killed_and_run_again_it_repeats_no_finished_run_and_goes_on_in_half_of_one(
-    config: SweepConfig, tmp_path: Path
+    config: SweepConfig,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
-    trials = config.out / "trials"
-    first, second, _ = (trials / name for name in run_names(GRID))
-    process = subprocess.Popen(
-        command(config, "--concurrent=1", "--grid", *GRID),
-        env=environment, stdout=subprocess.DEVNULL, stderr=(tmp_path / "one").open("w"),
-    )  # fmt: skip
-    while not (rows := log.rows(second)) or rows[-1]["step"] < STEPS // 4:
-        assert process.poll() is None, (tmp_path / "one").read_text()
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert (first / "summary.json").exists()
-    assert not (second / "summary.json").exists()
+    connect()
+    config = replace(config, grid=GRID)
+    trials = make_trials(GRID, [], 1, np.random.default_rng(0))
+    runs = [_run_of(config, trial, config.out) for trial in trials]
+    first, second, _ = (run.out for run in runs)
+    pretrain(runs[0], launch=launch_here)
     before = (first / "log.jsonl").stat().st_mtime_ns
+    kill_driver(
+        sweep, replace(config, concurrent=1), when=lambda: log.last_step(second) >= STEPS // 4
+    )
+    assert not (second / "summary.json").exists()
 
     # Two at a time on two CPUs: a run that held one itself would wait for its worker for ever.
-    done = subprocess.run(
-        command(config, "--concurrent=2", "--grid", *GRID),
-        env=environment, capture_output=True, text=True, timeout=500, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "2 runs, 2 at a time" in done.stderr
-    assert first.name not in done.stderr
+    with caplog.at_level(logging.INFO, "evo.training"):
+        run_command(replace(config, concurrent=2))
+    assert "2 runs, 2 at a time" in caplog.text
+    assert first.name not in caplog.text
     assert (first / "log.jsonl").stat().st_mtime_ns == before
     results = pd.read_parquet(config.out / "results.parquet")
     assert list(results["status"]) == ["finished"] * 3
@@ -102,15 +91,13 @@ def test_killed_and_run_again_it_repeats_no_finished_run_and_goes_on_in_half_of_
     assert results["final_perplexity"].is_monotonic_increasing
     best = results.iloc[0]
     assert (best["learning_rate"], best["curve_tokens"][-1]) == (0.01, config.tokens)
-    assert "best: --learning-rate 0.01: " in done.stdout
+    assert "best: --learning-rate 0.01: " in capsys.readouterr().out
     assert (config.out / "sweep.png").stat().st_size > 10_000
     assert not (config.out / "tune").exists()
 
     # The one that was cut off is the run that it would have been.
-    connect()
-    trial = make_trials(GRID, [], 1, np.random.default_rng(0))[1]
-    alone = replace(_run_of(config, trial, config.out), out=tmp_path / "alone")
-    pretrain(alone)
+    alone = replace(runs[1], out=tmp_path / "alone")
+    pretrain(alone, launch=launch_here)
     assert_same_run(second, alone.out)
 
 
@@ -123,7 +110,7 @@ def test_one_is_stopped_early_and_one_fails_and_the_rest_goes_on(
     other = replace(config, out=config.out.with_name("asha"), grid=grid, asha=True, concurrent=1)
     good, stopped, failed = run_names(grid)
     message = f"1 of 3 runs failed, {failed} because: the loss is nan"
-    outcome = sweep(other)
+    outcome = sweep(other, launch=launch_here)
     with pytest.raises(UserError, match=re.escape(message)):
         outcome.check_failures()
     assert str(outcome.best).startswith("best: --learning-rate 0.01")
@@ -135,8 +122,10 @@ def test_one_is_stopped_early_and_one_fails_and_the_rest_goes_on(
     # Run again, only the failed one is tried again.
     before = (other.out / "trials" / stopped / "log.jsonl").stat().st_mtime_ns
     with pytest.raises(UserError, match="1 of 3 runs failed"):
-        sweep(other).check_failures()
+        sweep(other, launch=launch_here).check_failures()
     assert (other.out / "trials" / stopped / "log.jsonl").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match="tokens was"):
+        sweep(replace(other, tokens=config.tokens * 2))
 
 
 def test_all_runs_are_validated_on_the_same_text(config: SweepConfig) -> None:
@@ -165,11 +154,22 @@ def test_bad_input_leaves_nothing_behind(
     assert not (tmp_path / "out").exists()
 
 
-def test_other_settings_are_refused(config: SweepConfig, tmp_path: Path) -> None:
-    one = replace(config, grid=["model=nowhere"], out=tmp_path / "out", concurrent=1)
-    one = replace(one, sequence_length=LENGTH)
+def test_a_trial_that_cannot_start_reports_why(config: SweepConfig, tmp_path: Path) -> None:
+    (trial,) = make_trials(["model=nowhere"], [], 1, np.random.default_rng(0))
+    run = _run_of(replace(config, sequence_length=LENGTH), trial, tmp_path)
+    assert "no directory" in run_trial(run)[FAILED]
+
+
+def test_a_trial_that_ends_by_a_defect_is_told_by_its_exception() -> None:
     connect()
-    with pytest.raises(UserError, match="no directory"):
-        sweep(one).check_failures()
-    with pytest.raises(UserError, match="tokens was"):
-        sweep(replace(one, tokens=config.tokens * 2))
+
+    @ray.remote
+    def fail() -> None:
+        raise LookupError("of a library\nand more")
+
+    with pytest.raises(LookupError) as raised:
+        ray.get(fail.remote())
+    assert isinstance(raised.value, RayTaskError)
+    assert _reason(raised.value) == "LookupError: of a library"
+    died = WorkerGroupError("a traceback", {1: MemoryError("in a worker")})
+    assert _reason(died) == "MemoryError: in a worker"

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from safetensors.numpy import load_file
 
 from evo.embedded import teacher_path
@@ -25,7 +19,8 @@ from evo.model import checkpoint
 from evo.ray_connection import connect
 from evo.storage.run_directory import claim_run
 from tests.support import tiny_checkpoints
-from training import cache_logits as cache_logits_module
+from tests.support.alone import launch_here
+from tests.support.drivers import kill_driver
 from training.cache_logits import cache_logits, settings_of
 from training.config import CacheLogitsConfig, PretrainConfig
 from training.logs import log
@@ -33,7 +28,7 @@ from training.loop.flops import training_flops
 from training.losses.chunked_loss import head_of, summed_losses
 from training.losses.settings import LossSettings
 from training.pretrain import pretrain
-from training.setup.inputs import Inputs, read_inputs
+from training.setup.inputs import read_inputs
 from training.teacher.logits_maker import LogitsMaker, rows_of
 from training.teacher.network import load_teacher, teacher_states
 from training.teacher.stored_logits import open_teacher_logits, write_manifest
@@ -42,6 +37,8 @@ pytestmark = pytest.mark.usefixtures("fresh_ray")
 
 
 BLOCKS, LENGTH, K = 50, 17, 12
+SHARD_BYTES = 7 * (8 + (LENGTH - 1) * (K * 6 + 4))
+"""Of seven sequences."""
 
 
 @pytest.fixture(scope="module")
@@ -68,16 +65,19 @@ def config(root: Path) -> CacheLogitsConfig:
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    per_block = 8 + (LENGTH - 1) * (K * 6 + 4)
-    monkeypatch.setattr("training.cache_logits.SHARD_BYTES", 7 * per_block)
+    monkeypatch.setattr("training.cache_logits.SHARD_BYTES", SHARD_BYTES)
+
+
+def cache_in_small_shards(config: CacheLogitsConfig) -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.cache_logits.SHARD_BYTES", SHARD_BYTES)
+        return cache_logits(config)
 
 
 @pytest.fixture(scope="module")
 def made(config: CacheLogitsConfig) -> dict[str, Any]:
     connect()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.cache_logits.SHARD_BYTES", 7 * (8 + (LENGTH - 1) * (K * 6 + 4)))
-        return cache_logits(config)
+    return cache_in_small_shards(config)
 
 
 def make_here(config: CacheLogitsConfig) -> None:
@@ -117,9 +117,7 @@ def test_holds_the_teachers_top_k(config: CacheLogitsConfig, made: dict[str, Any
     others = expected.gather(-1, order[..., K:]).logsumexp(-1)
     torch.testing.assert_close(rest, others, rtol=0, atol=1e-5)
     teacher = checkpoint.load(config.teacher)
-    per_token = training_flops(
-        (teacher.architecture, teacher.widths), (teacher.architecture, teacher.widths), LENGTH
-    )
+    per_token = training_flops(teacher, teacher, LENGTH)
     assert made == {
         "sequences": BLOCKS,
         "tokens": BLOCKS * LENGTH,
@@ -182,29 +180,12 @@ def test_a_killed_process_goes_on_and_a_damaged_shard_is_made_anew(
     config: CacheLogitsConfig, made: dict[str, Any], tmp_path: Path
 ) -> None:
     other = replace(config, out=tmp_path / "killed")
-    script = (
-        "import sys, yaml; from pathlib import Path\n"
-        "from training import cache_logits\n"
-        "from training.config import CacheLogitsConfig\n"
-        f"cache_logits.SHARD_BYTES = {cache_logits_module.SHARD_BYTES}\n"
-        "settings = yaml.safe_load(Path(sys.argv[1]).read_text())\n"
-        "for name in ('teacher', 'out'): settings[name] = Path(settings[name])\n"
-        "cache_logits.cache_logits(CacheLogitsConfig(**settings))\n"
-    )
-    plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(other).items()}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain))
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, tmp_path / "config.yaml"],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
     manifest = other.out / "manifest.json"
-    while not manifest.is_file() or len(json.loads(manifest.read_text())) < 2:
-        assert process.poll() is None
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+
+    def has_two_shards() -> bool:
+        return manifest.is_file() and len(json.loads(manifest.read_text())) >= 2
+
+    kill_driver(cache_in_small_shards, other, when=has_two_shards)
     finished = [one["file"] for one in json.loads(manifest.read_text())]
     with pytest.raises(UserError, match=rf"has {len(finished)} of 8 shards"):
         open_teacher_logits(other.out)
@@ -242,8 +223,8 @@ def test_a_run_learns_from_them_as_from_the_teacher(
     online = replace(
         run, teacher=config.teacher, teacher_logits=None, top_k=K, out=run.out.with_name("online")
     )
-    summary = pretrain(run)
-    pretrain(online)
+    summary = pretrain(run, launch=launch_here)
+    pretrain(online, launch=launch_here)
     rows, expected = log.rows(run.out), log.rows(online.out)
     assert len(rows) == 7
     for one, other in zip(rows[1:], expected[1:], strict=True):
@@ -254,9 +235,7 @@ def test_a_run_learns_from_them_as_from_the_teacher(
     assert settings["teacher_hash"] == checkpoint.load(config.teacher).hash
     assert settings["teacher_logits_flops"] == made["flops"]
     student = checkpoint.load(run.model)
-    assert settings["flops_per_token"] == training_flops(
-        (student.architecture, student.widths), None, LENGTH
-    )
+    assert settings["flops_per_token"] == training_flops(student, None, LENGTH)
 
 
 def test_what_does_not_fit_is_refused(
@@ -317,27 +296,12 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
         out=tmp_path / "out",
         teacher_logits=config.out,
     )
-    inputs = read_inputs_of(run)
+    inputs = read_inputs(run)
     assert inputs.sequence_length == 32
     with (tmp_path / "student" / "tokenizer.json").open("a") as file:
         file.write("\n")
     with pytest.raises(UserError, match="made with another tokenizer"):
-        read_inputs_of(run)
-
-
-def read_inputs_of(run: PretrainConfig) -> Inputs:
-    return read_inputs(
-        model=run.model,
-        teacher=None,
-        teacher_logits=run.teacher_logits,
-        text=run.sources,
-        text_weights=None,
-        shuffle_tokens=run.shuffle_tokens,
-        tokens=run.tokens,
-        validation_text=None,
-        validation_tokens=0,
-        sequence_length=None,
-    )
+        read_inputs(run)
 
 
 def test_a_damaged_or_missing_shard_is_named(
