@@ -20,6 +20,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["EVO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two processes share the tests: all that use Ray stay in one, first those that share a Ray.
 
