@@ -59,7 +59,7 @@ class Group:
 
     @property
     def is_bound(self) -> bool:
-        """Whether a run matches the baseline from its start, which makes the ratio a lower bound."""
+        """Whether a run matches the baseline from its start; the ratio is then a lower bound."""
         return any(pair.match.is_bound for row in self.against for pair in row)
 
     @property

@@ -119,7 +119,7 @@ def flops_to_match(curve: Curve, target: float) -> Match:
 
 
 def perplexity_at(curve: Curve, flops: float) -> float | None:
-    """A run's perplexity once it has spent this number of FLOPs, interpolated as in `flops_to_match`.
+    """A run's perplexity at this number of FLOPs, interpolated as in `flops_to_match`.
 
     Returns:
         None where the run ended before that.

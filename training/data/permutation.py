@@ -1,9 +1,9 @@
 """A random order of very many numbers, without a list of them.
 
 The order is a generalised Feistel cipher on the numbers below a square, with cycle walking for
-those below any number (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002). Each place of the
-order is computed by itself. The round function is the finaliser of SplitMix64 (Steele, Lea and
-Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014).
+those below any number (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002).
+Each place of the order is computed by itself. The round function is the finaliser of SplitMix64
+(Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Energy, where the hardware counts it: NVIDIA's GPUs by NVML, Intel's and AMD's CPUs by RAPL.
 
-RAPL's counters lie in /sys/class/powercap, as root alone may read them on most systems
-(CVE-2020-8694); they are of whole packages and their memory, whoever uses them. NVML's are of whole
-GPUs since the driver was loaded, and need the package nvidia-ml-py.
+RAPL's counters lie in /sys/class/powercap, where only root may read them on most systems
+(CVE-2020-8694). They count whole packages and their memory, whoever uses them. NVML's counters count
+whole GPUs since the driver was loaded, and need the package nvidia-ml-py.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Counter:
     """A counter that the hardware keeps.
 
     Attributes:
-        key: what it counts, unique in the cluster.
-        read: joules since some time.
-        wraps_at: joules at which it begins at 0 again; None: never.
+        key: name of the counted device, unique in the cluster.
+        read: returns joules since some time.
+        wraps_at: joules at which the counter begins at 0 again; None: never.
     """
 
     key: str
@@ -34,9 +34,9 @@ class Counter:
 
 
 class EnergyMeter:
-    """Joules of some counters since it was made.
+    """Adds up the joules of counters since it was made.
 
-    Read it more often than a counter wraps around, which takes minutes at least.
+    It must be read more often than a counter wraps around, which takes minutes at least.
     """
 
     def __init__(self, counters: Sequence[Counter]) -> None:
@@ -45,7 +45,7 @@ class EnergyMeter:
         self._sum = 0.0
 
     def joules(self) -> float:
-        """Since it was made."""
+        """Joules since the meter was made."""
         now = [
             self._read(counter, before)
             for counter, before in zip(self._counters, self._last, strict=True)
@@ -57,7 +57,7 @@ class EnergyMeter:
         return self._sum
 
     def _read(self, counter: Counter, before: float) -> float:
-        """What it shows; if it cannot be read just now, what it showed before."""
+        """The counter's joules; those from before if it cannot be read just now."""
         try:
             return counter.read()
         except OSError:
@@ -65,17 +65,17 @@ class EnergyMeter:
 
 
 def counters(device: torch.device) -> list[Counter]:
-    """What can be read on this node: its CPUs and, where that is one, the GPU."""
+    """The counters that can be read on this node: the CPUs' and, for a GPU, the device's."""
     return cpu_counters() + (gpu_counters(device) if device.type == "cuda" else [])
 
 
 def cpu_counters(directory: Path = POWERCAP) -> list[Counter]:
-    """RAPL's packages, and their memory where it is counted apart; those that can be read.
+    """RAPL's readable counters of packages, and of their memory where it is counted apart.
 
     Args:
-        directory: of the zones, see the kernel's Documentation/power/powercap.
+        directory: directory of the zones, see the kernel's Documentation/power/powercap.
     """
-    found = []
+    readable = []
     for zone in sorted(directory.glob("intel-rapl:*")):  # AMD's have the same name
         path = zone / "energy_uj"
         try:
@@ -85,15 +85,15 @@ def cpu_counters(directory: Path = POWERCAP) -> list[Counter]:
                 continue
             wraps_at = int((zone / "max_energy_range_uj").read_text()) / 1e6
             int(path.read_text())
-        except (OSError, ValueError):  # not for us
+        except (OSError, ValueError):  # this process may not read it
             continue
         key = f"{socket.gethostname()} {zone.name}"
-        found.append(Counter(key, lambda path=path: int(path.read_text()) / 1e6, wraps_at))  # type: ignore[misc]
-    return found
+        readable.append(Counter(key, lambda path=path: int(path.read_text()) / 1e6, wraps_at))  # type: ignore[misc]
+    return readable
 
 
 def gpu_counters(device: torch.device) -> list[Counter]:
-    """NVML's of this GPU, if nvidia-ml-py is there and the GPU (no part of one) has it."""
+    """NVML's counter of a whole GPU; none without nvidia-ml-py, or if the GPU has no counter."""
     try:
         import pynvml
     except ImportError:

@@ -1,4 +1,4 @@
-"""What training costs: speed, utilisation, energy; for the log's rows."""
+"""The cost of training for the log's rows: speed, utilisation, energy."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from training.loop.train_state import TrainState
 
 @dataclass(frozen=True)
 class Throughput:
-    """Of all workers together; every worker has one, and calls it at the same steps.
+    """Speed, utilisation and energy of all workers together; all of them call it at the same steps.
 
     Attributes:
-        state: of the worker.
+        state: the worker's state.
         rate: FLOPs per second that all workers' devices reach in matrix products.
-        meter: of the counters that no other worker reads; None where no worker has any.
-        joules_before: of the run before it was started again.
+        meter: adds up the counters that no other worker reads; None where no worker has any.
+        joules_before: joules of the run before it was started again.
     """
 
     state: TrainState
@@ -37,22 +37,24 @@ class Throughput:
         `matmul_rate` measures, and counts the teacher's forward pass as work.
 
         Args:
-            seconds: that the step took.
+            seconds: duration of the step.
         """
         settings = self.state.settings
-        speed = settings.tokens_per_step / seconds
+        tokens_per_second = settings.tokens_per_step / seconds
         row = {
-            "tokens_per_second": round(speed, 1),
-            "mfu": round(speed * settings.flops_per_token / self.rate, 4),
+            "tokens_per_second": round(tokens_per_second, 1),
+            "mfu": round(tokens_per_second * settings.flops_per_token / self.rate, 4),
         }
         if self.meter is not None:
-            spent = torch.tensor([self.meter.joules()], dtype=torch.float64)
-            row["joules"] = round(self.joules_before + self.state.sum_over_workers(spent).item(), 3)
+            joules = torch.tensor([self.meter.joules()], dtype=torch.float64)
+            row["joules"] = round(
+                self.joules_before + self.state.sum_over_workers(joules).item(), 3
+            )
         return row
 
 
 def measure_throughput(state: TrainState) -> Throughput:
-    """Measure the devices and start counting; called by every worker when the log is cut back."""
+    """Measure the devices and start counting; every worker calls this once the log is cut back."""
     rate = matmul_rate(state.device, state.settings.precision)
     own = counters(state.device)
     if state.workers > 1:
@@ -65,7 +67,7 @@ def measure_throughput(state: TrainState) -> Throughput:
 
 
 def _not_read_by_others(own: list[Counter], state: TrainState) -> list[Counter]:
-    """Of a node's counters each is read by one worker, the first that has it."""
+    """The counters that no worker of a lower rank reads; workers of a node have the same ones."""
     keys: list[list[str]] = [[] for _ in range(state.workers)]
     torch.distributed.all_gather_object(keys, [counter.key for counter in own])
     taken = {key for others in keys[: state.rank] for key in others}
