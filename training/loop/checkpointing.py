@@ -1,9 +1,9 @@
 """The checkpoints from which an interrupted run goes on, and the result that it leaves.
 
-Checkpoints are torch's distributed ones (DCP): every worker writes a part, and any number of workers can
-read them. They lie in the run directory itself, and not where Ray Train would copy them, because a
-directory that is renamed there is committed at once. Ray Train commits a checkpoint that it was
-given only some time later.
+Checkpoints are torch's distributed ones (DCP): every worker writes a part, and any number of
+workers can read them. They lie in the run directory itself, and not where Ray Train
+would copy them, because a directory that is renamed there is committed at once. Ray Train commits a
+checkpoint that it was given only some time later.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Energy, where the hardware counts it: NVIDIA's GPUs by NVML, Intel's and AMD's CPUs by RAPL.
 
 RAPL's counters lie in /sys/class/powercap, where only root may read them on most systems
-(CVE-2020-8694). They count whole packages and their memory, whoever uses them. NVML's counters count
-whole GPUs since the driver was loaded, and need the package nvidia-ml-py.
+(CVE-2020-8694). They count whole packages and their memory, whoever uses them. NVML's counters
+count whole GPUs since the driver was loaded, and need the package nvidia-ml-py.
 """
 
 from __future__ import annotations

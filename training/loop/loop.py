@@ -1,4 +1,4 @@
-"""The one training loop, run by every Ray Train worker; distillation is only a loss."""
+"""The one training loop, which every worker runs; distillation is only a loss."""
 
 from __future__ import annotations
 

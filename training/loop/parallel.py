@@ -53,8 +53,8 @@ class Execution:
         parallel: every worker holds the student (ddp), or a part of it (fsdp), and gathers the rest
             block by block.
         shard_teacher: whether each worker holds only a part of the teacher.
-        reduce_each: with fsdp, whether gradients are added up over the workers after each micro-batch and
-            not once a step, so that no worker ever holds all of them.
+        reduce_each: with fsdp, whether gradients are added up over the workers after each
+            micro-batch and not once a step, so that no worker ever holds all of them.
         activation_checkpointing: whether blocks keep only their inputs, and run again in the
             backward pass.
         compile: whether blocks run through torch.compile.

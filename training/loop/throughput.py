@@ -47,9 +47,8 @@ class Throughput:
         }
         if self.meter is not None:
             joules = torch.tensor([self.meter.joules()], dtype=torch.float64)
-            row["joules"] = round(
-                self.joules_before + self.state.sum_over_workers(joules).item(), 3
-            )
+            total = self.state.sum_over_workers(joules).item()
+            row["joules"] = round(self.joules_before + total, 3)
         return row
 
 
@@ -59,8 +58,8 @@ def measure_throughput(state: TrainState) -> Throughput:
     own = counters(state.device)
     if state.workers > 1:
         own = _not_read_by_others(own, state)
-    both = state.sum_over_workers(torch.tensor([rate, len(own)], dtype=torch.float64))
-    total, counted = both.tolist()
+    rate_and_counters = state.sum_over_workers(torch.tensor([rate, len(own)], dtype=torch.float64))
+    total, counted = rate_and_counters.tolist()
     rows = log.rows(state.job.directory) if state.rank == 0 else []  # only its row is logged
     before = rows[-1].get("joules", 0.0) if rows else 0.0
     return Throughput(state, total, EnergyMeter(own) if counted else None, before)

@@ -4,8 +4,8 @@ The directory holds `settings.yaml` (the teacher, the text, the form), `manifest
 shards, each with its checksum), and the shards. A shard of n sequences of T tokens is a safetensors
 file with
 
-- `block`: a hash of each sequence's token ids, uint64, shape [n]. Sequences are looked up by it, so
-  that nothing depends on the order in which a run reads, and no other text's logits can be taken for
+- `block`: a hash of each sequence's token ids, uint64, shape [n]. Sequences are looked up by it,
+  so nothing depends on the order in which a run reads, and no other text's logits can be taken for
   its own;
 - `log_probability` of the k likeliest tokens at each target, over the real vocabulary and at
   temperature 1, falling, float32 or float16, shape [n, T-1, k]. (bfloat16 would round eight times
@@ -263,7 +263,7 @@ def _open(path: Path) -> Any:
 
 
 def _rows(path: Path, row: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Log-probabilities and ids of a sequence, shape [T-1, k], and logarithms of the rest, [T-1]."""
+    """A sequence's log-probabilities and ids, shape [T-1, k], and logarithms of the rest, [T-1]."""
     shard = _open(path)
     values, ids, rest = (
         shard.get_slice(name)[row] for name in ("log_probability", "ids", "log_rest")
