@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,35 @@ from training.teacher.stored_logits import (
 )
 
 SHARD_BYTES = 2**28
-"""At most, of a shard of more than one sequence."""
+"""The most bytes of a shard of more than one sequence."""
 
 RESTARTS = 4
-"""Of a worker that dies, and tries of a shard."""
+"""A worker that dies is restarted, and a shard tried again, this often."""
 
 FREE = ("teacher", "text", "flops")
-"""Where things lie is not what they are, and the FLOPs follow from it: hashes stand beside."""
+"""Settings that may differ at every start: hashes of the content stand beside the paths, and the
+FLOPs follow from the others."""
+
+
+@dataclass(frozen=True)
+class LogitsRun:
+    """A run of `evo cache-logits`.
+
+    Attributes:
+        directory: the directory of the logits, absolute.
+        config: the settings that the user has given.
+        settings: settings of the logits.
+        blocks: token ids of each source, shape [N, T].
+        workers: number of workers that run the teacher in parallel.
+        gpus_per_worker: share of a GPU for each worker, 0 for the CPU.
+    """
+
+    directory: Path
+    config: CacheLogitsConfig
+    settings: LogitsSettings
+    blocks: Sequence[Tokens | Blocks]
+    workers: int
+    gpus_per_worker: float
 
 
 def cache_logits(config: CacheLogitsConfig) -> dict[str, Any]:
@@ -54,22 +76,23 @@ def cache_logits(config: CacheLogitsConfig) -> dict[str, Any]:
         `sequences`, `tokens`, `bytes`, and the teacher's `flops`.
 
     Raises:
-        UserError: bad input, a directory of something else, or no room on the disk.
+        UserError: bad input, a directory of other settings, or no room on the disk.
     """
     workers, gpus = workers_and_gpus(config.workers, config.gpus_per_worker)
     settings, blocks = settings_of(config, "cuda" if gpus else "cpu")
     out = Path(config.out).absolute()
+    run = LogitsRun(out, config, settings, blocks, workers, gpus)
     claim_run(out, asdict(settings), free=FREE)
     with exclusive(out):
-        for leftover in out.glob(".shard-*.tmp"):  # of a process that was killed
+        for leftover in out.glob(".shard-*.tmp"):  # a process was killed
             leftover.unlink()
         known = read_manifest(out)
-        wrong = damaged(out, list(known.values()))
-        done = {name: shard for name, shard in known.items() if name not in wrong}
+        broken = damaged(out, list(known.values()))
+        done = {name: shard for name, shard in known.items() if name not in broken}
         missing = [name for name in settings.shards if name not in done]
         _check_room(out, len(missing) * settings.blocks_per_shard * settings.bytes_per_block)
         if missing:
-            _make(out, settings, blocks, done, missing, config, workers, gpus)
+            _make(run, done, missing)
     if lost := [name for name in settings.shards if not (out / name).is_file()]:
         raise UserError(
             f"{out / lost[0]} is not there, though it was written: --out must be on a file system "
@@ -87,10 +110,10 @@ def cache_logits(config: CacheLogitsConfig) -> dict[str, Any]:
 def settings_of(
     config: CacheLogitsConfig, device: str
 ) -> tuple[LogitsSettings, list[Tokens | Blocks]]:
-    """Everything that the result depends on, and each source's blocks, shape [N, T].
+    """The settings on which the result depends, and each source's blocks, shape [N, T].
 
     Args:
-        config: as the user gave it.
+        config: the settings that the user has given.
         device: kind of device.
 
     Raises:
@@ -147,41 +170,39 @@ def _check_room(out: Path, needed: int) -> None:
         )
 
 
-def _make(
-    out: Path,
-    settings: LogitsSettings,
-    blocks: Sequence[Tokens | Blocks],
-    done: dict[str, Summed],
-    missing: list[str],
-    config: CacheLogitsConfig,
-    workers: int,
-    gpus: float,
-) -> None:
+def _make(run: LogitsRun, done: dict[str, Summed], missing: list[str]) -> None:
+    """Make the missing shards, and add each to the manifest of those that are done.
+
+    Raises:
+        UserError: a worker raised one, has too little memory, or died too often.
+    """
     connect()
+    directory, config, settings = run.directory, run.config, run.settings
     cores = ray.cluster_resources().get("CPU", 1.0)
-    workers = min(workers, len(missing))
+    workers = min(run.workers, len(missing))
     kind = ray.remote(
         num_cpus=min(1.0, cores / workers),
-        num_gpus=gpus,
+        num_gpus=run.gpus_per_worker,
         max_restarts=RESTARTS,
         max_task_retries=RESTARTS,
     )(LogitsMaker)
     threads = config.threads or max(1, len(os.sched_getaffinity(0)) // workers)
-    text, teacher = ray.put(blocks), Path(config.teacher).absolute()
+    on_gpu = run.gpus_per_worker > 0
+    text, teacher = ray.put(run.blocks), Path(config.teacher).absolute()
     actors: list[Any] = [
-        kind.remote(teacher, settings, text, gpus > 0, config.micro_batch, threads)
+        kind.remote(teacher, settings, text, on_gpu, config.micro_batch, threads)
         for _ in range(workers)
     ]
     pool = ActorPool(actors)
     number = {name: index for index, name in enumerate(settings.shards)}
     try:
-        with _progress(out.name, len(settings.shards), len(done)) as advance:
+        with _progress(directory.name, len(settings.shards), len(done)) as advance:
             made = pool.map_unordered(
-                lambda actor, name: actor.make.remote(out / name, number[name]), missing
+                lambda actor, name: actor.make.remote(directory / name, number[name]), missing
             )
             for shard in made:
                 done[shard.file] = shard
-                write_manifest(out, done.values())
+                write_manifest(directory, done.values())
                 advance()
     except RayTaskError as error:
         if isinstance(error.cause, UserError):

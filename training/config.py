@@ -20,11 +20,11 @@ class PretrainConfig:
         text: sources of the training text; one that is too short is repeated in epochs, each in
             an order of its own. Data sets of the hub, and files of more than 1 GiB, are read as
             streams; a directory of `evo prepare` may be of any size.
-        tokens: train on at least so many tokens; the last batch is whole.
+        tokens: train on at least this number of tokens; the last batch is whole.
         out: run directory. Started again with the same settings, a run goes on where it was.
         text_weights: how much each source of a mixed text counts; by default by its tokens.
-        shuffle_tokens: a stream is shuffled in windows of so many tokens, of which each node of the
-            cluster holds three in memory.
+        shuffle_tokens: a stream is shuffled in windows of this number of tokens, three of which
+            each node of the cluster holds in memory.
         log_blocks: whether to log which blocks each step had, and not only their hash.
         init: start from the checkpoint's weights, or from random ones in its shape.
         teacher: checkpoint directory to distil from; none: cross-entropy alone.
@@ -32,32 +32,33 @@ class PretrainConfig:
             teacher; with --teacher beside it, it must be that teacher's.
         alpha: weight of the cross-entropy, where there is a teacher.
         beta: weight of the divergence from the teacher.
-        temperature: of both networks' distributions in the divergence.
-        divergence: from the teacher p to the student q: KL(p || q), KL(q || p), the mean of both,
-            or Jensen-Shannon's.
-        top_k: only over the teacher's so many likeliest tokens at each position; by default over
-            the full vocabulary, or all that --teacher-logits keep.
-        tail: with --top-k, of all other tokens: they count as one (bucket), or are left out and
-            both distributions are renormalised.
+        temperature: temperature of both networks' distributions in the divergence.
+        divergence: divergence of the student q from the teacher p: KL(p || q), KL(q || p), the
+            mean of both, or Jensen-Shannon's.
+        top_k: the divergence is over this number of the teacher's likeliest tokens at each
+            position; by default over the full vocabulary, or all that --teacher-logits keep.
+        tail: with --top-k, whether all other tokens count as one (bucket), or are left out and both
+            distributions are renormalised.
         validation_text: source of the validation text; none: no validation.
-        validation_tokens: use no more of it, in sequences evenly spaced in the text; by default a
-            fiftieth of `tokens`.
+        validation_tokens: use this number of its tokens at most, in sequences evenly spaced in the
+            text; by default a fiftieth of `tokens`.
         batch_tokens: tokens of a step over all workers; by default about 4 sqrt(`tokens`), and a
             hundredth of `tokens` at most.
-        learning_rate: the peak; by default from the number of parameters.
+        learning_rate: the peak learning rate; by default from the number of parameters.
         validate_every: steps between validations; by default a twentieth of the steps. There is
             one before the first step and one after the last in any case.
         checkpoint_every: steps between checkpoints; by default a tenth of the steps, 1000 at most.
         sequence_length: tokens of a sequence; by default that of --teacher-logits, else the
             model's block size, 2048 at most.
-        seed: of the order of the text, and of random weights.
-        workers: how many train in parallel, on the same batches for any number; by default one
-            per GPU, or one.
-        gpus_per_worker: a share of a GPU, or 0 for the CPU; by default 1 where there are GPUs.
+        seed: seeds the order of the text, and random weights.
+        workers: number of workers that train in parallel, always on the same batches; by default
+            one per GPU, or one.
+        gpus_per_worker: share of a GPU for each worker, or 0 for the CPU; by default 1 where there
+            are GPUs.
         micro_batch: sequences that run through the model at once; by default as many as fit in
             half a GiB of activations on the CPU, and 8 GiB on a GPU.
-        precision: of matrix products; by default bfloat16 on GPUs, float32 on the CPU.
-        threads: of each worker on the CPU; by default the cores divided by the workers.
+        precision: dtype of matrix products; by default bfloat16 on GPUs, float32 on the CPU.
+        threads: threads of each worker on the CPU; by default the cores divided by the workers.
         warmup: share of the steps in which the learning rate rises.
         weight_decay: AdamW's, on matrices only.
         gradient_clip: the largest norm of the gradient.
@@ -69,8 +70,8 @@ class PretrainConfig:
         activation_checkpointing: keep blocks' inputs alone and run blocks again in the backward
             pass: a third more FLOPs than are counted, for a fraction of the activations' memory.
         compile: run blocks through torch.compile.
-        on_nan: of a step whose loss or gradient is not finite: end the run, or leave the step's
-            update out and count it; ten such steps in a row end the run.
+        on_nan: whether a step whose loss or gradient is not finite ends the run, or its update is
+            left out and counted; ten such steps in a row end the run.
         loggers: copies of log.jsonl that are kept beside it: tensorboard, wandb, csv; any number.
     """
 
@@ -176,19 +177,20 @@ class CacheLogitsConfig:
     Attributes:
         teacher: checkpoint directory.
         text: sources of the text; those that would be read as streams have to be prepared first.
-        tokens: of the runs.
+        tokens: number of tokens of the runs.
         out: directory to make.
-        top_k: tokens to keep at each position.
+        top_k: number of tokens to keep at each position.
         sequence_length: tokens of a sequence; by default the teacher's block size, 2048 at most.
         vocabulary: the distributions are over token ids below this; by default the tokenizer's
-            size. Where there is no tokenizer, that of the smaller of teacher and student.
-        dtype: of the stored log-probabilities.
-        precision: of the teacher's matrix products; by default bfloat16 on GPUs, float32 on the
-            CPU. That of the runs.
-        workers: how many run the teacher in parallel; by default one per GPU, or one.
-        gpus_per_worker: a share of a GPU, or 0 for the CPU; by default 1 where there are GPUs.
+            size. Without a tokenizer, give the smaller of the teacher's and the student's.
+        dtype: dtype of the stored log-probabilities.
+        precision: dtype of the teacher's matrix products, which should be that of the runs; by
+            default bfloat16 on GPUs, float32 on the CPU.
+        workers: number of workers that run the teacher in parallel; by default one per GPU, or one.
+        gpus_per_worker: share of a GPU for each worker, or 0 for the CPU; by default 1 where there
+            are GPUs.
         micro_batch: sequences that run through the teacher at once.
-        threads: of each worker on the CPU; by default the cores divided by the workers.
+        threads: threads of each worker on the CPU; by default the cores divided by the workers.
     """
 
     teacher: Path

@@ -13,7 +13,9 @@ import ray
 CONTEXT = multiprocessing.get_context("forkserver")
 
 
-def kill_driver(run: Callable[[Any], Any], config: Any, *, when: Callable[[], bool]) -> None:
+def kill_driver(
+    run: Callable[..., Any], config: Any, *, when: Callable[[], bool], **options: Any
+) -> None:
     """Start a command, and kill its process once a condition holds.
 
     The process has what this module imports already, and so starts within a second.
@@ -21,11 +23,12 @@ def kill_driver(run: Callable[[Any], Any], config: Any, *, when: Callable[[], bo
     Args:
         run: a function of a module.
         config: its argument.
+        options: its keyword arguments.
         when: true once the process is to die; it must not end before.
     """
     CONTEXT.set_forkserver_preload(["tests.support.alone"])
     ray_address = ray.get_runtime_context().gcs_address
-    process = CONTEXT.Process(target=_run, args=(run, config, ray_address))
+    process = CONTEXT.Process(target=_run, args=(run, config, options, ray_address))
     process.start()
     try:
         while not when():
@@ -36,6 +39,6 @@ def kill_driver(run: Callable[[Any], Any], config: Any, *, when: Callable[[], bo
         process.join()
 
 
-def _run(run: Callable[[Any], Any], config: Any, ray_address: str) -> None:
+def _run(run: Callable[..., Any], config: Any, options: dict[str, Any], ray_address: str) -> None:
     os.environ |= {"RAY_ADDRESS": ray_address, "RAY_AUTH_MODE": "token"}
-    run(config)
+    run(config, **options)

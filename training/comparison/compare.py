@@ -1,7 +1,7 @@
-"""Runs side by side: at what fraction of the baseline's FLOPs each reaches where it ended.
+"""The fraction of the baseline's FLOPs at which each run reaches the baseline's last perplexity.
 
-Runs that differ in nothing but the seed are compared as one, with an interval over their seeds, see
-`training.comparison.seeds`.
+Runs that differ only in their seed are compared as one group, with an interval over their seeds,
+see `training.comparison.seeds`.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Group:
     """A setting's runs against the baseline's.
 
     Attributes:
-        name: of the setting.
-        runs: directories, one for each seed.
-        curves: theirs.
-        against: for each of the baseline's runs, the comparisons of these with it; none for the
-            baseline itself.
+        name: name of the setting.
+        runs: run directories, one for each seed.
+        curves: the runs' validations.
+        against: for each of the baseline's runs, the comparisons of this group's runs with it;
+            none for the baseline itself.
     """
 
     name: str
@@ -43,12 +43,12 @@ class Group:
 
     @property
     def flops(self) -> float:
-        """Of a whole run, the mean over seeds."""
+        """FLOPs of a whole run, the mean over seeds."""
         return math.fsum(curve.flops[-1] for curve in self.curves) / len(self.curves)
 
     @property
     def perplexity(self) -> float:
-        """At the last validation, the geometric mean over seeds."""
+        """Perplexity at the last validation, the geometric mean over seeds."""
         logs = [math.log(curve.perplexity[-1]) for curve in self.curves]
         return math.exp(math.fsum(logs) / len(logs))
 
@@ -59,40 +59,40 @@ class Group:
 
     @property
     def is_bound(self) -> bool:
-        """Whether a run is there from its start, so that the ratios are lower bounds."""
-        return any(one.match.is_bound for row in self.against for one in row)
+        """Whether a run matches the baseline from its start; the ratio is then a lower bound."""
+        return any(pair.match.is_bound for row in self.against for pair in row)
 
     @property
     def interval(self) -> Interval:
-        """Of the ratio of the baseline's FLOPs to those to match it; 0: a run never matches it."""
+        """The ratio of the baseline's FLOPs to those to match it; 0: a run never matches it."""
         if not self.against:
             return Interval(1.0, 1.0, 1.0, None)
         return ratio_interval(
-            np.array([[one.ratio or 0.0 for one in row] for row in self.against], np.float64)
+            np.array([[pair.ratio or 0.0 for pair in row] for row in self.against], np.float64)
         )
 
     @property
     def ratio(self) -> float | None:
-        """Its middle; None: a run never matches the baseline."""
+        """The interval's middle; None: a run never matches the baseline."""
         return self.interval.ratio or None
 
     @property
     def ratio_text(self) -> str:
-        """For a table: `≥ 8.00x` where it is a bound."""
+        """The ratio for a table: `≥ 8.00x` where it is a bound."""
         if self.ratio is not None:
             return f"{'≥ ' if self.is_bound else ''}{self.ratio:.2f}x"
-        pairs = [one.ratio for row in self.against for one in row]
+        pairs = [pair.ratio for row in self.against for pair in row]
         if len(pairs) == 1 or not any(pairs):
             return "not reached"
         return f"not reached by {pairs.count(None)} of {len(pairs)} pairs"
 
     @property
     def interval_text(self) -> str:
-        """For a table; empty for a single run against a single one."""
+        """The interval for a table; empty for a single run against a single run."""
         interval = self.interval
         if interval.kind is None:
             return ""
-        low, high = (f"{one:.2f}" if one else "none" for one in (interval.low, interval.high))
+        low, high = (f"{end:.2f}" if end else "none" for end in (interval.low, interval.high))
         return f"{low} – {high}"
 
 
@@ -116,8 +116,8 @@ def compare(
 
     Args:
         runs: run directories of `evo pretrain`.
-        baseline: whose last perplexity is to be matched, with all that differ from it by their
-            seed; by default the first run.
+        baseline: the run whose last perplexity is to be matched, together with all that differ from
+            it only in their seed; by default the first run.
         out: a directory.
 
     Raises:
@@ -151,7 +151,8 @@ def _groups(runs: Sequence[Path], reference_run: Path) -> list[Group]:
         else replace(
             group,
             against=tuple(
-                tuple(against(one, curve) for curve in group.curves) for one in reference.curves
+                tuple(against(baseline, curve) for curve in group.curves)
+                for baseline in reference.curves
             ),
         )
         for group in groups
@@ -159,15 +160,15 @@ def _groups(runs: Sequence[Path], reference_run: Path) -> list[Group]:
 
 
 def _check_comparable(runs: Sequence[Path]) -> None:
-    told: dict[Any, Path] = {}
+    first_runs: dict[Any, Path] = {}
     for run in runs:
         if not (run / SETTINGS).is_file():
             raise UserError(f"{run} is no pretraining run: it has no {SETTINGS}")
         settings = read_settings(run)
-        key = (settings.get("validation_hash"), settings.get("validation_tokens"))
-        told.setdefault(key, run)
-    if len(told) > 1:
-        first, second = list(told.values())[:2]
+        validation = (settings.get("validation_hash"), settings.get("validation_tokens"))
+        first_runs.setdefault(validation, run)
+    if len(first_runs) > 1:
+        first, second = list(first_runs.values())[:2]
         raise UserError(
             f"{first} and {second} were validated on different text: compare runs with "
             "the same --validation-text and --validation-tokens"
@@ -178,8 +179,8 @@ def table(baseline: Group, groups: Sequence[Group]) -> Table:
     """The comparison as a table for the terminal.
 
     Args:
-        baseline: whose last perplexity is to be matched.
-        groups: a row each.
+        baseline: the group whose last perplexity is to be matched.
+        groups: the rows of the table.
     """
     shown = Table(title=f"FLOPs to match {baseline.name} (perplexity {baseline.perplexity:.2f})")
     shown.add_column("run")
@@ -196,10 +197,10 @@ def table(baseline: Group, groups: Sequence[Group]) -> Table:
             group.ratio_text,
             group.interval_text,
         )
-    said = []
+    notes = []
     kinds = {group.interval.kind for group in groups} - {None}
     if kinds:
-        said.append(
+        notes.append(
             "n: seeds. Ratio: geometric mean over all pairs of seeds. Over seeds: "
             + ", or ".join(
                 {
@@ -211,10 +212,10 @@ def table(baseline: Group, groups: Sequence[Group]) -> Table:
             + "."
         )
     if cached := [group.name for group in groups if group.has_cached_teacher]:
-        said.append(
+        notes.append(
             f"FLOPs of {', '.join(cached)}: without those of the teacher, whose logits were cached."
         )
-    shown.caption = " ".join(said) or None
+    shown.caption = " ".join(notes) or None
     return shown
 
 

@@ -1,4 +1,4 @@
-"""A run's validation perplexity over its FLOPs, and where it reaches another's."""
+"""A run's validation perplexity over its FLOPs, and where it reaches another run's."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Curve:
     """A run's validations.
 
     Attributes:
-        name: of the run.
-        flops: spent up to each validation, from 0, rising.
-        perplexity: at each of them.
-        cached_teacher: whether it was distilled from logits that were cached before, whose FLOPs
-            are not among these.
+        name: name of the run.
+        flops: FLOPs spent up to each validation, from 0, rising.
+        perplexity: perplexity at each validation.
+        cached_teacher: whether the run was distilled from stored logits, whose FLOPs `flops` leaves
+            out.
     """
 
     name: str
@@ -36,9 +36,9 @@ class Match:
     """Where a run reaches a perplexity.
 
     Attributes:
-        flops: spent by then; None: it never does.
-        is_bound: the run was there before its first step, and `flops`, those of its first
-            validation after that, is the most it can be said to have needed.
+        flops: FLOPs spent by then; None: the run never reaches it.
+        is_bound: whether the run was there before its first step; `flops`, those of its first
+            validation after that, is then the most that it can have needed.
     """
 
     flops: float | None
@@ -50,11 +50,11 @@ class Comparison:
     """A run against the baseline.
 
     Attributes:
-        run: its name.
-        flops: of the whole run.
-        perplexity: at its last validation.
-        match: where it reaches the baseline's last perplexity.
-        ratio: the baseline's FLOPs over those; None: it never gets there.
+        run: name of the run.
+        flops: FLOPs of the whole run.
+        perplexity: perplexity at the last validation.
+        match: where the run reaches the baseline's last perplexity.
+        ratio: the baseline's FLOPs over those of the match; None: the run never gets there.
     """
 
     run: str
@@ -76,10 +76,10 @@ def read_curve(run: Path, name: str | None = None) -> Curve:
 
     Args:
         run: run directory of `evo pretrain`.
-        name: by default the directory's.
+        name: name of the run; by default the directory's.
 
     Raises:
-        UserError: no run, or one without at least two validations.
+        UserError: the directory is no run, or has fewer than two validations.
     """
     if not (run / SETTINGS).is_file():
         raise UserError(f"{run} is no pretraining run: it has no {SETTINGS}")
@@ -99,13 +99,13 @@ def read_curve(run: Path, name: str | None = None) -> Curve:
 
 
 def flops_to_match(curve: Curve, target: float) -> Match:
-    """How many FLOPs a run takes to first reach a perplexity.
+    """The FLOPs that a run takes to first reach a perplexity.
 
     Between two validations the logarithm of the perplexity is taken to fall linearly with FLOPs;
     curves bend the other way, so this is rather too many than too few.
 
     Args:
-        curve: of the run.
+        curve: validations of the run.
         target: the perplexity.
     """
     if curve.perplexity[0] <= target:
@@ -119,7 +119,7 @@ def flops_to_match(curve: Curve, target: float) -> Match:
 
 
 def perplexity_at(curve: Curve, flops: float) -> float | None:
-    """A run's perplexity once it has spent so many FLOPs, interpolated as in `flops_to_match`.
+    """A run's perplexity at this number of FLOPs, interpolated as in `flops_to_match`.
 
     Returns:
         None where the run ended before that.
@@ -136,9 +136,9 @@ def against(baseline: Curve, curve: Curve, *, other_flops: float = 0.0) -> Compa
     """A run against the baseline's end.
 
     Args:
-        baseline: what is to be matched.
-        curve: of the run.
-        other_flops: spent for the run before it, as by the search for its start.
+        baseline: validations of the run to be matched.
+        curve: validations of the run.
+        other_flops: FLOPs spent for the run before it, as by the search for its start.
     """
     match = flops_to_match(curve, baseline.perplexity[-1])
     if match.flops is not None:

@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but their seed: found by their settings, and compared as one."""
+"""Runs that differ only in their seed are grouped by their settings, and compared as one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from evo.storage.run_directory import flat, read_settings
 from training.run_directory import FREE
 
 ENOUGH = 5
-"""Seeds of both sides from which the interval is a bootstrap."""
+"""With at least this number of seeds on both sides, the interval is a bootstrap."""
 
 RESAMPLES = 10_000
 
@@ -23,35 +23,36 @@ RESAMPLES = 10_000
 def group_by_seed(runs: Sequence[Path]) -> list[list[Path]]:
     """Runs of the same settings but for their seeds, in the order in which they are given.
 
-    Runs that have even the seed in common are copies of one, and stand apart: they would make an
-    interval narrower than it is.
+    Runs that have even the seed in common are copies of one run, and stand apart: they would make
+    an interval narrower than it is.
 
     Args:
         runs: run directories of `evo pretrain`.
 
     Raises:
-        UserError: one of them is no run.
+        UserError: a directory is no run.
     """
     groups: dict[str, list[tuple[Path, object]]] = {}
     for run in runs:
         settings = flat(read_settings(run))
         seed = settings.pop("seed", None)
-        told = sorted((key, str(value)) for key, value in settings.items() if key not in FREE)
-        groups.setdefault(repr(told), []).append((run, seed))
-    found = []
+        fixed = sorted((key, str(value)) for key, value in settings.items() if key not in FREE)
+        groups.setdefault(repr(fixed), []).append((run, seed))
+    members_by_group = []
     for members in groups.values():
         paths = [path for path, _ in members]
         if len({seed for _, seed in members}) == len(members):
-            found.append(paths)
+            members_by_group.append(paths)
         else:
-            found += [[path] for path in paths]
-    return sorted(found, key=lambda paths: list(runs).index(paths[0]))
+            members_by_group += [[path] for path in paths]
+    return sorted(members_by_group, key=lambda paths: list(runs).index(paths[0]))
 
 
 def group_names(groups: Sequence[Sequence[Path]]) -> list[str]:
     """The directories' name, without a number at its end where a group has several.
 
-    The first run's whole path where that is not the same for all of a group, or is another's too.
+    A group has its first run's whole path where that name is not the same for all of its runs, or
+    is another group's too.
     """
     names = []
     for paths in groups:
@@ -72,8 +73,8 @@ class Interval:
 
     Attributes:
         ratio: the geometric mean over all pairs of seeds; 0 where a pair has none.
-        low: its lower end.
-        high: its upper end.
+        low: lower end of the interval.
+        high: upper end of the interval.
         kind: the least and the largest of all pairs; or, with enough seeds, from the 2.5th to the
             97.5th percentile of the bootstrap over the seeds of both sides (Efron 1979); none for
             a single pair.
@@ -89,7 +90,8 @@ def ratio_interval(ratios: NDArray[np.float64]) -> Interval:
     """The interval of a ratio whose both sides have seeds.
 
     Args:
-        ratios: of each pair, 0 where there is none, shape [one side's seeds, the other's].
+        ratios: the ratio of each pair of seeds, 0 where there is none, shape [baseline's seeds,
+            group's seeds].
     """
     if ratios.size == 1:
         only = float(ratios[0, 0])

@@ -1,9 +1,9 @@
-"""A random order of very many things, without a list of them.
+"""A random order of very many numbers, without a list of them.
 
-A generalised Feistel cipher on the numbers below a square, and cycle walking for those below any
-number: Black and Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002. Each place of the
-order is computed by itself. The round function is the finaliser of SplitMix64 (Steele, Lea and
-Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014).
+The order is a generalised Feistel cipher on the numbers below a square, with cycle walking for
+those below any number (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002).
+Each place of the order is computed by itself. The round function is the finaliser of SplitMix64
+(Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014).
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ Indices = NDArray[np.int64]
 
 ROUNDS = 8
 """Four are enough for a cipher on large numbers (Luby and Rackoff, SIAM J. Computing 17, 1988);
-small ones want more."""
+small ones need more."""
 
 
 def permuted(places: Indices, size: int, key: Sequence[int]) -> Indices:
-    """What is at some places of a random order of the numbers from 0 to `size` - 1.
+    """The numbers at some places of a random order of 0 to `size` - 1.
 
     Args:
-        places: any of them, shape [n].
-        size: how many numbers there are.
+        places: places below `size`, shape [n].
+        size: how many numbers are ordered.
         key: the order is a function of it and of the size.
 
     Returns:
@@ -47,7 +47,7 @@ def permuted(places: Indices, size: int, key: Sequence[int]) -> Indices:
 def _encrypted(
     numbers: NDArray[np.uint64], side: np.uint64, round_keys: NDArray[np.uint64]
 ) -> NDArray[np.uint64]:
-    """Numbers below the square of a side, each to another one."""
+    """Numbers below the square of a side, each mapped to another such number."""
     left, right = numbers // side, numbers % side
     for key in round_keys:
         left, right = right, (left + _mixed(right ^ key) % side) % side
@@ -55,7 +55,7 @@ def _encrypted(
 
 
 def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """64 bits to 64 other bits; every bit depends on every one."""
+    """64 bits mapped to 64 bits, each of which depends on all of them."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))

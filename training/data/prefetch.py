@@ -19,7 +19,7 @@ from training.losses.divergences import TopK
 from training.teacher.stored_logits import TeacherLogits
 
 AHEAD = 2
-"""So many steps are read before they are asked for."""
+"""This number of steps is read before they are needed."""
 
 
 class Readable(Protocol):
@@ -33,11 +33,11 @@ class LocalBatch:
     """A worker's part of a step.
 
     Attributes:
-        batch: the whole step's blocks.
-        rows: the worker's, shape [b, T].
-        teacher: what was kept of a teacher's logits at their b * (T-1) targets.
-        digest: of the worker's rows, see `digest`.
-        waited: seconds that the loop waited for it.
+        batch: numbers of the whole step's blocks.
+        rows: token ids of the worker's blocks, shape [b, T].
+        teacher: a teacher's stored logits at their b * (T-1) targets; None without them.
+        digest: hash of the rows, see `digest`.
+        waited: seconds that the loop waited for the local batch.
     """
 
     batch: Batch
@@ -48,15 +48,15 @@ class LocalBatch:
 
 
 class Prefetch:
-    """The local batches of a worker, one step after the other; a context manager.
+    """Reads the local batches of a worker, one step after the other; a context manager.
 
     Args:
-        sampler: says which blocks a step has.
+        sampler: draws the blocks of each step.
         texts: the sources' blocks.
-        rank: of the worker, from 0.
-        workers: how many there are.
-        steps: from where to where.
-        teacher_logits: of the same text; none: nothing is read of them.
+        rank: the worker's number, from 0.
+        workers: number of workers.
+        steps: numbers of the steps.
+        teacher_logits: a teacher's stored logits of the same text; None without them.
     """
 
     def __init__(
@@ -119,8 +119,10 @@ class Prefetch:
 
 def read_rows(texts: Sequence[Readable], batch: Batch) -> NDArray[np.int64]:
     """The blocks of a batch, or of a part of one, shape [B, T]."""
-    found = [(np.flatnonzero(batch.sources == source), text) for source, text in enumerate(texts)]
-    parts = [(places, text[batch.blocks[places]]) for places, text in found if len(places)]
+    rows_by_source = [
+        (np.flatnonzero(batch.sources == source), text) for source, text in enumerate(texts)
+    ]
+    parts = [(places, text[batch.blocks[places]]) for places, text in rows_by_source if len(places)]
     rows = np.empty((len(batch.blocks), parts[0][1].shape[1]), np.int64)
     for places, blocks in parts:
         rows[places] = blocks
@@ -130,12 +132,12 @@ def read_rows(texts: Sequence[Readable], batch: Batch) -> NDArray[np.int64]:
 def digest(rows: NDArray[np.int64]) -> int:
     """A 64-bit hash of blocks in which their order does not count.
 
-    The sum of the blocks' own hashes, wrapped to 64 bits with a sign: those of all workers' shares
-    add up to that of the batch, whoever read which block.
+    It is the sum of the blocks' own hashes, wrapped to 64 bits with a sign: the digests of all
+    workers' rows add up to that of the batch, whoever read which block.
 
     Args:
         rows: token ids, shape [B, T].
     """
     hashes = (hashlib.blake2b(row.astype("<i4").tobytes(), digest_size=8).digest() for row in rows)
-    total = sum(int.from_bytes(one, "little") for one in hashes)
+    total = sum(int.from_bytes(block, "little") for block in hashes)
     return (total + 2**63) % 2**64 - 2**63

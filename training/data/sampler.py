@@ -1,6 +1,7 @@
-"""Which blocks form which step: a function of seed and step alone.
+"""The blocks that form each step, as a function of seed and step alone.
 
-So any number of workers sees the same batches, and a resumed run goes on with the exact next one.
+Any number of workers therefore sees the same batches, and a resumed run goes on with the exact next
+one.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ SHARE_BITS = 30
 
 @dataclass(frozen=True)
 class Extent:
-    """What is known of a source's blocks, and so the order in which they are read.
+    """The numbers by which a source's blocks are ordered.
 
     Attributes:
-        size: blocks that are shuffled among each other: all of them, or, of a stream, those of a
-            window.
-        is_stream: whether the blocks go on after that. Else the source is read again, in another
-            order.
+        size: number of blocks that are shuffled among each other: all of them, or those of a
+            stream's window.
+        is_stream: whether other blocks follow after these. Otherwise the source is read again, in
+            another order.
     """
 
     size: int
@@ -37,19 +38,19 @@ class Batch:
     """The blocks of a step.
 
     Attributes:
-        sources: the number of each block's source, shape [B].
-        blocks: the block's number in its source, shape [B]; of a stream, counted from its start.
+        sources: number of each block's source, shape [B].
+        blocks: number of each block in its source, shape [B]; for a stream counted from its start.
     """
 
     sources: Indices
     blocks: Indices
 
     def share(self, rank: int, workers: int) -> Batch:
-        """The part that a worker takes: disjoint from all others', and together the batch.
+        """A worker's part of the batch; the parts of all workers are disjoint, and make the batch.
 
         Args:
-            rank: of the worker, from 0.
-            workers: how many there are.
+            rank: the worker's number, from 0.
+            workers: number of workers.
         """
         return Batch(self.sources[rank::workers], self.blocks[rank::workers])
 
@@ -60,10 +61,10 @@ class Sampler:
 
     Attributes:
         batch: blocks in the global batch.
-        extents: of each source.
-        shares: of each source, adding up to 1: among the first n blocks of a run, a source of share
-            s has s n, give or take one for each source.
-        seed: of the orders.
+        extents: extent of each source.
+        shares: share of each source, adding up to 1: among the first n blocks of a run, a source of
+            share s has s n, give or take one for each source.
+        seed: seeds the orders.
     """
 
     batch: int
@@ -83,7 +84,7 @@ class Sampler:
 
 
 def deal(positions: Indices, shares: Sequence[float]) -> tuple[Indices, Indices]:
-    """Which source each position of a run is dealt to, and which of its places that is.
+    """Deal the positions of a run to its sources, and to the places within each source.
 
     The first source takes its share of all positions at even distances, as Bresenham's algorithm
     spaces the steps of a line; the second its share of those that are left; and so on. That needs
@@ -91,10 +92,11 @@ def deal(positions: Indices, shares: Sequence[float]) -> tuple[Indices, Indices]
 
     Args:
         positions: counted from the start of the run, shape [B].
-        shares: of the sources, adding up to 1.
+        shares: share of each source, adding up to 1.
 
     Returns:
-        Numbers of sources, and places within them, counted from 0; shape [B] each.
+        The number of each position's source, and its place within the source, counted from 0; shape
+        [B] each.
     """
     sources = np.full(len(positions), len(shares) - 1)
     places = np.array(positions)

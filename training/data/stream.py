@@ -1,7 +1,7 @@
 """A text that is read while it is trained on: its blocks in order, in windows.
 
-For what is not worth preparing, or fits on no disk. A window, some thousands of blocks, is what is
-shuffled; so all that training needs to know of a stream is the number of a window. One actor reads
+This serves text that is not worth preparing, or fits on no disk. Blocks are shuffled within a
+window of some thousands, and training asks for a window by its number. One actor reads
 for all workers, the next window while they train on one. Where each window begins in the text is
 written down: after a crash, reading goes on there, at the cost of reading some 64 MiB of text, or
 one file that is compressed or of the hub, up to that position again, without tokenising it.
@@ -30,21 +30,23 @@ from evo.storage.files import atomic_file, output_errors
 from training.data.prefetch import AHEAD
 
 APART = AHEAD + 1
-"""So many steps are at most between what two workers read: one reads what the other, who waits for
-it to take part in that step, has; and the other has read ahead, and holds one more in its hands."""
+"""Two workers read steps that are at most this far apart: the slower one reads the step for which
+the faster one waits, and that one has read ahead, and holds one more step."""
 
 RESTARTS = 4
-"""Of a reader that dies; then the workers fail, and are started again with another one."""
+"""A reader that dies is restarted this often; then the workers fail, and are started again with
+another reader."""
 
 
 @dataclass(frozen=True)
 class TextPosition:
-    """Where in a text a block begins.
+    """The place in a text where a block begins.
 
     Attributes:
         part: number of the part.
-        document: number in the part, empty ones counted; of a `.npy`, of a stretch of token ids.
-        token: number in the document.
+        document: number of the document in the part, empty documents counted; in a `.npy`, number
+            of a stretch of token ids.
+        token: number of the token in the document.
     """
 
     part: int = 0
@@ -56,10 +58,10 @@ class BlockStream:
     """The blocks of a text in their order; after its end, from its beginning again.
 
     Args:
-        parts: of the text.
-        tokenizer: not needed for `.npy`.
+        parts: the parts of the text.
+        tokenizer: the tokenizer; None for `.npy` alone.
         length: tokens of a block.
-        position: where to begin.
+        position: position of the first block.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class BlockStream:
 
     @property
     def position(self) -> TextPosition:
-        """Where the next block begins."""
+        """The position of the next block."""
         return TextPosition(self._part, self._document, self._token)
 
     def read(self, count: int) -> Tokens:
@@ -123,12 +125,12 @@ class BlockStream:
 
 @dataclass(frozen=True)
 class StreamedText:
-    """What is needed to read a text as a stream.
+    """A text that is read as a stream.
 
     Attributes:
-        source: as it was asked for.
-        parts: what it consists of.
-        model: the checkpoint directory whose tokenizer is used.
+        source: name by which the user asked for it.
+        parts: the parts of the text.
+        model: checkpoint directory whose tokenizer is used.
         vocabulary: token ids must be below it.
         length: tokens of a block.
         window: blocks of a window.
@@ -146,28 +148,29 @@ def parts_of(source: str) -> tuple[SourceRange, ...]:
     """The parts of a source, small enough to go on quickly in the middle of it.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the source cannot be read.
     """
-    found = tuple(part for chunk in chunks_of([source]) for part in chunk.parts)
-    if not found:
+    parts = tuple(part for chunk in chunks_of([source]) for part in chunk.parts)
+    if not parts:
         raise UserError(f"{source} is empty: there is no text in it")
-    return found
+    return parts
 
 
 class WindowReader:
     """Reads the windows of a text; runs in an actor of its own.
 
     Args:
-        text: what to read.
-        positions: file with the positions where windows begin; a line for each.
-        kept: windows that are held, as workers ask for the same ones, but not at the same moment.
+        text: the text to read.
+        positions: file with the positions where windows begin, a line for each.
+        kept: number of windows that are held, because workers ask for the same windows, but not at
+            the same moment.
     """
 
     def __init__(self, text: StreamedText, positions: Path, kept: int) -> None:
         self._text, self._file, self._most = text, positions, kept
         self._tokenizer = load_tokenizer(text.model)
         self._positions = {0: TextPosition(), **_read_positions(positions)}
-        with atomic_file(positions) as temporary:  # without what was cut off
+        with atomic_file(positions) as temporary:  # without a line that was cut off
             temporary.write_text("".join(map(_line, *zip(*self._positions.items(), strict=True))))
         self._kept: dict[int, Any] = {}
         self._next = 0
@@ -176,7 +179,7 @@ class WindowReader:
     def window(self, number: int) -> list[Any]:
         """A reference to the blocks of a window, shape [W, T], alone in a list.
 
-        One object for all who ask: as the call's own result, each of them would get a copy.
+        It is one object for all workers; as the call's own result, each would get a copy.
 
         Raises:
             UserError: the text cannot be read, or has token ids beyond the vocabulary.
@@ -209,16 +212,16 @@ class WindowReader:
 
 
 def _read_positions(path: Path) -> dict[int, TextPosition]:
-    """Where windows begin, by their numbers; up to a line that was cut off."""
-    found: dict[int, TextPosition] = {}
+    """The positions where windows begin, by the windows' numbers; a line cut off ends them."""
+    positions: dict[int, TextPosition] = {}
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     for line in lines:
         try:
             number, *position = json.loads(line)
-            found[number] = TextPosition(*position)
+            positions[number] = TextPosition(*position)
         except (ValueError, TypeError):
             break
-    return found
+    return positions
 
 
 def _line(number: int, position: TextPosition) -> str:
@@ -226,7 +229,7 @@ def _line(number: int, position: TextPosition) -> str:
 
 
 def windows_to_keep(batch: int, window: int) -> int:
-    """So many that no worker asks for one that was let go.
+    """The number of windows to hold, so that no worker asks for one that was let go.
 
     Args:
         batch: blocks of a step.
@@ -239,11 +242,11 @@ def windows_to_keep(batch: int, window: int) -> int:
 class StreamedBlocks:
     """The blocks of a text that another process reads; indexed by an array of numbers.
 
-    Windows are asked for one ahead. Numbers are expected to rise, but for those of one window.
+    The next window is asked for ahead. Numbers are expected to rise from window to window.
 
     Args:
-        text: what is read.
-        positions: file in which the reader keeps its positions.
+        text: the text to read.
+        positions: file in which the reader keeps the positions of windows.
         batch: blocks of a step, of which the text has a part or all.
     """
 

@@ -1,4 +1,4 @@
-"""The training text: sources, how much each counts, and how each is read.
+"""The training text: its sources, how much each counts, and how each is read.
 
 A prepared corpus and a text that fits in memory are read by the numbers of their blocks, all
 shuffled among each other. A data set of the hub, or files too large for the memory, are read as a
@@ -32,10 +32,10 @@ class Source:
     """A source of the training text.
 
     Attributes:
-        name: as it was asked for.
-        blocks: what is read: in memory, prepared, or a stream.
-        hash: of the content; of a stream, of what its files are called and their sizes, or their
-            version on the hub.
+        name: name by which the user asked for it.
+        blocks: the blocks: in memory, prepared, or a stream.
+        hash: hash of the content; for a stream, of its files' names and sizes, or of their version
+            on the hub.
     """
 
     name: str
@@ -44,12 +44,12 @@ class Source:
 
     @property
     def tokens(self) -> int | None:
-        """How many there are; of a stream that is not known."""
+        """The number of tokens; None for a stream, where it is not known."""
         return None if isinstance(self.blocks, StreamedText) else self.blocks.size
 
     @property
     def sequence_length(self) -> int:
-        """Tokens of a block."""
+        """Tokens of a sequence."""
         if isinstance(self.blocks, StreamedText):
             return self.blocks.length
         return self.blocks.shape[1]
@@ -58,10 +58,10 @@ class Source:
         """The blocks, by their numbers.
 
         Args:
-            purpose: what needs them, for the message.
+            purpose: what needs the blocks, for the message.
 
         Raises:
-            UserError: it is a stream.
+            UserError: the source is a stream.
         """
         if isinstance(self.blocks, StreamedText):
             raise UserError(
@@ -72,7 +72,7 @@ class Source:
 
     @property
     def extent(self) -> Extent:
-        """What says in which order it is read."""
+        """The numbers by which the sampler orders the source's blocks."""
         if isinstance(self.blocks, StreamedText):
             return Extent(self.blocks.window, is_stream=True)
         return Extent(len(self.blocks))
@@ -83,8 +83,8 @@ class TrainingText:
     """The sources and how much each counts.
 
     Attributes:
-        sources: one or several.
-        shares: of the blocks of a run, one of each source, adding up to 1.
+        sources: the sources, at least one.
+        shares: each source's share of a run's blocks, adding up to 1.
 
     Raises:
         UserError: the sources' blocks are not of one length.
@@ -101,20 +101,20 @@ class TrainingText:
 
     @property
     def sequence_length(self) -> int:
-        """Tokens of a block."""
+        """Tokens of a sequence."""
         return self.sources[0].sequence_length
 
     @property
     def hash(self) -> str:
-        """Of all sources, in their order."""
+        """Hash of all sources, in their order."""
         if len(self.sources) == 1:
             return self.sources[0].hash
-        told = " ".join(source.hash for source in self.sources)
-        return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+        hashes = " ".join(source.hash for source in self.sources)
+        return hashlib.blake2b(hashes.encode(), digest_size=8).hexdigest()
 
     @property
     def tokens(self) -> int | None:
-        """How many there are in all sources; not known where one is a stream."""
+        """The number of tokens in all sources; None where one is a stream."""
         counts = [source.tokens for source in self.sources]
         return None if None in counts else sum(count or 0 for count in counts)
 
@@ -139,16 +139,16 @@ def open_training_text(
     tokens: int,
     shuffle_tokens: int,
 ) -> TrainingText:
-    """Find out what each source is, read what is read into memory, check what is prepared.
+    """Open each source by its kind: read it into memory, check what is prepared, or stream it.
 
     Args:
         names: sources, see `evo.data.sources`.
-        weights: of each; need not add up to 1. None: by tokens.
-        student: whose tokenizer is used.
+        weights: weight of each source, which need not add up to 1; None: by tokens.
+        student: checkpoint whose tokenizer is used.
         vocabulary: token ids must be below it.
-        sequence_length: tokens of a block.
-        tokens: how many the run needs.
-        shuffle_tokens: of a stream's window.
+        sequence_length: tokens of a sequence.
+        tokens: number of tokens that the run needs.
+        shuffle_tokens: tokens of a stream's window.
 
     Raises:
         UserError: weights that fit no sources, or a source that cannot be used.
@@ -201,8 +201,8 @@ def _stream(name: str, student: Checkpoint, vocabulary: int, length: int, window
         )
     digest = hashlib.blake2b(repr((length, window)).encode(), digest_size=8)
     if text_parts and student.tokenizer is not None:
-        told = (student.tokenizer.hash, student.tokenizer.end_of_text)
-        digest.update(repr(told).encode())
+        tokenizer = (student.tokenizer.hash, student.tokenizer.end_of_text)
+        digest.update(repr(tokenizer).encode())
     for part in chunks:
         # Not when it was changed: a copy of the corpus must do to go on.
         size = None if part.path is None else file_bytes(part)

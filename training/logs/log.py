@@ -25,7 +25,7 @@ MEASURED = {
     "mfu",
     "device_flops_per_second",
 }
-"""What a row tells of the machine; all else is the same for the same run on any."""
+"""These columns depend on the machine; all others are the same for the same run on any."""
 
 
 def append(run: Path, row: dict[str, Any]) -> None:
@@ -48,20 +48,20 @@ def cut_back(run: Path, step: int) -> None:
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log; a last one that is half-written is left out.
+    """The rows of a run's log; a last line that is half-written is left out.
 
     Raises:
-        UserError: a line that is no JSON object with a step.
+        UserError: a line is no JSON object with a step.
     """
     path = run / LOG
     if not path.is_file():
         return []
-    found: list[dict[str, Any]] = []
+    complete: list[dict[str, Any]] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
         if not line.endswith("\n"):
             break
-        found.append(parse(line, path, number))
-    return found
+        complete.append(parse(line, path, number))
+    return complete
 
 
 def last_step(run: Path) -> int:
@@ -70,10 +70,15 @@ def last_step(run: Path) -> int:
 
 
 def parse(line: str | bytes, path: Path, number: int) -> dict[str, Any]:
-    """A line of a log, given where it stands.
+    """The row that a line of a log holds.
+
+    Args:
+        line: content of the line.
+        path: file of the log, for the message.
+        number: number of the line, for the message.
 
     Raises:
-        UserError: it is no JSON object with a step.
+        UserError: the line is no JSON object with a step.
     """
     try:
         row = json.loads(line)

@@ -55,7 +55,7 @@ class LogReader:
         """Whether the log has begun anew since the last call, and the whole lines that are new.
 
         Raises:
-            UserError: a line that is no JSON object with a step.
+            UserError: a line is no JSON object with a step.
         """
         is_anew = self._open_if_replaced()
         rows: list[Row] = []

@@ -1,4 +1,4 @@
-"""A run's log as TensorBoard, Weights & Biases and CSV have it; each is a function of log.jsonl."""
+"""Copies of a run's log for TensorBoard, Weights & Biases and CSV; functions of log.jsonl."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ FLUSH_SECONDS = 10
 CSV = "log.csv"
 
 WANDB_PROJECT = "evo"
-"""Where `WANDB_PROJECT` names no other."""
+"""The project of a run, unless `WANDB_PROJECT` names another."""
 
 
 def check_loggers(names: Sequence[str]) -> None:
-    """Refuse what is not installed, before any work.
+    """Refuse a logger whose package is not installed, before any work.
 
     Raises:
         UserError: a package is missing, or a logger is named twice.
@@ -39,29 +39,29 @@ def check_loggers(names: Sequence[str]) -> None:
 
 
 def open_loggers(names: Sequence[str], run: Path, settings: dict[str, Any]) -> list[Watcher]:
-    """Those of a run.
+    """The loggers of a run.
 
     Args:
-        names: as `check_loggers` lets them pass.
-        run: the run directory, absolute, where they write.
-        settings: of the run, shown where a logger shows settings.
+        names: names that `check_loggers` lets pass.
+        run: the run directory, absolute, where the loggers write.
+        settings: the run's recorded settings, for a logger that shows them.
 
     Raises:
         UserError: Weights & Biases refuses, as without a key.
     """
-    found: list[Watcher] = []
+    opened: list[Watcher] = []
     for name in names:
         if name == "tensorboard":
-            found.append(TensorBoard(run))
+            opened.append(TensorBoard(run))
         elif name == "csv":
-            found.append(CsvFile(run))
+            opened.append(CsvFile(run))
         else:
-            found.append(WeightsAndBiases(run, settings))
-    return found
+            opened.append(WeightsAndBiases(run, settings))
+    return opened
 
 
 def numbers(row: Row) -> dict[str, float]:
-    """What of a row can be drawn, its step left out."""
+    """The columns of a row that can be drawn, without its step."""
     return {
         name: value
         for name, value in row.items()
@@ -89,7 +89,7 @@ class TensorBoard:
         self._started = (run / SETTINGS).stat().st_mtime
 
     def restart(self) -> None:
-        """Begin a file that tells TensorBoard to drop what earlier ones say, and tells it all.
+        """Begin a file that tells TensorBoard to drop what earlier files say.
 
         The last of those stays, as a TensorBoard that looks on may be in the middle of it.
         """
@@ -105,7 +105,7 @@ class TensorBoard:
         )
 
     def rows(self, rows: list[Row]) -> None:
-        """A scalar for each number."""
+        """Write a scalar for each number."""
         for row in rows:
             wall_time = self._started + row.get("seconds", 0.0)
             for name, value in numbers(row).items():
@@ -136,7 +136,7 @@ class CsvFile:
         self._rewrite([])
 
     def rows(self, rows: list[Row]) -> None:
-        """A line each."""
+        """Write a line for each row."""
         lines = [{"step": row["step"]} | numbers(row) for row in rows]
         new = [name for name in dict.fromkeys(n for line in lines for n in line)
                if name not in self._columns]  # fmt: skip
@@ -160,10 +160,10 @@ class CsvFile:
 
 
 def _run_id(run: Path) -> str:
-    """The same at every start of a run, and another for one that is made anew in its place."""
+    """An id that is the same at every start of a run, and another for a run made in its place."""
     settings = run / SETTINGS
-    told = f"{run} {settings.stat().st_mtime_ns} ".encode() + settings.read_bytes()
-    return hashlib.blake2b(told, digest_size=8).hexdigest()
+    identity = f"{run} {settings.stat().st_mtime_ns} ".encode() + settings.read_bytes()
+    return hashlib.blake2b(identity, digest_size=8).hexdigest()
 
 
 class WeightsAndBiases:
@@ -175,10 +175,10 @@ class WeightsAndBiases:
 
     Args:
         run: the run directory.
-        settings: of the run.
+        settings: the run's recorded settings.
 
     Raises:
-        UserError: it does not let us log, as without a key.
+        UserError: Weights & Biases refuses, as without a key.
     """
 
     def __init__(self, run: Path, settings: dict[str, Any]) -> None:
@@ -201,15 +201,15 @@ class WeightsAndBiases:
         self._next_step = self._run.step
 
     def restart(self) -> None:
-        """What is there stays."""
+        """Keep the rows that are there."""
 
     def rows(self, rows: list[Row]) -> None:
-        """All numbers of the steps that are not there yet."""
+        """Log all numbers of the steps that are not there yet."""
         for row in rows:
             if row["step"] >= self._next_step:
                 self._run.log(numbers(row), step=row["step"])
                 self._next_step = row["step"] + 1
 
     def close(self) -> None:
-        """Wait until all is sent."""
+        """Wait until every row is sent."""
         self._run.finish()

@@ -1,4 +1,4 @@
-"""Attention in float32 where the CPU is faster at that."""
+"""Attention runs in float32 where the CPU is faster at that."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evo.model.litgpt import GPT
 
 
 def use_float32_attention(model: GPT) -> None:
-    """Let a network's attention run in float32 under autocast, all else stays as it is.
+    """Let a network's attention, and nothing else, run in float32 under autocast.
 
     torch's attention kernel for the CPU takes twice as long in bfloat16, backward pass included
     (torch 2.13, AVX-512 with bfloat16, heads of 16).

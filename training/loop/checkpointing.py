@@ -1,9 +1,9 @@
-"""What a run goes on from after an interruption, and what it leaves at its end.
+"""The checkpoints from which an interrupted run goes on, and the result that it leaves.
 
-Checkpoints are torch's distributed ones: every worker writes a part, and any number of workers can
-read them. They lie in the run directory itself, and not where Ray Train would copy them, because a
-directory that is renamed there is committed at once; a checkpoint that was handed to Ray Train is
-so only some time later.
+Checkpoints are torch's distributed ones (DCP): every worker writes a part, and any number of
+workers can read them. They lie in the run directory itself, and not where Ray Train
+would copy them, because a directory that is renamed there is committed at once. Ray Train commits a
+checkpoint that it was given only some time later.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as distributed
+import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -38,12 +38,12 @@ COUNTERS = ("seconds", "skipped", "skipped_in_a_row")
 
 
 def commit(state: TrainState) -> None:
-    """Write a checkpoint, from which a run goes on exactly; called by every worker.
+    """Write a checkpoint, from which the run goes on exactly; every worker calls this.
 
-    It appears whole or not at all, and replaces the one before.
+    The checkpoint appears whole or not at all, and replaces the last one.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the checkpoint cannot be written.
     """
     checkpoints = state.job.directory / CHECKPOINTS
     directory = checkpoints / f"{PREFIX}{state.step}"
@@ -54,7 +54,7 @@ def commit(state: TrainState) -> None:
                 shutil.rmtree(left)
         try:
             with _checkpoint_errors(f"cannot write {directory}"):
-                distributed.save(_tensors(state), checkpoint_id=temporary)
+                dcp.save(_tensors(state), checkpoint_id=temporary)
         except UserError:
             if state.rank == 0:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -68,10 +68,10 @@ def commit(state: TrainState) -> None:
 
 
 def resume(state: TrainState) -> None:
-    """Put a worker where the last checkpoint was taken, if there is one; called by every worker.
+    """Load the last checkpoint, if there is one; every worker calls this.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the checkpoint cannot be read.
     """
     checkpoints = state.job.directory / CHECKPOINTS
     # The first worker decides for all, as a shared file system may show each something else.
@@ -82,7 +82,7 @@ def resume(state: TrainState) -> None:
     directory = checkpoints / f"{PREFIX}{step}"
     saved = _tensors(state)
     with _checkpoint_errors(f"cannot read {directory}"):
-        distributed.load(saved, checkpoint_id=directory)
+        dcp.load(saved, checkpoint_id=directory)
     set_state_dict(
         state.model,
         state.optimizer,
@@ -95,12 +95,12 @@ def resume(state: TrainState) -> None:
 
 
 def save_result(state: TrainState) -> None:
-    """Write what was trained as a checkpoint directory, `model/` in the run directory.
+    """Write the trained network as a checkpoint directory, `model/` in the run directory.
 
-    Called by every worker: each may hold only a part of it.
+    Every worker calls this, because each may hold only a part of the weights.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the directory cannot be written.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights: dict[str, Any] = get_model_state_dict(state.model, options=options)
@@ -115,14 +115,14 @@ def save_result(state: TrainState) -> None:
 
 
 def _tensors(state: TrainState) -> dict[str, Any]:
-    """All that changes in training; what it holds are the worker's own tensors, no copies."""
+    """Everything that changes in training; the tensors are the worker's own, no copies."""
     model, optimizer = get_state_dict(state.model, state.optimizer)
     counters = {name: getattr(state, name) for name in COUNTERS} | {"seconds": state.elapsed()}
     return {"model": model, "optimizer": optimizer, **counters}
 
 
 def _committed(checkpoints: Path) -> list[Path]:
-    """The checkpoints of a run, the last one last; usually there is one."""
+    """The checkpoints of a run by their steps; usually there is one."""
     return sorted(checkpoints.glob(f"{PREFIX}*"), key=_step)
 
 
@@ -132,11 +132,11 @@ def _step(directory: Path) -> int:
 
 @contextmanager
 def _checkpoint_errors(what: str) -> Iterator[None]:
-    """Turn what a worker met while it wrote or read its part into one line, on all workers."""
+    """Turn a worker's error in writing or reading its part into one line, on all workers."""
     try:
         yield
     except CheckpointException as error:
         reasons = [reason for reason, _ in error.failures.values()]
-        reason = next((one for one in reasons if isinstance(one, OSError)), reasons[0])
-        said = reason.strerror if isinstance(reason, OSError) else None
-        raise UserError(f"{what}: {said or first_line(reason)}") from error
+        reason = next((each for each in reasons if isinstance(each, OSError)), reasons[0])
+        text = reason.strerror if isinstance(reason, OSError) else None
+        raise UserError(f"{what}: {text or first_line(reason)}") from error

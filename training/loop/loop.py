@@ -1,4 +1,4 @@
-"""The one training loop, run by every Ray Train worker; distillation is only a loss."""
+"""The one training loop, which every worker runs; distillation is only a loss."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from training.teacher.stored_logits import TeacherLogits
 Blocks = NDArray[np.int32]
 
 MOST_SKIPPED = 10
-"""So many steps in a row whose update is left out end a run."""
+"""This number of steps in a row whose update is left out ends a run."""
 
 
 def train(job: WorkerJob, process: WorkerProcess) -> None:
@@ -54,7 +54,7 @@ def train(job: WorkerJob, process: WorkerProcess) -> None:
 
 
 def _run(state: TrainState) -> None:
-    """All steps that are left, each with its line in the log."""
+    """Take all steps that are left, and log a row for each."""
     job, settings = state.job, state.settings
     validation = np.empty((0, 0), np.int32) if job.validation is None else job.validation
     if state.rank == 0:
@@ -95,7 +95,7 @@ def _steps(
 
 
 def _prefetch(state: TrainState) -> Prefetch:
-    """What reads this worker's part of the text, from its next step on."""
+    """Reads this worker's part of the text ahead, from its next step on."""
     return Prefetch(
         state.job.sampler,
         state.job.text,
@@ -107,19 +107,19 @@ def _prefetch(state: TrainState) -> Prefetch:
 
 
 def _blocks(state: TrainState, local_batch: LocalBatch) -> dict[str, Any]:
-    """For the log: which blocks all workers together had, told from what they read."""
+    """Columns of the log that identify the blocks that all workers together have read."""
     digests = state.sum_over_workers(torch.tensor([local_batch.digest]))
-    found: dict[str, Any] = {"blocks": f"{digests.item() % 2**64:016x}"}
+    columns: dict[str, Any] = {"blocks": f"{digests.item() % 2**64:016x}"}
     if state.settings.log_blocks:
         batch = local_batch.batch
-        found["block_ids"] = np.stack([batch.sources, batch.blocks], axis=1).tolist()
-    return found
+        columns["block_ids"] = np.stack([batch.sources, batch.blocks], axis=1).tolist()
+    return columns
 
 
 def _train_step(state: TrainState, local_batch: LocalBatch) -> dict[str, Any]:
-    """Take one optimiser step; the row of the log, whose losses are means per target token."""
+    """Take an optimiser step; return its row of the log, with losses per target token."""
     settings, blocks = state.settings, local_batch.rows
-    # DistributedDataParallel takes the mean over workers; what is wanted is the sum.
+    # DistributedDataParallel takes the mean over workers, and the sum is needed.
     targets = settings.batch * (blocks.shape[1] - 1)
     scale = state.workers / targets
     sums = torch.zeros(3, dtype=torch.float64, device=state.device)
@@ -164,12 +164,12 @@ def _train_step(state: TrainState, local_batch: LocalBatch) -> dict[str, Any]:
 
 
 def _leave_out(state: TrainState, row: dict[str, Any], norm: float) -> dict[str, Any]:
-    """Count a step without an update; its row without what is not finite.
+    """Count a step without an update; return its row without the numbers that are not finite.
 
-    Loss and norm are those of all workers, so all of them come to the same.
+    Loss and norm are those of all workers, so all of them decide alike.
 
     Raises:
-        UserError: such a step is to end the run, or is one too many.
+        UserError: such a step is to end the run, or too many have followed each other.
     """
     state.skipped += 1
     state.skipped_in_a_row += 1
@@ -193,7 +193,7 @@ def _leave_out(state: TrainState, row: dict[str, Any], norm: float) -> dict[str,
 def _teacher_view(
     state: TrainState, local_batch: LocalBatch, part: slice, tokens: Tensor
 ) -> Teacher | None:
-    """What the loss of some of a local batch's rows sees of the teacher."""
+    """The teacher as the loss sees it at some of a local batch's rows."""
     if local_batch.teacher is not None:
         targets = local_batch.rows.shape[1] - 1
         positions = slice(part.start * targets, part.stop * targets)
@@ -204,10 +204,10 @@ def _teacher_view(
 
 
 def _micro_batches(rows: int, turns: int) -> Iterator[tuple[slice, bool, bool]]:
-    """Even parts of a worker's rows; a part without any is a row that does not count.
+    """Split a worker's rows evenly; a part without any is a row that does not count.
 
     Yields:
-        Which rows, whether they count, and whether they are the last ones.
+        The rows, whether they count, and whether they are the last.
     """
     for turn in range(turns):
         start, stop = (rows * n // turns for n in (turn, turn + 1))

@@ -1,7 +1,6 @@
 """How a run's networks are spread over its workers, and how they compute.
 
-Nothing here changes what is computed beyond what rounding does, so a run may go on with any of it
-changed.
+These choices change the result by rounding alone, so a run may go on with others.
 """
 
 from __future__ import annotations
@@ -51,14 +50,14 @@ class Execution:
     """How the networks are spread and computed.
 
     Attributes:
-        parallel: every worker holds the student (ddp), or a part of it (fsdp), of which the rest
-            is gathered block by block.
-        shard_teacher: each holds a part of the teacher.
-        reduce_each: with fsdp, gradients are added up over the workers after each micro-batch and
-            not once a step, so that no worker ever holds all of them.
-        activation_checkpointing: blocks keep their inputs alone, and run again in the backward
-            pass.
-        compile: blocks run through torch.compile.
+        parallel: every worker holds the student (ddp), or a part of it (fsdp), and gathers the rest
+            block by block.
+        shard_teacher: whether each worker holds only a part of the teacher.
+        reduce_each: with fsdp, whether gradients are added up over the workers after each
+            micro-batch and not once a step, so that no worker ever holds all of them.
+        activation_checkpointing: whether blocks keep only their inputs, and run again in the
+            backward pass.
+        compile: whether blocks run through torch.compile.
     """
 
     parallel: Literal["ddp", "fsdp"] = "ddp"
@@ -77,13 +76,13 @@ def spread_student(
     """Put a student where it trains.
 
     Args:
-        student: on the CPU, the same on all workers.
-        process: this worker's.
-        execution: how.
-        precision: of matrix products.
+        student: the student on the CPU, the same on all workers.
+        process: this worker's place among all workers.
+        execution: how the student is spread and computed.
+        precision: dtype of matrix products.
 
     Returns:
-        What is called in training: the student itself, or wrapped.
+        The module to call in training: the student itself, or a wrapper of it.
 
     Raises:
         UserError: torch.compile does not work here.
@@ -110,22 +109,22 @@ def shard(
     precision: Literal["float32", "bfloat16"],
     dtype: torch.dtype,
 ) -> None:
-    """Leave each worker its part of a network: FSDP2 (Zhao et al. 2023), the blocks one by one.
+    """Leave each worker its part of a network by FSDP2 (Zhao et al. 2023), block by block.
 
-    Weights may be mapped files, as `Checkpoint.mapped_model` has them: of those, no more than a
-    block is ever copied into a worker's memory or its device's.
+    Weights may be mapped files, as `Checkpoint.mapped_model` has them; no more than a block of them
+    is ever copied into a worker's memory or its device's.
 
-    What is outside the blocks (embedding, last norm, head) is gathered for the whole of a forward
+    The part outside the blocks (embedding, last norm, head) is gathered for the whole of a forward
     and backward pass, because the loss uses the head's weights by themselves. In bfloat16, blocks
     are gathered in that, where autocast would cast them to it in any case; the parts themselves,
     gradients as they are added up, and the residual stream stay in float32. (Autocast leaves the
     norms' weights, a few thousandths of all, in float32: gathered, these are rounded too.)
 
     Args:
-        network: on the CPU.
-        process: this worker's.
-        precision: of matrix products.
-        dtype: of the weights.
+        network: the network on the CPU.
+        process: this worker's place among all workers.
+        precision: dtype of matrix products.
+        dtype: dtype of the weights.
     """
     if process.device.type == "cuda":
         torch.cuda.set_device(process.device)
@@ -154,11 +153,11 @@ def _has_layer_norm_on_cpu(model: GPT, device: torch.device) -> bool:
 
 @contextmanager
 def synchronised(network: nn.Module, now: bool) -> Iterator[None]:
-    """Whether a backward pass adds gradients up over the workers, or leaves that to a later one.
+    """Let a backward pass add gradients up over the workers, or leave that to a later one.
 
     Args:
-        network: as `spread_student` returns it.
-        now: whether it does.
+        network: the module that `spread_student` returns.
+        now: whether gradients are added up.
     """
     if isinstance(network, FSDPModule):
         network.set_requires_gradient_sync(now)
@@ -173,18 +172,18 @@ def clip_gradients(model: GPT, most: float) -> Tensor:
     """Scale gradients down to a norm over all workers' parts.
 
     Args:
-        model: of a student.
+        model: the student's network.
         most: the largest norm.
 
     Returns:
-        The norm before, a scalar on the device.
+        The norm before scaling, a scalar on the device.
     """
     norm = nn.utils.clip_grad_norm_(model.parameters(), most)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def compile_blocks(model: GPT, device: torch.device) -> None:
-    """Compile blocks one by one: alike ones share their code, and FSDP's hooks stay outside.
+    """Compile blocks one by one: equal blocks share their code, and FSDP's hooks stay outside.
 
     Raises:
         UserError: torch.compile does not work here.

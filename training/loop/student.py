@@ -17,11 +17,11 @@ from training.losses.settings import LossSettings
 
 
 class Student(nn.Module):
-    """The network that is trained, with its loss: tokens to summed losses.
+    """The network that is trained, with its loss: it maps tokens to summed losses.
 
     Args:
-        model: what is trained.
-        settings: of the loss.
+        model: the network to train.
+        settings: settings of the loss.
     """
 
     def __init__(self, model: GPT, settings: LossSettings) -> None:
@@ -30,11 +30,11 @@ class Student(nn.Module):
         self.settings = settings
 
     def forward(self, tokens: Tensor, teacher: Teacher | None) -> Tensor:
-        """Total, cross-entropy and divergence, summed over targets, shape [3].
+        """Total loss, cross-entropy and divergence, summed over targets, shape [3].
 
         Args:
-            tokens: shape [B, T].
-            teacher: at the B * (T-1) positions that have a target.
+            tokens: token ids, shape [B, T].
+            teacher: the teacher at the B * (T-1) positions that have a target; None without it.
         """
         hidden = hidden_states(self.model, tokens[:, :-1]).flatten(0, 1)
         targets = tokens[:, 1:].flatten()

@@ -55,7 +55,7 @@ class TeacherStates(NamedTuple):
 
 
 Teacher = TeacherStates | TopK
-"""What a loss sees of a teacher: its states, or what was kept of its logits."""
+"""A teacher as the loss sees it: its hidden states and head, or its likeliest tokens."""
 
 
 class Losses(NamedTuple):
@@ -100,7 +100,7 @@ def summed_losses(
 
 
 def product_dtype(hidden: Tensor) -> torch.dtype:
-    """Of matrix products: autocast's where that is on."""
+    """The dtype of matrix products: autocast's where that is on, else the hidden states'."""
     device = hidden.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
@@ -163,9 +163,9 @@ def _top_k_loss(
 ) -> tuple[Tensor, Tensor]:
     """The gradient of the cross-entropy (but for the targets) and the divergence, and the latter.
 
-    What the one outcome of all other tokens gets is shared out by what each of them has of it, so
-    the vocabulary is gone through no more often than for the cross-entropy alone, but for their
-    sum.
+    The gradient of the outcome that stands for all other tokens is shared out by their
+    probabilities. The vocabulary is then gone through once more than for the cross-entropy alone,
+    for their sum.
 
     Args:
         log_probability: the student's, shape [positions, V]; overwritten.
@@ -204,10 +204,10 @@ def _top_k_loss(
 def _teacher_chunk(
     teacher: Teacher, part: slice, settings: LossSettings, dtype: torch.dtype
 ) -> Tensor | TopK:
-    """What a chunk's loss sees of the teacher; one whose states are there has `dtype`'s head."""
+    """The teacher at a chunk's positions; a running teacher's head is cast to `dtype` already."""
     if isinstance(teacher, TopK):
-        kept, wanted = teacher.part(part), settings.top_k
-        return kept if wanted is None or wanted == kept.ids.size(1) else kept.cut(wanted)
+        stored, top_k = teacher.part(part), settings.top_k
+        return stored if top_k in (None, stored.ids.size(1)) else stored.cut(top_k)
     logits = logits_of(teacher.hidden[part].to(dtype), teacher.head)
     if settings.top_k is None:
         return logits

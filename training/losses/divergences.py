@@ -1,6 +1,7 @@
 """How far a student's distributions are from its teacher's, with the gradient to its logits.
 
-With the teacher's probabilities p, the student's q and m = (p + q) / 2, of each position
+The divergences, with the teacher's probabilities p, the student's q and m = (p + q) / 2 at each
+position, are
 
 - `forward-kl`: KL(p || q), the sum of p log(p / q) (Hinton et al. 2015).
 - `reverse-kl`: KL(q || p), which lets the student leave out what it cannot have (Gu et al. 2024).
@@ -45,16 +46,16 @@ class TopK(NamedTuple):
     log_rest: Tensor
 
     def part(self, positions: slice) -> TopK:
-        """At some of the positions."""
-        return TopK(*(one[positions] for one in self))
+        """The likeliest tokens at some of the positions."""
+        return TopK(*(tensor[positions] for tensor in self))
 
     def to(self, device: torch.device) -> TopK:
-        """On a device, log-probabilities in float32."""
-        values, ids, rest = (one.to(device) for one in self)
+        """The same on a device, with log-probabilities in float32."""
+        values, ids, rest = (tensor.to(device) for tensor in self)
         return TopK(values.float(), ids, rest)
 
     def cut(self, k: int) -> TopK:
-        """The first k of them, the others counted to the rest."""
+        """The first k tokens; the probability of the others is added to the rest."""
         dropped = torch.cat([self.log_probability[:, k:], self.log_rest[:, None]], 1)
         return TopK(self.log_probability[:, :k], self.ids[:, :k], dropped.logsumexp(1))
 
@@ -107,6 +108,6 @@ def divergence(kind: DivergenceKind, teacher: Tensor, student: Tensor) -> tuple[
 
 
 def _weighted(own: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum of q r over all, and q_j (r_j - sum of q_i r_i); `ratio` is overwritten."""
+    """The sum of q r over all outcomes, and q_j (r_j - sum of q_i r_i); overwrites `ratio`."""
     mean = (own * ratio).sum(1, keepdim=True)
     return mean.sum(), ratio.sub_(mean).mul_(own)

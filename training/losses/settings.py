@@ -17,11 +17,12 @@ class LossSettings:
         alpha: weight of the cross-entropy with the text.
         beta: weight of the divergence from the teacher; needs a teacher unless 0.
         temperature: divides both networks' logits before the softmax of the divergence.
-        vocabulary: the divergence is between distributions over token ids below this: what is
-            real in both networks, padding left out.
-        divergence: which one, see `training.losses.divergences`.
-        top_k: over the teacher's so many likeliest tokens; None: over the full vocabulary.
-        tail: of the other tokens: they count as one, or are left out.
+        vocabulary: the divergence is between distributions over token ids below this, which are
+            real in both networks; padding is left out.
+        divergence: kind of the divergence, see `training.losses.divergences`.
+        top_k: the divergence is over this number of the teacher's likeliest tokens; None: over the
+            full vocabulary.
+        tail: whether all other tokens count as one, or are left out.
     """
 
     alpha: float = 1.0

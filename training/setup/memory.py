@@ -1,4 +1,4 @@
-"""What training needs of a worker's memory, and so how a run's networks are spread."""
+"""The memory that training needs on each worker, and how networks are spread to fit in it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STATES = 16
 (Rajbhandari et al. 2020, section 3.1, without their half-precision copies)."""
 
 SHARE = 0.8
-"""Of the memory, which networks may take; the rest is for the loss's logits, communication, and
+"""Networks may take this share of the memory; the rest is for the loss's logits, communication, and
 what the allocator cannot use."""
 
 
@@ -22,9 +22,9 @@ class Network:
     """The sizes of a network, in parameters.
 
     Attributes:
-        parameters: all.
-        root: outside the blocks.
-        block: of the largest block.
+        parameters: parameters of the whole network.
+        root: parameters outside the blocks.
+        block: parameters of the largest block.
     """
 
     parameters: int
@@ -42,20 +42,21 @@ class Network:
 
     @property
     def gathered(self) -> int:
-        """What a worker holds of a sharded network as it runs: one block, and the next."""
+        """Parameters of a sharded network that a worker holds at once: two blocks, and the root."""
         return self.root + 2 * self.block
 
 
 @dataclass(frozen=True)
 class MemoryDemand:
-    """What a run asks of its workers.
+    """What a run asks of its workers' memory.
 
     Attributes:
-        student: its sizes.
-        teacher: those of a teacher that runs beside it.
-        teacher_bytes: of each of the teacher's parameters.
+        student: sizes of the student.
+        teacher: sizes of a teacher that runs beside it; None without one.
+        teacher_bytes: bytes of each of the teacher's parameters.
         activations: bytes that a micro-batch keeps for its backward pass.
-        executions: those that the user allows, the one with the least communication first.
+        executions: the executions that the user allows, the one with the least communication
+            first.
     """
 
     student: Network
@@ -65,7 +66,7 @@ class MemoryDemand:
     executions: tuple[Execution, ...]
 
     def needed(self, execution: Execution, workers: int) -> int:
-        """Bytes on each of so many workers."""
+        """Bytes that an execution needs on each worker."""
         student, teacher = self.student, self.teacher
         total = float(self.activations)
         if execution.parallel == "ddp":
@@ -84,8 +85,8 @@ class MemoryDemand:
         """The first execution that fits, or the one that comes nearest to it.
 
         Args:
-            workers: how many.
-            memory: of each one's device, in bytes.
+            workers: number of workers.
+            memory: bytes of each worker's device.
         """
         fits = (e for e in self.executions if self.needed(e, workers) <= SHARE * memory)
         return next(fits, min(self.executions, key=lambda e: self.needed(e, workers)))

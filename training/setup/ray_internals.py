@@ -1,7 +1,7 @@
-"""What the launch needs of Ray Train and its public interface does not offer (Ray 2.60.0).
+"""The parts of Ray Train that the launch needs and its public interface lacks (Ray 2.55.0, 2.60.0).
 
-`ControllerError` is public, the error that it carries when no worker could be started is not; the
-text of that error says nothing that could be told apart from other failures.
+`ControllerError` is public, but the error that it carries when no worker could be started is not,
+and that error's text does not distinguish it from other failures.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ray.train.v2.api.exceptions import ControllerError
 
 
 def had_no_room(error: TrainingFailedError) -> bool:
-    """Whether no worker was started, for want of room."""
+    """Whether no worker was started because the cluster has no room."""
     return isinstance(error, ControllerError) and isinstance(
         error.controller_failure, WorkerGroupStartupTimeoutError
     )

@@ -1,4 +1,4 @@
-"""The workers of a run: how many cores of the cluster they take, and whether there is room."""
+"""The resources of a run's workers: the cores that they take, and whether there is room."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ Resources = dict[str, float]
 """Amounts by Ray's names for them."""
 
 SHARES = 10_000
-"""Ray counts resources in parts of so many."""
-
+"""Ray counts resources in this fraction of a unit."""
 
 PATIENCE_SECONDS = 60.0
-"""After which a user is told that there is no room."""
+"""After this time a user is told that there is no room."""
 
 
 @dataclass(frozen=True)
 class WorkerResources:
-    """The workers of a run.
+    """The resources of a run's workers.
 
     Attributes:
-        count: how many there are.
-        cpus: cores that Ray reserves for each.
-        gpus: share of a GPU for each, 0 for the CPU.
+        count: number of workers.
+        cpus: cores that Ray reserves for each worker.
+        gpus: share of a GPU for each worker, 0 for the CPU.
     """
 
     count: int
@@ -40,27 +39,27 @@ class WorkerResources:
 
     @property
     def resources(self) -> Resources:
-        """What Ray reserves for each."""
+        """The resources that Ray reserves for each worker."""
         return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
 
     @property
     def threads(self) -> int:
-        """Of each on the CPU: as many as it has cores."""
+        """Threads of each worker on the CPU: as many as it has cores."""
         return max(1, int(self.cpus))
 
     def room(self) -> int:
-        """For how many such workers the nodes that are alive have room, other work aside."""
+        """The number of such workers for which living nodes have room, other work aside."""
         return sum(_fits(node, self.resources) for node in living_nodes())
 
     def memory(self) -> int:
-        """Bytes on each worker's device: its share of a GPU, or of what Ray counts on all nodes."""
+        """Bytes for each worker: its share of a GPU, or of the memory that Ray counts in all."""
         if self.gpus:
-            # Anywhere: a sweep's trial, whose own place Ray would take, has no GPU; its workers do.
+            # A sweep's trial, where Ray would run the task by default, has no GPU; its workers do.
             remote = ray.remote(num_cpus=0, num_gpus=self.gpus, scheduling_strategy="DEFAULT")
-            found = remote(_gpu_memory).remote()
-            if not ray.wait([found], timeout=PATIENCE_SECONDS)[0]:
+            total = remote(_gpu_memory).remote()
+            if not ray.wait([total], timeout=PATIENCE_SECONDS)[0]:
                 say_waiting(self)
-            return int(self.gpus * ray.get(found))
+            return int(self.gpus * ray.get(total))
         return int(ray.cluster_resources()["memory"] / self.count)
 
 
@@ -72,7 +71,7 @@ def workers_and_gpus(workers: int | None, share: float | None) -> tuple[int, flo
         share: share of a GPU that the user asks for each; by default 1 where there are GPUs.
 
     Raises:
-        UserError: they need more GPUs than there are.
+        UserError: the workers need more GPUs than there are.
     """
     gpus = 0.0 if share == 0 else _available_gpus()
     if share is None:
@@ -99,13 +98,14 @@ def _available_gpus() -> float:
 def allocate_workers(
     count: int, gpus: float, threads: int | None, nodes: Sequence[Resources]
 ) -> WorkerResources:
-    """So many workers, with as many cores each as the cluster's nodes have for all of them.
+    """Give each worker as many cores as the cluster's nodes have for all of them.
 
     Args:
-        count: how many.
-        gpus: share of a GPU for each; such a worker takes a core at most.
-        threads: of each on the CPU, and so the cores that it takes at most.
-        nodes: see `living_nodes`.
+        count: number of workers.
+        gpus: share of a GPU for each worker; with a GPU it takes a core at most.
+        threads: threads of each worker on the CPU, which takes no more cores than that; by default
+            as many as it gets.
+        nodes: resources of the nodes, see `living_nodes`.
     """
     most = 1.0 if gpus else float(threads or SHARES)
     cores = [node.get("CPU", 0.0) for node in nodes]
@@ -119,7 +119,7 @@ def allocate_workers(
 
 
 def say_waiting(workers: WorkerResources) -> bool:
-    """Tell the user that workers wait for room; True."""
+    """Tell the user that workers wait for room; return True."""
     asked = " and ".join(f"{part:g} {kind}" for kind, part in workers.resources.items())
     print(
         f"waiting until the cluster has room for {workers.count} workers with {asked} each",
@@ -129,12 +129,12 @@ def say_waiting(workers: WorkerResources) -> bool:
 
 
 def living_nodes() -> list[Resources]:
-    """What each node of the cluster has that is alive, whether or not it is in use."""
+    """The resources of each living node of the cluster, whether or not they are in use."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _fits(node: Resources, resources: Resources) -> int:
-    """How many workers a node has room for."""
+    """The number of workers for which a node has room."""
     return int(min(node.get(kind, 0.0) / part + 1e-9 for kind, part in resources.items()))
 
 

@@ -33,14 +33,14 @@ from training.sweep.tune_driver import run_trials
 
 TRIALS = "trials"
 TUNE = "tune"
-"""Where Tune writes while it runs; nothing of it is needed afterwards."""
+"""Tune writes here while it runs; nothing of it is needed afterwards."""
 
 FREE = (
     "samples", "concurrent", "workers", "gpus_per_worker", "threads", "checkpoint_every", "loggers",
     "parallel", "shard_teacher", "activation_checkpointing", "compile", "on_nan", "log_blocks",
     "micro_batch",
 )  # fmt: skip
-"""May differ from one start of a sweep to the next."""
+"""These settings may differ from one start of a sweep to the next."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,8 @@ def _results(
 
 
 def _run_of(config: SweepConfig, trial: Trial, directory: Path) -> PretrainConfig:
-    """The settings of a trial's run; it may start in another working directory."""
-    common = {one.name: getattr(config, one.name) for one in fields(PretrainConfig)}
+    """The settings of a trial's run, which may start in another working directory."""
+    common = {field.name: getattr(config, field.name) for field in fields(PretrainConfig)}
     out = directory / TRIALS / trial.name
     run = PretrainConfig(**common | trial.settings | {"out": out})
     if config.sequence_length is None and {"model", "teacher_logits"} & set(trial.settings):
@@ -160,15 +160,15 @@ def _run_of(config: SweepConfig, trial: Trial, directory: Path) -> PretrainConfi
     )
 
 
-def _absolute(place: Any) -> Any:
-    """A path, or a source of text, as it is told from anywhere."""
-    if isinstance(place, Sequence) and not isinstance(place, str):
-        return [_absolute(one) for one in place]
-    if isinstance(place, Path):
-        return place.absolute()
-    if place is None or place.startswith(("hf:", "stdlib:")):
-        return place
-    return os.path.abspath(place)
+def _absolute(source: Any) -> Any:
+    """A path, or sources of text, as names that hold in any working directory."""
+    if isinstance(source, Sequence) and not isinstance(source, str):
+        return [_absolute(part) for part in source]
+    if isinstance(source, Path):
+        return source.absolute()
+    if source is None or source.startswith(("hf:", "stdlib:")):
+        return source
+    return os.path.abspath(source)
 
 
 def _plain(config: SweepConfig) -> dict[str, Any]:

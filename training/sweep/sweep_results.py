@@ -1,4 +1,4 @@
-"""What the trials of a sweep came to, read from their run directories."""
+"""The results of a sweep's trials, read from their run directories."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RESULTS = "results.parquet"
 
 
 def ended(run: Path) -> bool:
-    """Whether a trial is not to be run again: it is finished, or was stopped early."""
+    """Whether a trial is finished, or was stopped early, and must not run again."""
     return (run / SUMMARY).is_file() or (run / STOPPED).is_file()
 
 
@@ -30,20 +30,20 @@ def read_results(
 ) -> pd.DataFrame:
     """A row per trial, the best first, those that have not ended last.
 
-    Columns: `trial`; the settings that were tried; `status` (finished, stopped: early, failed, or
-    unfinished); `reason` of a failure; and of the last line of the log: `steps`, `trained_tokens`,
-    `flops`, `seconds`, `final_loss`, `final_perplexity` (the last validation's). Lists of all
-    validations: `curve_tokens`, `curve_flops`, `curve_perplexity`.
+    The columns are `trial`; the settings that were tried; `status` (finished, stopped, failed,
+    or unfinished); `reason` of a failure; from the last line of the log `steps`, `trained_tokens`,
+    `flops`, `seconds`, `final_loss`, `final_perplexity` (the last validation's); and, as lists
+    over all validations, `curve_tokens`, `curve_flops`, `curve_perplexity`.
 
     Args:
-        directory: of the trials' run directories.
-        trials: of the sweep.
-        failures: why trials have failed, by name.
+        directory: parent of the trials' run directories.
+        trials: the sweep's trials.
+        failures: reason of each failure, by the trial's name.
     """
     failures = failures or {}
-    rows = [_row(directory / one.name, one, failures.get(one.name)) for one in trials]
+    rows = [_row(directory / trial.name, trial, failures.get(trial.name)) for trial in trials]
     frame = pd.DataFrame(rows)
-    for name in trials[0].settings:  # else one None would make floats of whole numbers
+    for name in trials[0].settings:  # else a None would make floats of whole numbers
         frame[name] = pd.Series([row[name] for row in rows], dtype=object)
     order = {"finished": 0, "stopped": 1, "failed": 2, "unfinished": 2}
     frame["order"] = frame["status"].map(order)
@@ -87,22 +87,22 @@ def _plain(value: Any) -> Any:
 
 
 def write_results(results: pd.DataFrame, directory: Path) -> None:
-    """As `results.parquet` in a sweep's directory.
+    """Write `results.parquet` in a sweep's directory.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     with atomic_file(directory / RESULTS) as temporary:
         results.to_parquet(temporary, index=False)
 
 
 def table(results: pd.DataFrame, settings: Sequence[str], title: str) -> Table:
-    """For the terminal.
+    """The results as a table for the terminal.
 
     Args:
-        results: as `read_results` gives them.
-        settings: the names of those that were tried.
-        title: above it.
+        results: results of `read_results`.
+        settings: names of the settings that were tried.
+        title: title of the table.
     """
     shown_table = Table(title=title)
     shown_table.add_column("trial")

@@ -1,4 +1,4 @@
-"""One run of a sweep, as Ray Tune calls it."""
+"""A run of a sweep, as Ray Tune calls it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from training.setup.launch import launch_on_ray_train
 from training.setup.training_run import Launch
 
 STOPPED = "stopped.json"
-"""In the directory of a run that was stopped early: it is not taken up again."""
+"""A file in the directory of a run that was stopped early, and is not taken up again."""
 
 METRIC = "validation_perplexity"
 TIME = "tokens"
 FAILED = "failed"
 
 LARGEST = 1e300
-"""Instead of what is not finite, of which no percentile can be taken."""
+"""Stands for perplexities that are not finite, which have no percentiles."""
 
 
 def comparable(perplexity: float) -> float:
@@ -34,22 +34,22 @@ def comparable(perplexity: float) -> float:
 
 
 class Reporter:
-    """Tells Tune of every validation but the last one, on which nothing is left to decide.
+    """Reports every validation to Tune but the last, on which nothing is left to decide.
 
     A trial that Tune stops is killed: at the last validation its result would be lost.
 
     Args:
-        tokens: of the whole run.
+        tokens: tokens of the whole run.
     """
 
     def __init__(self, tokens: int) -> None:
         self._tokens, self._step = tokens, -1
 
     def restart(self) -> None:
-        """What is told again is not reported again."""
+        """Rows that are passed on again are not reported again."""
 
     def rows(self, rows: list[Row]) -> None:
-        """Report what is new."""
+        """Report the new validations."""
         for row in rows:
             if METRIC in row and row["step"] > self._step and 0 < row[TIME] < self._tokens:
                 self._step = row["step"]

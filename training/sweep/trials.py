@@ -1,4 +1,4 @@
-"""What a sweep tries: every combination of some settings, values drawn at random for others."""
+"""The trials of a sweep: all combinations of some settings, random values of others."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from evo.flags import parse_value
 from training.config import PretrainConfig
 
 FIXED = ("out", "validation_text", "validation_tokens", "sequence_length", "loggers")
-"""Perplexities are compared, which these would make those of different things."""
+"""Perplexities of runs that differ in these settings could not be compared."""
 
 DIGITS = 4
-"""Drawn numbers are rounded to so many significant digits, so that they can be read and typed."""
+"""Drawn numbers are rounded to this number of significant digits, to be read and typed."""
 
 Draw = Callable[[np.random.Generator], Any]
 
@@ -30,8 +30,8 @@ class Trial:
     """A run of a sweep.
 
     Attributes:
-        name: of its directory; begins with its number.
-        settings: what it tries, by field of `PretrainConfig`.
+        name: name of the trial's directory, which begins with its number.
+        settings: values that the trial tries, by field of `PretrainConfig`.
     """
 
     name: str
@@ -43,7 +43,7 @@ def make_trials(
 ) -> list[Trial]:
     """All trials of a sweep: every combination of the grid, `samples` times with values drawn anew.
 
-    With more samples, those of fewer come first.
+    The trials of fewer samples are the first ones of more samples.
 
     Args:
         grid: `NAME=VALUE,VALUE` each.
@@ -52,7 +52,7 @@ def make_trials(
         rng: the source of randomness.
 
     Raises:
-        UserError: an unknown setting, one named twice, or values that it cannot have.
+        UserError: a setting is unknown, named twice, or cannot have a value.
     """
     choices = {name: _values(name, text) for name, text in _named("--grid", grid)}
     draws = {name: _draw(name, text) for name, text in _named("--random", random)}
@@ -62,20 +62,20 @@ def make_trials(
         raise UserError("nothing to try: give --grid NAME=VALUE,VALUE or --random NAME=LOW..HIGH")
     if samples > 1 and not draws:
         raise UserError(f"--samples {samples} draws nothing: give --random NAME=LOW..HIGH")
-    found: list[dict[str, Any]] = []
+    tried: list[dict[str, Any]] = []
     for _ in range(samples):
         for values in product(*choices.values()):
             settings = dict(zip(choices, values, strict=True))
             settings |= {name: draw(rng) for name, draw in draws.items()}
-            if settings not in found:  # as a choice of few can be drawn again
-                found.append(settings)
-    return [Trial(_name(number, settings), settings) for number, settings in enumerate(found)]
+            if settings not in tried:  # a choice of few can be drawn again
+                tried.append(settings)
+    return [Trial(_name(number, settings), settings) for number, settings in enumerate(tried)]
 
 
 def _named(flag: str, texts: Sequence[str]) -> list[tuple[str, str]]:
-    """The settings' names and what is said of their values."""
+    """The settings' names and the texts of their values."""
     known = [field.name for field in fields(PretrainConfig)]
-    found: dict[str, str] = {}
+    texts_by_name: dict[str, str] = {}
     for text in texts:
         written, _, values = text.partition("=")
         name = written.replace("-", "_")
@@ -89,22 +89,23 @@ def _named(flag: str, texts: Sequence[str]) -> list[tuple[str, str]]:
             raise UserError(f"{flag} {text}: all runs of a sweep have the same {name}")
         if not values:
             raise UserError(f"{flag} {text}: give {name}=VALUE,VALUE")
-        if name in found:
+        if name in texts_by_name:
             raise UserError(f"{flag}: {name} is named twice")
-        found[name] = values
-    return list(found.items())
+        texts_by_name[name] = values
+    return list(texts_by_name.items())
 
 
 def _values(name: str, text: str) -> list[Any]:
-    """`0.1,0.2`; commas inside of brackets belong to the value."""
-    values = [parse_value(PretrainConfig, name, one) for one in re.findall(r"\[.*?\]|[^,]+", text)]
+    """The values in a text such as `0.1,0.2`; commas inside of brackets belong to a value."""
+    parts = re.findall(r"\[.*?\]|[^,]+", text)
+    values = [parse_value(PretrainConfig, name, part) for part in parts]
     if any(values.count(value) > 1 for value in values):
         raise UserError(f"{name}={text}: the same value twice")
     return values
 
 
 def _draw(name: str, text: str) -> Draw:
-    """What draws a value, with Ray Tune's distributions."""
+    """A function that draws a value from one of Ray Tune's distributions."""
     from ray import tune  # seconds to import, and only needed here
 
     kind = get_type_hints(PretrainConfig)[name]
@@ -113,11 +114,11 @@ def _draw(name: str, text: str) -> Draw:
     if not is_range or not kinds & {int, float}:
         domain: Any = tune.choice(_values(name, text))
         return lambda rng: domain.sample(random_state=rng)
-    least, most = (parse_value(PretrainConfig, name, one) for one in (low, high))
+    least, most = (parse_value(PretrainConfig, name, end) for end in (low, high))
     is_log = text.startswith("log:")
     if least is None or most is None or not least < most or (is_log and least <= 0):
-        wanted = "more than 0, and the first less than the second" if is_log else "rising"
-        raise UserError(f"{name}={text}: the ends of a range must be {wanted}")
+        condition = "more than 0, and the first less than the second" if is_log else "rising"
+        raise UserError(f"{name}={text}: the ends of a range must be {condition}")
     if float in kinds:
         domain = (tune.loguniform if is_log else tune.uniform)(least, most)
         return lambda rng: float(f"{domain.sample(random_state=rng):.{DIGITS}g}")
@@ -126,13 +127,13 @@ def _draw(name: str, text: str) -> Draw:
 
 
 def _name(number: int, settings: dict[str, Any]) -> str:
-    """Short, unique, and good for a file system."""
-    told = [f"{name}={shown(value)}" for name, value in settings.items()]
-    return re.sub(r"[^\w.=+-]", "-", "_".join([f"{number:03}", *told]))[:120]
+    """A directory's name that is short and unique."""
+    parts = [f"{name}={shown(value)}" for name, value in settings.items()]
+    return re.sub(r"[^\w.=+-]", "-", "_".join([f"{number:03}", *parts]))[:120]
 
 
 def shown(value: Any) -> str:
-    """A setting's value, short: of a path its last part."""
+    """A setting's value in short: the last part of a path."""
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, Path) or (isinstance(value, str) and "/" in value):

@@ -28,16 +28,16 @@ from training.setup.worker_resources import workers_and_gpus
 from training.sweep.trial import FAILED, METRIC, STOPPED, TIME, run_trial
 
 REDUCTION = 3
-"""Of so many trials that come to a rung of ASHA, one goes on; the rungs are so far apart."""
+"""ASHA's reduction factor: a third of the trials at a rung go on, to three times its tokens."""
 
 RUNGS = 2
 MOST_FAILURES = 3
-"""So often a trial is started again whose process has died, as with its node."""
+"""A trial whose process has died, as with its node, is started again this often."""
 
 RESERVED: dict[str, float] = {"memory": 1}
-"""Of a trial's own process. No CPU, which its workers need: with two trials on two CPUs, a process
-that holds one would wait for its worker for ever, and one that holds a thousandth would keep the
-other's from starting. Tune wants something to be reserved; a byte is."""
+"""Resources of a trial's own process. It holds no CPU, which its workers need: with two trials on
+two CPUs, a process that holds one would wait for its worker for ever, and a process that holds a
+thousandth would keep the other's from starting. Tune wants something to be reserved; a byte is."""
 
 logger = logging.getLogger("evo.training")
 
@@ -54,15 +54,15 @@ def run_trials(
     """Run trials to their ends.
 
     Args:
-        runs: by name, in the order in which they start.
+        runs: settings of the runs by name, in the order in which they start.
         storage: a directory for Tune, absolute.
-        concurrent: how many at the same time; by default as many as there is room for.
-        asha: whether some end early.
-        on_end: called after each.
+        concurrent: number of runs at the same time; by default as many as there is room for.
+        asha: whether trials may end early.
+        on_end: called after each trial.
         launch: runs the training loop of a trial.
 
     Returns:
-        Why trials have failed, by name.
+        The reason of each failure, by the trial's name.
 
     Raises:
         UserError: a run needs more than the whole cluster has.
@@ -140,23 +140,25 @@ def _reason(error: Exception) -> str:
 
 
 def _room(runs: dict[str, PretrainConfig]) -> int:
-    """How many of the largest runs the cluster can hold at the same time."""
+    """The number of the largest runs that the cluster can hold at the same time."""
     cluster = ray.cluster_resources()
     room = []
     for run in runs.values():
         workers, gpus = workers_and_gpus(run.workers, run.gpus_per_worker)
-        of = ("GPU", workers * gpus) if gpus else ("CPU", float(workers * (run.threads or 1)))
-        room.append(int(cluster.get(of[0], 0.0) / of[1] + 1e-9))
+        kind, amount = "CPU", float(workers * (run.threads or 1))
+        if gpus:
+            kind, amount = "GPU", workers * gpus
+        room.append(int(cluster.get(kind, 0.0) / amount + 1e-9))
     return max(1, min(room))
 
 
 def _threads(concurrent: int) -> int:
-    """Cores for each of so many trials on the CPU."""
+    """Cores for each of the concurrent trials on the CPU."""
     return max(1, int(ray.cluster_resources().get("CPU", 1.0)) // concurrent)
 
 
 class _Watch(tune.Callback):
-    """Says which trials start and end, and writes down which were stopped early."""
+    """Logs the start and end of trials, and marks those that were stopped early."""
 
     def __init__(self, runs: dict[str, PretrainConfig], on_end: Callable[[], None]) -> None:
         self._runs, self._on_end, self._ended = runs, on_end, 0

@@ -18,7 +18,7 @@ from training.teacher.stored_logits import LogitsSettings, Tokens, block_hashes,
 
 
 class LogitsMaker:
-    """Holds the teacher, and makes shards; a Ray actor."""
+    """Holds the teacher and makes shards, as a Ray actor."""
 
     def __init__(
         self,
@@ -29,15 +29,15 @@ class LogitsMaker:
         micro_batch: int,
         threads: int,
     ) -> None:
-        """Loads the teacher.
+        """Load the teacher.
 
         Args:
             teacher: checkpoint directory.
-            settings: of what is made.
-            blocks: of each source, shape [N, T].
-            on_gpu: where the teacher runs.
+            settings: settings of the logits.
+            blocks: token ids of each source, shape [N, T].
+            on_gpu: whether the teacher runs on a GPU.
             micro_batch: sequences that run at once.
-            threads: on the CPU.
+            threads: threads on the CPU.
         """
         if not on_gpu:
             torch.set_num_threads(threads)
@@ -49,8 +49,12 @@ class LogitsMaker:
     def make(self, path: Path, number: int) -> Summed:
         """Write a shard.
 
+        Args:
+            path: file of the shard.
+            number: number of the shard.
+
         Raises:
-            UserError: it cannot be written.
+            UserError: the shard cannot be written.
         """
         size = self._settings.blocks_per_shard
         tensors = self._tensors(rows_of(self._blocks, range(number * size, (number + 1) * size)))
@@ -59,21 +63,23 @@ class LogitsMaker:
             return Summed(path.name, temporary.stat().st_size, checksum(temporary))
 
     def _tensors(self, blocks: Tokens) -> dict[str, Any]:
-        of = self._settings
-        shape = (len(blocks), of.sequence_length - 1)
-        values = np.empty((*shape, of.top_k), of.dtype)
-        ids = np.empty((*shape, of.top_k), id_dtype(of.vocabulary))
+        settings = self._settings
+        shape = (len(blocks), settings.sequence_length - 1)
+        values = np.empty((*shape, settings.top_k), settings.dtype)
+        ids = np.empty((*shape, settings.top_k), id_dtype(settings.vocabulary))
         rest = np.empty(shape, np.float32)
         autocast = torch.autocast(
-            self._device.type, torch.bfloat16, enabled=of.precision == "bfloat16"
+            self._device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"
         )
         for start in range(0, len(blocks), self._micro_batch):
             part = slice(start, start + self._micro_batch)
             tokens = torch.from_numpy(blocks[part].astype(np.int64)).to(self._device)
             with autocast:
-                kept = teacher_top_k(self._teacher, tokens, vocabulary=of.vocabulary, k=of.top_k)
-            for stored, found in zip((values, ids, rest), kept, strict=True):
-                stored[part] = found.cpu().numpy().reshape(stored[part].shape)
+                top_k = teacher_top_k(
+                    self._teacher, tokens, vocabulary=settings.vocabulary, k=settings.top_k
+                )
+            for stored, computed in zip((values, ids, rest), top_k, strict=True):
+                stored[part] = computed.cpu().numpy().reshape(stored[part].shape)
         return {
             "block": block_hashes(blocks),
             "log_probability": values,
@@ -86,8 +92,8 @@ def rows_of(sources: Sequence[Tokens | Blocks], numbers: range) -> Tokens:
     """Blocks by their numbers, counted through all sources; shape [n, T].
 
     Args:
-        sources: of each, shape [N, T].
-        numbers: what is beyond the last block is left out.
+        sources: token ids of each source, shape [N, T].
+        numbers: numbers of the blocks; those beyond the last block are left out.
     """
     parts, start = [], 0
     for blocks in sources:

@@ -23,12 +23,12 @@ from training.losses.divergences import TopK, top_k_of
 
 
 class TeacherNetwork(nn.Module):
-    """A network that is distilled: tokens to what its head sees.
+    """A network that is distilled: it maps tokens to the hidden states that its head takes.
 
-    A module of its own, so that a sharded teacher's weights are gathered by its forward.
+    It is a module of its own because its forward gathers a sharded teacher's weights.
 
     Args:
-        model: without gradients.
+        model: the network, without gradients.
     """
 
     def __init__(self, model: GPT) -> None:
@@ -39,25 +39,25 @@ class TeacherNetwork(nn.Module):
         """Hidden states, shape [B, T, channels].
 
         Args:
-            tokens: shape [B, T].
+            tokens: token ids, shape [B, T].
         """
         return hidden_states(self.model, tokens)
 
 
 def teacher_dtype(precision: Literal["float32", "bfloat16"]) -> torch.dtype:
-    """In which a teacher's weights are held: that of its matrix products."""
+    """The dtype of a teacher's weights, which is that of its matrix products."""
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
 def load_teacher(
     directory: Path, precision: Literal["float32", "bfloat16"], *, mapped: bool = False
 ) -> TeacherNetwork:
-    """A checkpoint as a teacher: without gradients, stored as it computes, on the CPU.
+    """Load a checkpoint as a teacher, without gradients, on the CPU.
 
     Args:
-        directory: of the checkpoint.
-        precision: of matrix products.
-        mapped: leave the weights in their file, as they are stored, for `parallel.shard`.
+        directory: the checkpoint directory.
+        precision: dtype of matrix products, and of the weights unless they are mapped.
+        mapped: whether the weights stay in their file, as they are stored, for `parallel.shard`.
     """
     stored = checkpoint.load(directory)
     model = stored.mapped_model() if mapped else stored.model(teacher_dtype(precision))
@@ -66,27 +66,27 @@ def load_teacher(
 
 @torch.no_grad()
 def teacher_states(teacher: TeacherNetwork, tokens: Tensor) -> TeacherStates:
-    """What a loss sees of a teacher beside the student.
+    """A running teacher as the loss sees it.
 
     Args:
-        teacher: of which the head runs later, some positions at a time.
-        tokens: shape [B, T]; the last of each sequence is only a target.
+        teacher: the teacher, whose head runs later, on some positions at a time.
+        tokens: token ids, shape [B, T]; the last of each sequence is only a target.
     """
     return TeacherStates(teacher(tokens[:, :-1]).flatten(0, 1), head_of(teacher.model))
 
 
 @torch.no_grad()
 def teacher_top_k(teacher: TeacherNetwork, tokens: Tensor, *, vocabulary: int, k: int) -> TopK:
-    """What is kept of a teacher; no more than a chunk of its logits is ever held.
+    """A teacher's k likeliest tokens; no more than a chunk of its logits is ever held.
 
     Args:
-        teacher: as for `teacher_states`.
-        tokens: shape [B, T].
+        teacher: the teacher.
+        tokens: token ids, shape [B, T].
         vocabulary: token ids below this are real.
-        k: less than that.
+        k: number of tokens, less than the vocabulary.
 
     Returns:
-        At the B * (T-1) positions that have a target.
+        The tokens at the B * (T-1) positions that have a target.
     """
     hidden, head = teacher_states(teacher, tokens)
     dtype = product_dtype(hidden)

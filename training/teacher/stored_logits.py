@@ -1,10 +1,12 @@
 """A teacher's logits on disk: its top k at every position of a text, for any number of students.
 
-A directory of `settings.yaml` (whose logits, of what), `manifest.json` (the finished shards, each
-with its checksum), and the shards, safetensors with, for each of n sequences of T tokens,
+The directory holds `settings.yaml` (the teacher, the text, the form), `manifest.json` (the finished
+shards, each with its checksum), and the shards. A shard of n sequences of T tokens is a safetensors
+file with
 
-- `block`: a hash of its token ids, uint64, shape [n]. By it a sequence is found, so that nothing
-  depends on the order in which a run reads, and no other text's logits can be taken for its own;
+- `block`: a hash of each sequence's token ids, uint64, shape [n]. Sequences are looked up by it,
+  so nothing depends on the order in which a run reads, and no other text's logits can be taken for
+  its own;
 - `log_probability` of the k likeliest tokens at each target, over the real vocabulary and at
   temperature 1, falling, float32 or float16, shape [n, T-1, k]. (bfloat16 would round eight times
   as coarsely, and its range is of no use to them);
@@ -36,32 +38,32 @@ from training.losses.divergences import TopK
 
 MANIFEST = "manifest.json"
 OPEN_SHARDS = 2**15
-"""So many are kept open at a time: half of what Linux lets a process map by default."""
+"""This number of shards is kept open: half of what Linux lets a process map by default."""
 
 CHECKED_BLOCKS = 2**12
-"""So many are read at a time, where it is checked that they are here."""
+"""This number of sequences is read at a time to check that all of them are stored."""
 
 Tokens = NDArray[np.integer]
 
 
 @dataclass(frozen=True)
 class LogitsSettings:
-    """Whose logits, of what, in which form.
+    """The teacher, the text and the form of stored logits.
 
     Attributes:
-        teacher: checkpoint directory.
-        teacher_hash: of its weights.
-        tokenizer_hash: of its tokenizer; None where it has none.
-        text: the sources.
-        text_hash: of the blocks.
+        teacher: checkpoint directory of the teacher.
+        teacher_hash: hash of the teacher's weights.
+        tokenizer_hash: hash of the teacher's tokenizer; None where it has none.
+        text: names of the sources.
+        text_hash: hash of the blocks.
         blocks: sequences in all.
         sequence_length: tokens of a sequence.
         vocabulary: the distributions are over token ids below this.
         top_k: tokens that are kept at each position.
-        dtype: in which log-probabilities are stored.
-        precision: of the teacher's matrix products.
-        blocks_per_shard: sequences of all shards but the last.
-        flops: of the teacher's forward passes over the text.
+        dtype: dtype of stored log-probabilities.
+        precision: dtype of the teacher's matrix products.
+        blocks_per_shard: sequences of each shard but the last.
+        flops: FLOPs of the teacher's forward passes over the text.
     """
 
     teacher: str
@@ -86,23 +88,23 @@ class LogitsSettings:
 
     @property
     def bytes_per_block(self) -> int:
-        """What a sequence takes on disk."""
+        """Bytes of a sequence on disk."""
         return bytes_per_block(self.sequence_length, self.vocabulary, self.top_k, self.dtype)
 
 
 def bytes_per_block(sequence_length: int, vocabulary: int, top_k: int, dtype: str) -> int:
-    """What a sequence takes on disk."""
+    """Bytes of a sequence on disk."""
     value = np.dtype(dtype).itemsize + id_dtype(vocabulary).itemsize
     return 8 + (sequence_length - 1) * (top_k * value + 4)
 
 
 def id_dtype(vocabulary: int) -> np.dtype[Any]:
-    """In which token ids are stored."""
+    """The dtype of stored token ids."""
     return np.dtype(np.uint16 if vocabulary <= 2**16 else np.int32)
 
 
 def block_hashes(blocks: Tokens) -> NDArray[np.uint64]:
-    """Of each row's token ids, whatever integers they are stored as; shape [N]."""
+    """Hashes of each row's token ids, whatever their integer dtype; shape [N]."""
     rows = np.ascontiguousarray(blocks, "<i4")
     digests = b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in rows)
     return np.frombuffer(digests, "<u8")
@@ -112,23 +114,23 @@ def read_manifest(directory: Path) -> dict[str, Summed]:
     """The finished shards by their names.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the manifest is damaged.
     """
     path = directory / MANIFEST
     if not path.is_file():
         return {}
     try:
-        found = [Summed(**one) for one in json.loads(path.read_text())]
+        shards = [Summed(**entry) for entry in json.loads(path.read_text())]
     except (ValueError, TypeError) as error:
         raise UserError(
             f"{path} is damaged: remove it, and run `evo cache-logits` again"
         ) from error
-    return {one.file: one for one in found}
+    return {shard.file: shard for shard in shards}
 
 
 def write_manifest(directory: Path, shards: Iterable[Summed]) -> None:
-    """Whole or not at all."""
-    listed = [asdict(one) for one in shards]
+    """Write the manifest of the finished shards, whole or not at all."""
+    listed = [asdict(shard) for shard in shards]
     with atomic_file(directory / MANIFEST) as temporary:
         temporary.write_text(json.dumps(listed, indent=1) + "\n")
 
@@ -138,9 +140,9 @@ class TeacherLogits:
     """A finished directory of a teacher's logits.
 
     Attributes:
-        directory: where they are.
-        settings: of what they are.
-        shards: its files, in the order of the text.
+        directory: the directory.
+        settings: settings of the logits.
+        shards: the files, in the order of the text.
     """
 
     directory: Path
@@ -149,27 +151,28 @@ class TeacherLogits:
 
     @property
     def hash(self) -> str:
-        """Of all that they hold, 16 hexadecimal digits."""
-        told = json.dumps([asdict(self.settings), [one.checksum for one in self.shards]])
-        return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+        """Hash of the settings and the shards' content, 16 hexadecimal digits."""
+        checksums = [shard.checksum for shard in self.shards]
+        content = json.dumps([asdict(self.settings), checksums])
+        return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
     def check_files(self) -> None:
         """Compare all shards with their checksums.
 
         Raises:
-            UserError: one is missing or damaged.
+            UserError: a shard is missing or damaged.
         """
         check(self.directory, self.shards, "evo cache-logits")
 
     def check_text(self, blocks: Tokens | Blocks, source: str) -> None:
-        """Make sure that all sequences of a text are here.
+        """Make sure that all sequences of a text are stored.
 
         Args:
-            blocks: token ids, shape [N, T]; read some at a time.
-            source: of the text, for the message.
+            blocks: token ids, shape [N, T], which are read in parts.
+            source: name of the text, for the message.
 
         Raises:
-            UserError: some are not.
+            UserError: sequences are missing.
         """
         starts = range(0, len(blocks), CHECKED_BLOCKS)
         missing = sum(
@@ -191,17 +194,17 @@ class TeacherLogits:
             blocks: token ids, shape [B, T].
 
         Returns:
-            At the B * (T-1) targets; log-probabilities as they are stored, ids in int32.
+            The top k at the B * (T-1) targets, log-probabilities as they are stored, ids in int32.
 
         Raises:
-            UserError: a sequence is not here.
+            UserError: a sequence is not stored.
         """
         places = self._places(blocks)
         if (places < 0).any():
             raise UserError(f"{self.directory} was made for other text than this run reads")
         size = self.settings.blocks_per_shard
-        kept = [_rows(self._path(int(place) // size), int(place) % size) for place in places]
-        values, ids, rest = (np.concatenate(one) for one in zip(*kept, strict=True))
+        stored = [_rows(self._path(int(place) // size), int(place) % size) for place in places]
+        values, ids, rest = map(np.concatenate, zip(*stored, strict=True))
         return TopK(
             torch.from_numpy(values),
             torch.from_numpy(ids.astype(np.int32)),
@@ -209,11 +212,11 @@ class TeacherLogits:
         )
 
     def _places(self, blocks: Tokens) -> NDArray[np.int64]:
-        """Where each sequence is, counted from the first; -1: nowhere."""
+        """The number of each sequence among all stored ones; -1: it is not stored."""
         order, hashes = self._index
-        wanted = block_hashes(blocks)
-        found = np.searchsorted(hashes, wanted).clip(max=len(hashes) - 1)
-        return np.where(hashes[found] == wanted, order[found], -1)
+        own = block_hashes(blocks)
+        nearest = np.searchsorted(hashes, own).clip(max=len(hashes) - 1)
+        return np.where(hashes[nearest] == own, order[nearest], -1)
 
     @cached_property
     def _index(self) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
@@ -228,10 +231,10 @@ class TeacherLogits:
 
 
 def open_teacher_logits(directory: Path) -> TeacherLogits:
-    """What `evo cache-logits` made; its files are not read yet.
+    """Open a directory that `evo cache-logits` has made, without reading its shards.
 
     Raises:
-        UserError: it made nothing here, or is not done.
+        UserError: the directory has no logits, or is not finished.
     """
     if not (directory / MANIFEST).is_file():
         raise UserError(
@@ -242,13 +245,13 @@ def open_teacher_logits(directory: Path) -> TeacherLogits:
         settings = LogitsSettings(**read_settings(directory))
     except TypeError as error:
         raise UserError(f"{directory} has no teacher's logits: {first_line(error)}") from error
-    shards, wanted = read_manifest(directory), settings.shards
-    if set(shards) != set(wanted):
+    shards, names = read_manifest(directory), settings.shards
+    if set(shards) != set(names):
         raise UserError(
-            f"{directory} is not finished: it has {len(shards)} of {len(wanted)} shards; run the "
+            f"{directory} is not finished: it has {len(shards)} of {len(names)} shards; run the "
             "same `evo cache-logits` again, it goes on"
         )
-    return TeacherLogits(directory, settings, tuple(shards[name] for name in wanted))
+    return TeacherLogits(directory, settings, tuple(shards[name] for name in names))
 
 
 @lru_cache(maxsize=OPEN_SHARDS)
@@ -260,7 +263,7 @@ def _open(path: Path) -> Any:
 
 
 def _rows(path: Path, row: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Log-probabilities and ids, shape [T-1, k], and logarithms of the rest, [T-1]."""
+    """A sequence's log-probabilities and ids, shape [T-1, k], and logarithms of the rest, [T-1]."""
     shard = _open(path)
     values, ids, rest = (
         shard.get_slice(name)[row] for name in ("log_probability", "ids", "log_rest")

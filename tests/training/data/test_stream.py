@@ -71,7 +71,7 @@ def test_blocks_come_in_order_and_again(corpus: str, model: Path, expected: np.n
 def test_it_goes_on_at_any_block(corpus: str, model: Path, expected: np.ndarray) -> None:
     first = BlockStream(parts_of(corpus), Tokenizer(model), LENGTH)
     for number in range(0, len(expected) - 3, 11):
-        again = BlockStream(parts_of(corpus), Tokenizer(model), LENGTH, first.place)
+        again = BlockStream(parts_of(corpus), Tokenizer(model), LENGTH, first.position)
         assert np.array_equal(again.read(3), expected[number : number + 3])
         first.read(11)
 
