@@ -54,20 +54,22 @@ class Throughput:
 
 def measure_throughput(state: TrainState) -> Throughput:
     """Measure the devices and start counting; every worker calls this once the log is cut back."""
-    rate = matmul_rate(state.device, state.settings.precision)
-    own = counters(state.device)
-    if state.workers > 1:
+    rate = matmul_rate(state.process.device, state.settings.precision)
+    own = counters(state.process.device)
+    if state.process.workers > 1:
         own = _not_read_by_others(own, state)
     rate_and_counters = state.sum_over_workers(torch.tensor([rate, len(own)], dtype=torch.float64))
     total, counted = rate_and_counters.tolist()
-    rows = log.rows(state.job.directory) if state.rank == 0 else []  # only its row is logged
+    rows = (
+        log.rows(state.job.directory) if state.process.rank == 0 else []
+    )  # only its row is logged
     before = rows[-1].get("joules", 0.0) if rows else 0.0
     return Throughput(state, total, EnergyMeter(own) if counted else None, before)
 
 
 def _not_read_by_others(own: list[Counter], state: TrainState) -> list[Counter]:
     """The counters that no worker of a lower rank reads; workers of a node have the same ones."""
-    keys: list[list[str]] = [[] for _ in range(state.workers)]
+    keys: list[list[str]] = [[] for _ in range(state.process.workers)]
     torch.distributed.all_gather_object(keys, [counter.key for counter in own])
-    taken = {key for others in keys[: state.rank] for key in others}
+    taken = {key for others in keys[: state.process.rank] for key in others}
     return [counter for counter in own if counter.key not in taken]

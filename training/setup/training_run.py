@@ -13,6 +13,7 @@ from evo.data.revisions import pin_sources
 from evo.errors import UserError
 from evo.model.checkpoint import Checkpoint
 from training.config import PretrainConfig
+from training.data.sampler import Sampler
 from training.loop.parallel import Execution
 from training.loop.run_settings import BLOCK_BYTES, RunSettings
 from training.loop.train_state import WorkerJob
@@ -80,15 +81,14 @@ class TrainingRun:
         """The executions that the user allows, the one with the least communication first."""
         config = self.config
         shard_teacher = [False, True] if config.shard_teacher is None else [config.shard_teacher]
-        spreads: dict[str, list[tuple[Literal["ddp", "fsdp"], bool]]] = {
-            "ddp": [("ddp", False)],
-            "fsdp": [("fsdp", False), ("fsdp", True)],
-        }
-        spreads["auto"] = spreads["ddp"] + spreads["fsdp"]
+        spreads: list[tuple[Literal["ddp", "fsdp"], bool]] = [
+            ("ddp", False), ("fsdp", False), ("fsdp", True)
+        ]  # fmt: skip
         return tuple(
             Execution(parallel, shard, each, config.activation_checkpointing, config.compile)
             for shard in (shard_teacher if self.inputs.running_teacher is not None else [False])
-            for parallel, each in spreads[config.parallel]
+            for parallel, each in spreads
+            if config.parallel in ("auto", parallel)
         )
 
     @property
@@ -116,12 +116,14 @@ class TrainingRun:
             validation: blocks of the validation text, or a reference to them; None without it.
             threads: threads of a worker on the CPU.
         """
+        settings, sources = self.settings, self.inputs.text
+        extents = tuple(source.extent for source in sources.sources)
         return WorkerJob(
-            settings=self.settings,
+            settings=settings,
             directory=self.directory,
             student=self.inputs.student.path.absolute(),
             teacher=_located(self.inputs.teacher),
-            sampler=self.inputs.text.sampler(self.settings.batch, self.settings.seed),
+            sampler=Sampler(settings.batch, extents, sources.shares, settings.seed),
             text=text,
             validation=validation,
             origin=self.origin,

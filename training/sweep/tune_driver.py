@@ -83,7 +83,7 @@ def run_trials(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # errors are shown by us
     connect()
     concurrent = min(concurrent or _room(runs), len(runs))
-    threads = _threads(concurrent)
+    threads = max(1, int(ray.cluster_resources().get("CPU", 1.0)) // concurrent)
     runs = {
         name: replace(run, threads=run.threads or max(1, threads // (run.workers or 1)))
         for name, run in runs.items()
@@ -150,11 +150,6 @@ def _room(runs: dict[str, PretrainConfig]) -> int:
             kind, amount = "GPU", workers * gpus
         room.append(int(cluster.get(kind, 0.0) / amount + 1e-9))
     return max(1, min(room))
-
-
-def _threads(concurrent: int) -> int:
-    """Cores for each of the concurrent trials on the CPU."""
-    return max(1, int(ray.cluster_resources().get("CPU", 1.0)) // concurrent)
 
 
 class _Watch(tune.Callback):
