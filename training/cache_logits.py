@@ -78,10 +78,8 @@ def cache_logits(config: CacheLogitsConfig) -> dict[str, Any]:
     Raises:
         UserError: bad input, a directory of other settings, or no room on the disk.
     """
-    workers, gpus = workers_and_gpus(config.workers, config.gpus_per_worker)
-    settings, blocks = settings_of(config, "cuda" if gpus else "cpu")
-    out = Path(config.out).absolute()
-    run = LogitsRun(out, config, settings, blocks, workers, gpus)
+    run = open_logits_run(config)
+    out, settings = run.directory, run.settings
     claim_run(out, asdict(settings), free=FREE)
     with exclusive(out):
         for leftover in out.glob(".shard-*.tmp"):  # a process was killed
@@ -107,18 +105,13 @@ def cache_logits(config: CacheLogitsConfig) -> dict[str, Any]:
     }
 
 
-def settings_of(
-    config: CacheLogitsConfig, device: str
-) -> tuple[LogitsSettings, list[Tokens | Blocks]]:
-    """The settings on which the result depends, and each source's blocks, shape [N, T].
-
-    Args:
-        config: the settings that the user has given.
-        device: kind of device.
+def open_logits_run(config: CacheLogitsConfig) -> LogitsRun:
+    """Read and check everything that a run needs, and resolve its settings.
 
     Raises:
         UserError: bad input.
     """
+    workers, gpus_per_worker = workers_and_gpus(config.workers, config.gpus_per_worker)
     teacher = checkpoint.load(config.teacher)
     vocabulary = min(config.vocabulary or teacher.vocabulary, teacher.vocabulary)
     if config.top_k >= vocabulary:
@@ -152,13 +145,14 @@ def settings_of(
         vocabulary=vocabulary,
         top_k=config.top_k,
         dtype=config.dtype,
-        precision=config.precision or ("bfloat16" if device == "cuda" else "float32"),
+        precision=config.precision or ("bfloat16" if gpus_per_worker else "float32"),
         blocks_per_shard=max(
             1, SHARD_BYTES // bytes_per_block(length, vocabulary, config.top_k, config.dtype)
         ),
         flops=count * length * per_token,
     )
-    return settings, blocks
+    directory = Path(config.out).absolute()
+    return LogitsRun(directory, config, settings, blocks, workers, gpus_per_worker)
 
 
 def _check_room(out: Path, needed: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -9,6 +10,13 @@ from typing import Literal
 from evo.errors import UserError
 from training.logs.loggers import LoggerName, check_loggers
 from training.losses.settings import DivergenceKind, Tail
+
+POSITIVE = (
+    "tokens", "validation_tokens", "batch_tokens", "learning_rate", "validate_every",
+    "checkpoint_every", "workers", "micro_batch", "threads", "temperature", "top_k",
+    "gradient_clip", "shuffle_tokens",
+)  # fmt: skip
+NOT_NEGATIVE = ("alpha", "beta", "weight_decay", "seed", "gpus_per_worker")
 
 
 @dataclass(frozen=True)
@@ -115,28 +123,8 @@ class PretrainConfig:
     loggers: list[LoggerName] = field(default_factory=lambda: ["tensorboard"])
 
     def __post_init__(self) -> None:
-        for name in (
-            "tokens",
-            "validation_tokens",
-            "batch_tokens",
-            "learning_rate",
-            "validate_every",
-            "checkpoint_every",
-            "workers",
-            "micro_batch",
-            "threads",
-            "temperature",
-            "top_k",
-            "gradient_clip",
-            "shuffle_tokens",
-        ):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"{_flag(name)} {value}: it must be more than 0")
-        for name in ("alpha", "beta", "weight_decay", "seed", "gpus_per_worker"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise UserError(f"{_flag(name)} {value}: it must be 0 or more")
+        check(self, POSITIVE, lambda value: value > 0, "more than 0")
+        check(self, NOT_NEGATIVE, lambda value: value >= 0, "0 or more")
         distils = self.teacher is not None or self.teacher_logits is not None
         if distils and self.alpha == self.beta == 0:
             raise UserError("--alpha 0 --beta 0 leaves no loss: make one of them more than 0")
@@ -149,20 +137,13 @@ class PretrainConfig:
                 f"--sequence-length {self.sequence_length} leaves nothing to predict: "
                 "give at least 2"
             )
-        if self.gpus_per_worker is not None and self.gpus_per_worker > 1:
-            raise UserError(
-                f"--gpus-per-worker {self.gpus_per_worker}: a worker uses one GPU or a share of one"
-            )
+        _check_gpus(self.gpus_per_worker)
         check_loggers(self.loggers)
 
     @property
     def sources(self) -> list[str]:
         """The sources of the training text as a list."""
         return [self.text] if isinstance(self.text, str) else list(self.text)
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 @dataclass(frozen=True)
@@ -208,11 +189,21 @@ class CacheLogitsConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "top_k", "vocabulary", "workers", "micro_batch", "threads"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"--{name.replace('_', '-')} {value}: it must be more than 0")
-        if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker <= 1:
-            raise UserError(
-                f"--gpus-per-worker {self.gpus_per_worker}: a worker uses one GPU or a share of one"
-            )
+        names = ("tokens", "top_k", "vocabulary", "workers", "micro_batch", "threads")
+        check(self, names, lambda value: value > 0, "more than 0")
+        _check_gpus(self.gpus_per_worker)
+
+
+def check(
+    config: object, names: tuple[str, ...], holds: Callable[[float], bool], condition: str
+) -> None:
+    """Refuse a value for which a condition does not hold; None stands for a default."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not holds(value):
+            raise UserError(f"--{name.replace('_', '-')} {value}: it must be {condition}")
+
+
+def _check_gpus(share: float | None) -> None:
+    if share is not None and not 0 <= share <= 1:
+        raise UserError(f"--gpus-per-worker {share}: a worker uses one GPU or a share of one")

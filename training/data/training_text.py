@@ -20,7 +20,7 @@ from evo.data.token_blocks import SAMPLED_TOKENS, Tokens, has_rows, load_text
 from evo.data.token_shards import Blocks
 from evo.errors import UserError
 from evo.model.checkpoint import Checkpoint
-from training.data.sampler import Extent, Sampler
+from training.data.sampler import Extent
 from training.data.stream import StreamedText, parts_of
 
 STREAMED_BYTES = 2**30
@@ -117,16 +117,6 @@ class TrainingText:
         """The number of tokens in all sources; None where one is a stream."""
         counts = [source.tokens for source in self.sources]
         return None if None in counts else sum(count or 0 for count in counts)
-
-    def sampler(self, batch: int, seed: int) -> Sampler:
-        """The sampler that draws a run's batches.
-
-        Args:
-            batch: sequences of the global batch.
-            seed: seeds the order of each source.
-        """
-        extents = tuple(source.extent for source in self.sources)
-        return Sampler(batch, extents, self.shares, seed)
 
 
 def open_training_text(

@@ -79,23 +79,23 @@ def _loaded(manager: TaskManager, tasks: list[str]) -> list[Any]:
             runs the model's code, or is not of text alone.
     """
     found: list[Any] = []
-    for wanted in tasks:
-        names = manager.match_tasks([wanted])
+    for pattern in tasks:
+        names = manager.match_tasks([pattern])
         if not names:
             raise UserError(
-                f"--tasks {wanted}: lm-evaluation-harness knows no such task; `lm_eval ls tasks` "
+                f"--tasks {pattern}: lm-evaluation-harness knows no such task; `lm_eval ls tasks` "
                 "lists them, --include-path DIR adds those of valid YAML files"
             )
         for name in names:
             try:
-                one = manager.load([name])
+                loaded = manager.load([name])
             except Exception as error:  # tasks are others' files, code and downloads: it may be any
                 kind = type(error).__name__
                 raise UserError(
                     f"--tasks {name} cannot be loaded: {kind}: {first_line(error)}"
                 ) from error
-            whole = one["groups"].get(name)
-            found += list(one["tasks"].values()) if whole is None else [whole]
+            whole = loaded["groups"].get(name)
+            found += list(loaded["tasks"].values()) if whole is None else [whole]
     try:
         every = manager.load(found)["tasks"]
     except ValueError as error:  # a task of its own and in a group, or in two groups

@@ -91,12 +91,15 @@ class LogReader:
 def log_tail(run: Path, watchers: Sequence[Watcher]) -> Iterator[None]:
     """Pass a run's log on to watchers, in a thread; at the end every row has been passed on.
 
+    A watcher that fails is left out from then on, with a warning: a full disk at a copy of the
+    log, or an error of a logger's library, must neither end the run nor stop the other watchers.
+
     Args:
         run: the run directory.
         watchers: are given the rows, and closed at the end.
     """
     finished = threading.Event()
-    thread = threading.Thread(target=pass_on, args=(run, watchers, finished), daemon=True)
+    thread = threading.Thread(target=_pass_on, args=(run, watchers, finished), daemon=True)
     thread.start()
     try:
         yield
@@ -105,17 +108,7 @@ def log_tail(run: Path, watchers: Sequence[Watcher]) -> Iterator[None]:
         thread.join()
 
 
-def pass_on(run: Path, watchers: Sequence[Watcher], finished: threading.Event) -> None:
-    """Give a log's rows to watchers; return once the event is set and every row is passed on.
-
-    A watcher that fails is left out from then on, with a warning: a full disk at a copy of the
-    log, or an error of a logger's library, must neither end the run nor stop the other watchers.
-
-    Args:
-        run: the run directory.
-        watchers: are closed at the end.
-        finished: ends it.
-    """
+def _pass_on(run: Path, watchers: Sequence[Watcher], finished: threading.Event) -> None:
     reader = LogReader(run)
     watching = list(watchers)
     is_last = False

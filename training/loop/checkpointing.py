@@ -49,17 +49,17 @@ def commit(state: TrainState) -> None:
     directory = checkpoints / f"{PREFIX}{state.step}"
     temporary = checkpoints / f".{directory.name}.tmp"
     with output_errors(directory):
-        if state.rank == 0:
+        if state.process.rank == 0:
             for left in checkpoints.glob(".*.tmp"):  # by a run that was cut off
                 shutil.rmtree(left)
         try:
             with _checkpoint_errors(f"cannot write {directory}"):
                 dcp.save(_tensors(state), checkpoint_id=temporary)
         except UserError:
-            if state.rank == 0:
+            if state.process.rank == 0:
                 shutil.rmtree(temporary, ignore_errors=True)
             raise
-        if state.rank == 0:
+        if state.process.rank == 0:
             log.secure(state.job.directory)  # what led to the checkpoint, before it appears
             before = _committed(checkpoints)
             temporary.rename(directory)
@@ -75,7 +75,7 @@ def resume(state: TrainState) -> None:
     """
     checkpoints = state.job.directory / CHECKPOINTS
     # The first worker decides for all, as a shared file system may show each something else.
-    last = [_step(path) for path in _committed(checkpoints)[-1:]] if state.rank == 0 else []
+    last = [_step(path) for path in _committed(checkpoints)[-1:]] if state.process.rank == 0 else []
     step = int(state.sum_over_workers(torch.tensor([sum(last)], dtype=torch.float64)).item())
     if step == 0:
         return
@@ -104,7 +104,7 @@ def save_result(state: TrainState) -> None:
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights: dict[str, Any] = get_model_state_dict(state.model, options=options)
-    if state.rank > 0:
+    if state.process.rank > 0:
         return
     directory = state.job.directory / RESULT
     with output_errors(directory):

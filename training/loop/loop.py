@@ -57,7 +57,7 @@ def _run(state: TrainState) -> None:
     """Take all steps that are left, and log a row for each."""
     job, settings = state.job, state.settings
     validation = np.empty((0, 0), np.int32) if job.validation is None else job.validation
-    if state.rank == 0:
+    if state.process.rank == 0:
         log.cut_back(job.directory, state.step if state.step else -1)
     throughput = measure_throughput(state)
     if state.step == 0:
@@ -65,9 +65,17 @@ def _run(state: TrainState) -> None:
         row["device_flops_per_second"] = throughput.rate
         if settings.validate_every:
             row["validation_perplexity"] = _validation_perplexity(state, validation)
-        if state.rank == 0:
+        if state.process.rank == 0:
             log.append(job.directory, row)
-    with _prefetch(state) as local_batches:
+    prefetch = Prefetch(
+        job.sampler,
+        job.text,
+        rank=state.process.rank,
+        workers=state.process.workers,
+        steps=range(state.step, settings.steps),
+        teacher_logits=state.teacher if isinstance(state.teacher, TeacherLogits) else None,
+    )
+    with prefetch as local_batches:
         _steps(state, throughput, local_batches, validation)
 
 
@@ -88,22 +96,10 @@ def _steps(
         row["seconds"] = round(state.elapsed(), 3)
         row["data_seconds"] = round(local_batch.waited, 6)
         row |= _blocks(state, local_batch)
-        if state.rank == 0:
+        if state.process.rank == 0:
             log.append(job.directory, row)
         if state.step % settings.checkpoint_every == 0 or state.step == settings.steps:
             commit(state)
-
-
-def _prefetch(state: TrainState) -> Prefetch:
-    """Reads this worker's part of the text ahead, from its next step on."""
-    return Prefetch(
-        state.job.sampler,
-        state.job.text,
-        rank=state.rank,
-        workers=state.workers,
-        steps=range(state.step, state.settings.steps),
-        teacher_logits=state.teacher if isinstance(state.teacher, TeacherLogits) else None,
-    )
 
 
 def _blocks(state: TrainState, local_batch: LocalBatch) -> dict[str, Any]:
@@ -121,12 +117,12 @@ def _train_step(state: TrainState, local_batch: LocalBatch) -> dict[str, Any]:
     settings, blocks = state.settings, local_batch.rows
     # DistributedDataParallel takes the mean over workers, and the sum is needed.
     targets = settings.batch * (blocks.shape[1] - 1)
-    scale = state.workers / targets
-    sums = torch.zeros(3, dtype=torch.float64, device=state.device)
+    scale = state.process.workers / targets
+    sums = torch.zeros(3, dtype=torch.float64, device=state.process.device)
     # As many turns for every worker, because each of them may gather weights from all.
-    turns = math.ceil(math.ceil(settings.batch / state.workers) / settings.micro_batch)
+    turns = math.ceil(math.ceil(settings.batch / state.process.workers) / settings.micro_batch)
     for part, counts, is_last in _micro_batches(len(blocks), turns):
-        tokens = torch.from_numpy(blocks[part]).to(state.device)
+        tokens = torch.from_numpy(blocks[part]).to(state.process.device)
         with synchronised(state.network, is_last or state.job.execution.reduce_each):
             with state.autocast():
                 losses = counts * state.network(
@@ -197,7 +193,7 @@ def _teacher_view(
     if local_batch.teacher is not None:
         targets = local_batch.rows.shape[1] - 1
         positions = slice(part.start * targets, part.stop * targets)
-        return local_batch.teacher.part(positions).to(state.device)
+        return local_batch.teacher.part(positions).to(state.process.device)
     if isinstance(state.teacher, TeacherNetwork):
         return teacher_states(state.teacher, tokens)
     return None
@@ -216,9 +212,9 @@ def _micro_batches(rows: int, turns: int) -> Iterator[tuple[slice, bool, bool]]:
 
 
 def _validation_perplexity(state: TrainState, blocks: Blocks) -> float:
-    share = np.arange(len(blocks))[state.rank :: state.workers]
+    share = np.arange(len(blocks))[state.process.rank :: state.process.workers]
     # As many rows for every worker, as in training; those at the end are not summed.
-    rows = blocks[np.resize(share, math.ceil(len(blocks) / state.workers))]
+    rows = blocks[np.resize(share, math.ceil(len(blocks) / state.process.workers))]
     with state.autocast(), uncompiled() if state.job.execution.compile else nullcontext():
         sums = state.student.summed_nll(rows, state.settings.micro_batch)
     nll = sums[: len(share)].sum()

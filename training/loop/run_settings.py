@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import ceil, cos, pi, sqrt
+from math import cos, pi, sqrt
 from typing import Any, Literal
 
 from training.losses.settings import LossSettings
@@ -132,8 +132,3 @@ def default_micro_batch(batch: int, sequence_length: int, width: int, budget: in
 def default_checkpoint_every(steps: int) -> int:
     """The steps between two checkpoints: a tenth of the run's, 1000 at most."""
     return min(1000, max(1, steps // 10))
-
-
-def steps_of(tokens: int, tokens_per_step: int) -> int:
-    """The number of whole steps that read at least this number of tokens."""
-    return ceil(tokens / tokens_per_step)

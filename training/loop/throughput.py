@@ -42,5 +42,7 @@ class Throughput:
 
 def measure_throughput(state: TrainState) -> Throughput:
     """Measure the devices; called by every worker when the log is cut back."""
-    rate = torch.tensor([matmul_rate(state.device, state.settings.precision)], dtype=torch.float64)
+    rate = torch.tensor(
+        [matmul_rate(state.process.device, state.settings.precision)], dtype=torch.float64
+    )
     return Throughput(state, state.sum_over_workers(rate).item())

@@ -96,25 +96,10 @@ class TrainState:
         """The network that is trained."""
         return self.student.model
 
-    @property
-    def rank(self) -> int:
-        """The worker's number, from 0."""
-        return self.process.rank
-
-    @property
-    def workers(self) -> int:
-        """The number of workers."""
-        return self.process.workers
-
-    @property
-    def device(self) -> torch.device:
-        """The worker's device."""
-        return self.process.device
-
     def autocast(self) -> AbstractContextManager[Any]:
         """Matrix products in the run's precision."""
         enabled = self.settings.precision == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+        return torch.autocast(self.process.device.type, torch.bfloat16, enabled=enabled)
 
     def elapsed(self) -> float:
         """Seconds of training so far."""
@@ -122,8 +107,8 @@ class TrainState:
 
     def sum_over_workers(self, values: Tensor) -> Tensor:
         """The sum of a tensor over all workers, on the CPU."""
-        if self.workers > 1:
-            values = values.to(self.device)
+        if self.process.workers > 1:
+            values = values.to(self.process.device)
             torch.distributed.all_reduce(values)
         return values.cpu()
 

@@ -34,11 +34,6 @@ class Inputs:
     validation: Text | None
 
     @property
-    def sequence_length(self) -> int:
-        """Tokens of a sequence."""
-        return self.text.sequence_length
-
-    @property
     def running_teacher(self) -> Checkpoint | None:
         """The teacher, if it runs beside the student."""
         return self.teacher if isinstance(self.teacher, Checkpoint) else None

@@ -18,7 +18,7 @@ what the allocator cannot use."""
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkSizes:
     """The sizes of a network, in parameters.
 
     Attributes:
@@ -32,7 +32,7 @@ class Network:
     block: int
 
     @classmethod
-    def of(cls, stored: Checkpoint) -> Network:
+    def of(cls, stored: Checkpoint) -> NetworkSizes:
         """The sizes of a checkpoint's network."""
         architecture, widths = stored.architecture, stored.widths
         unit = unit_costs(architecture, widths.channels)
@@ -59,8 +59,8 @@ class MemoryDemand:
             first.
     """
 
-    student: Network
-    teacher: Network | None
+    student: NetworkSizes
+    teacher: NetworkSizes | None
     teacher_bytes: int
     activations: int
     executions: tuple[Execution, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Literal
 
 from evo.errors import UserError
@@ -14,7 +15,6 @@ from training.loop.run_settings import (
     default_checkpoint_every,
     default_learning_rate,
     default_micro_batch,
-    steps_of,
 )
 from training.losses.settings import LossSettings
 from training.setup.inputs import Inputs
@@ -35,9 +35,9 @@ def resolve(config: PretrainConfig, inputs: Inputs, device: Literal["cpu", "cuda
     Raises:
         UserError: the stored logits have fewer tokens than `--top-k`.
     """
-    student, length = inputs.student, inputs.sequence_length
+    student, length = inputs.student, inputs.text.sequence_length
     batch = max(1, (config.batch_tokens or default_batch_tokens(config.tokens)) // length)
-    steps = steps_of(config.tokens, batch * length)
+    steps = ceil(config.tokens / (batch * length))
     width = student.widths.channels * student.widths.layers
     validate_every = config.validate_every or max(1, steps // 20)
     return RunSettings(

@@ -13,11 +13,12 @@ from evo.data.hub import pin_sources
 from evo.errors import UserError
 from evo.model.checkpoint import Checkpoint
 from training.config import PretrainConfig
+from training.data.sampler import Sampler
 from training.loop.parallel import Execution
 from training.loop.run_settings import BLOCK_BYTES, RunSettings
 from training.loop.train_state import WorkerJob
 from training.setup.inputs import Inputs, Teacher, read_inputs
-from training.setup.memory import MemoryDemand, Network
+from training.setup.memory import MemoryDemand, NetworkSizes
 from training.setup.resolve import resolve
 from training.setup.worker_resources import workers_and_gpus
 from training.teacher.stored_logits import TeacherLogits
@@ -80,15 +81,14 @@ class TrainingRun:
         """The executions that the user allows, the one with the least communication first."""
         config = self.config
         shard_teacher = [False, True] if config.shard_teacher is None else [config.shard_teacher]
-        spreads: dict[str, list[tuple[Literal["ddp", "fsdp"], bool]]] = {
-            "ddp": [("ddp", False)],
-            "fsdp": [("fsdp", False), ("fsdp", True)],
-        }
-        spreads["auto"] = spreads["ddp"] + spreads["fsdp"]
+        spreads: list[tuple[Literal["ddp", "fsdp"], bool]] = [
+            ("ddp", False), ("fsdp", False), ("fsdp", True)
+        ]  # fmt: skip
         return tuple(
             Execution(parallel, shard, each, config.activation_checkpointing, config.compile)
             for shard in (shard_teacher if self.inputs.running_teacher is not None else [False])
-            for parallel, each in spreads[config.parallel]
+            for parallel, each in spreads
+            if config.parallel in ("auto", parallel)
         )
 
     @property
@@ -101,8 +101,8 @@ class TrainingRun:
         if self.config.activation_checkpointing:
             kept = 4 * channels * layers + BLOCK_BYTES * channels  # float32 inputs, and one block
         return MemoryDemand(
-            student=Network.of(student),
-            teacher=None if teacher is None else Network.of(teacher),
+            student=NetworkSizes.of(student),
+            teacher=None if teacher is None else NetworkSizes.of(teacher),
             teacher_bytes=2 if settings.precision == "bfloat16" else 4,
             activations=settings.micro_batch * settings.sequence_length * kept,
             executions=self.executions,
@@ -116,12 +116,14 @@ class TrainingRun:
             validation: blocks of the validation text, or a reference to them; None without it.
             threads: threads of a worker on the CPU.
         """
+        settings, sources = self.settings, self.inputs.text
+        extents = tuple(source.extent for source in sources.sources)
         return WorkerJob(
-            settings=self.settings,
+            settings=settings,
             directory=self.directory,
             student=self.inputs.student.path.absolute(),
             teacher=_located(self.inputs.teacher),
-            sampler=self.inputs.text.sampler(self.settings.batch, self.settings.seed),
+            sampler=Sampler(settings.batch, extents, sources.shares, settings.seed),
             text=text,
             validation=validation,
             origin=self.origin,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from evo.errors import UserError
-from training.config import PretrainConfig
+from training.config import PretrainConfig, check
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,6 @@ class SweepConfig(PretrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.samples < 1:
-            raise UserError(f"--samples {self.samples}: it must be at least 1")
-        if self.concurrent is not None and self.concurrent < 1:
-            raise UserError(f"--concurrent {self.concurrent}: it must be at least 1")
+        check(self, ("samples", "concurrent"), lambda value: value >= 1, "at least 1")
         if self.validation_text is None:
             raise UserError("a sweep compares validation perplexities: give --validation-text")

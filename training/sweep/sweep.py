@@ -111,35 +111,24 @@ def sweep(config: SweepConfig, *, launch: Launch = launch_on_ray_train) -> Sweep
     runs = {trial.name: _run_of(config, trial, directory) for trial in trials}
     claim_run(directory, _plain(config), free=FREE)
     with exclusive(directory):
-        results = _results(config, directory, trials, runs, launch)
+        unfinished = [name for name, run in runs.items() if not ended(run.out)]
+        failures: dict[str, str] = {}
+        if unfinished:
+            # Those that have ended take part in ASHA's comparisons, and come first.
+            others = [name for name in runs if name not in unfinished] if config.asha else []
+            shutil.rmtree(directory / TUNE, ignore_errors=True)
+            failures = run_trials(
+                {name: runs[name] for name in [*others, *unfinished]},
+                storage=directory / TUNE,
+                concurrent=config.concurrent,
+                asha=config.asha,
+                on_end=lambda: write_results(read_results(directory / TRIALS, trials), directory),
+                launch=launch,
+            )
+            shutil.rmtree(directory / TUNE, ignore_errors=True)
+        results = read_results(directory / TRIALS, trials, failures)
+        write_results(results, directory)
     return SweepOutcome(results, trials, config.out)
-
-
-def _results(
-    config: SweepConfig,
-    directory: Path,
-    trials: list[Trial],
-    runs: dict[str, PretrainConfig],
-    launch: Launch,
-) -> pd.DataFrame:
-    unfinished = [trial.name for trial in trials if not ended(directory / TRIALS / trial.name)]
-    failures: dict[str, str] = {}
-    if unfinished:
-        # Those that have ended take part in ASHA's comparisons, and come first.
-        others = [name for name in runs if name not in unfinished] if config.asha else []
-        shutil.rmtree(directory / TUNE, ignore_errors=True)
-        failures = run_trials(
-            {name: runs[name] for name in [*others, *unfinished]},
-            storage=directory / TUNE,
-            concurrent=config.concurrent,
-            asha=config.asha,
-            launch=launch,
-            on_end=lambda: write_results(read_results(directory / TRIALS, trials), directory),
-        )
-        shutil.rmtree(directory / TUNE, ignore_errors=True)
-    results = read_results(directory / TRIALS, trials, failures)
-    write_results(results, directory)
-    return results
 
 
 def _run_of(config: SweepConfig, trial: Trial, directory: Path) -> PretrainConfig:

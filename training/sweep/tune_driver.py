@@ -39,6 +39,19 @@ RESERVED: dict[str, float] = {"memory": 1}
 two CPUs, a process that holds one would wait for its worker for ever, and a process that holds a
 thousandth would keep the other's from starting. Tune wants something to be reserved; a byte is."""
 
+TUNE_ENVIRONMENT = {
+    # Relative names in what a trial reads are the driver's.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # Our own loggers write what a run logs.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # The last report of a trial is of its end, not of a validation.
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    # The new output prints a box even where it is to be silent.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # Ctrl-C ends the command.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+}
+
 logger = logging.getLogger("evo.training")
 
 
@@ -67,39 +80,16 @@ def run_trials(
     Raises:
         UserError: a run needs more than the whole cluster has.
     """
-    for name, value in {
-        # Relative names in what a trial reads are the driver's.
-        "RAY_CHDIR_TO_TRIAL_DIR": "0",
-        # Our own loggers write what a run logs.
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        # The last report of a trial is of its end, not of a validation.
-        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-        # The new output prints a box even where it is to be silent.
-        "RAY_AIR_NEW_OUTPUT": "0",
-        # Ctrl-C ends the command.
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    }.items():
+    for name, value in TUNE_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # errors are shown by us
     connect()
     concurrent = min(concurrent or _room(runs), len(runs))
-    threads = _threads(concurrent)
+    threads = max(1, int(ray.cluster_resources().get("CPU", 1.0)) // concurrent)
     runs = {
         name: replace(run, threads=run.threads or max(1, threads // (run.workers or 1)))
         for name, run in runs.items()
     }
-    tokens = max(run.tokens for run in runs.values())
-    scheduler = None
-    if asha:
-        scheduler = ASHAScheduler(
-            time_attr=TIME,
-            metric=METRIC,
-            mode="min",
-            max_t=tokens,
-            grace_period=max(1, tokens // REDUCTION**RUNGS),
-            reduction_factor=REDUCTION,
-            stop_last_trials=False,
-        )
     tuner = tune.Tuner(
         tune.with_resources(
             lambda setting: run_trial(runs[setting["trial"]], launch),
@@ -108,7 +98,7 @@ def run_trials(
         param_space={"trial": tune.grid_search(list(runs))},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=concurrent,
-            scheduler=scheduler,
+            scheduler=_asha(runs) if asha else None,
             trial_name_creator=lambda trial: trial.config["trial"],
             trial_dirname_creator=lambda trial: trial.config["trial"],
         ),
@@ -121,17 +111,30 @@ def run_trials(
         ),
     )
     logger.info("%d runs, %d at a time", len(runs), concurrent)
-    failures = {}
     results = tuner.fit()
-    for number, name in enumerate(runs):
-        result = results[number]
-        if reason := _reason(result.error) if result.error else (result.metrics or {}).get(FAILED):
-            failures[name] = reason
-    return failures
+    failures = {name: _failure(results[number]) for number, name in enumerate(runs)}
+    return {name: failure for name, failure in failures.items() if failure}
 
 
-def _reason(error: Exception) -> str:
+def _asha(runs: dict[str, PretrainConfig]) -> ASHAScheduler:
+    """The scheduler that ends trials early, by their tokens."""
+    tokens = max(run.tokens for run in runs.values())
+    return ASHAScheduler(
+        time_attr=TIME,
+        metric=METRIC,
+        mode="min",
+        max_t=tokens,
+        grace_period=max(1, tokens // REDUCTION**RUNGS),
+        reduction_factor=REDUCTION,
+        stop_last_trials=False,
+    )
+
+
+def _failure(result: tune.Result) -> str | None:
     """The exception that ended a trial, in one line: the one that a process raised, if one did."""
+    error = result.error
+    if error is None:
+        return (result.metrics or {}).get(FAILED)
     if isinstance(error, RayTaskError):
         error = error.cause or error
     if isinstance(error, WorkerGroupError):
@@ -150,11 +153,6 @@ def _room(runs: dict[str, PretrainConfig]) -> int:
             kind, amount = "GPU", workers * gpus
         room.append(int(cluster.get(kind, 0.0) / amount + 1e-9))
     return max(1, min(room))
-
-
-def _threads(concurrent: int) -> int:
-    """Cores for each of the concurrent trials on the CPU."""
-    return max(1, int(ray.cluster_resources().get("CPU", 1.0)) // concurrent)
 
 
 class _Watch(tune.Callback):

@@ -1,22 +1,21 @@
 from __future__ import annotations
 
 import logging
-import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from evo.errors import UserError
 from training.logs import log, log_tail
-from training.logs.log_tail import LogReader, Row, pass_on
+from training.logs.log_tail import LogReader, Row
 
 
 class Told:
     """What a watcher would hold: rows after each restart."""
 
-    def __init__(self, enough: int = 10**9, finished: threading.Event | None = None) -> None:
+    def __init__(self) -> None:
         self.restarts, self.steps, self.closed = 0, [], False
-        self._enough, self._finished = enough, finished
 
     def restart(self) -> None:
         self.restarts += 1
@@ -25,8 +24,6 @@ class Told:
     def rows(self, rows: list[Row]) -> None:
         assert rows
         self.steps += [row["step"] for row in rows]
-        if len(self.steps) >= self._enough and self._finished is not None:
-            self._finished.set()
 
     def close(self) -> None:
         self.closed = True
@@ -84,23 +81,22 @@ def test_all_is_told_although_one_watcher_fails_and_the_end_comes_early(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(log_tail, "REFRESH_SECONDS", 0.01)
-    finished = threading.Event()
-    told = Told(5, finished)
-    following = threading.Thread(
-        target=pass_on, args=(tmp_path, [Full(), Broken(), told], finished)
-    )
+    told = Told()
     with caplog.at_level(logging.WARNING, "evo.training"):
-        following.start()
-        for step in range(5):
-            log.append(tmp_path, {"step": step})
-        following.join(20)
-    assert not following.is_alive()
+        with log_tail.log_tail(tmp_path, [Full(), Broken(), told]):
+            for step in range(5):
+                log.append(tmp_path, {"step": step})
+            deadline = time.monotonic() + 20
+            while len(told.steps) < 5:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
     assert (told.restarts, told.steps, told.closed) == (1, list(range(5)), True)
     assert [record.getMessage() for record in caplog.records] == [
         "Full: no space left; the run goes on without it",
         "Broken: of a library; the run goes on without it",
     ]
-    finished.set()
+    monkeypatch.setattr(log_tail, "REFRESH_SECONDS", 60)
     late = Told()
-    pass_on(tmp_path, [late], finished)  # what is logged before the end is told before the end
-    assert late.steps == list(range(5))
+    with log_tail.log_tail(tmp_path, [late]):
+        pass
+    assert late.steps == list(range(5))  # what is logged before the end is passed on before it

@@ -8,11 +8,11 @@ import torch
 from evo.model import checkpoint
 from tests.support import tiny_checkpoints
 from training.loop.parallel import Execution
-from training.setup.memory import MemoryDemand, Network
+from training.setup.memory import MemoryDemand, NetworkSizes
 
 GIB = 2**30
-SMALL = Network(parameters=410_000_000, root=103_000_000, block=12_800_000)
-LARGE = Network(parameters=6_900_000_000, root=413_000_000, block=203_000_000)
+SMALL = NetworkSizes(parameters=410_000_000, root=103_000_000, block=12_800_000)
+LARGE = NetworkSizes(parameters=6_900_000_000, root=413_000_000, block=203_000_000)
 WAYS = tuple(
     Execution(parallel, shard_teacher, each)
     for shard_teacher in (False, True)
@@ -20,7 +20,7 @@ WAYS = tuple(
 )
 
 
-def demand(student: Network, teacher: Network | None = None) -> MemoryDemand:
+def demand(student: NetworkSizes, teacher: NetworkSizes | None = None) -> MemoryDemand:
     ways = WAYS if teacher else WAYS[:3]
     return MemoryDemand(student, teacher, 2, 8 * GIB, ways)
 
@@ -31,7 +31,7 @@ def test_sizes_are_those_of_the_network(make, tmp_path: Path) -> None:
     model = stored.model()
     blocks = [sum(p.numel() for p in block.parameters()) for block in model.transformer.h]
     every = sum(p.numel() for p in model.parameters())
-    assert Network.of(stored) == Network(every, every - sum(blocks), max(blocks))
+    assert NetworkSizes.of(stored) == NetworkSizes(every, every - sum(blocks), max(blocks))
 
 
 def test_states_are_what_adamw_holds() -> None:
@@ -41,7 +41,7 @@ def test_states_are_what_adamw_holds() -> None:
     optimizer.step()
     state = optimizer.state[weight]
     held = [weight, weight.grad, state["exp_avg"], state["exp_avg_sq"]]
-    without = MemoryDemand(Network(1000, 0, 0), None, 4, 0, WAYS[:3])
+    without = MemoryDemand(NetworkSizes(1000, 0, 0), None, 4, 0, WAYS[:3])
     assert without.needed(Execution(), 1) == sum(t.numel() * t.element_size() for t in held)
 
 

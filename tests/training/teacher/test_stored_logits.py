@@ -21,7 +21,7 @@ from evo.storage.run_directory import claim_run
 from tests.support import tiny_checkpoints
 from tests.support.alone import launch_here
 from tests.support.drivers import kill_driver
-from training.cache_logits import cache_logits, settings_of
+from training.cache_logits import cache_logits, open_logits_run
 from training.config import CacheLogitsConfig, PretrainConfig
 from training.logs import log
 from training.loop.flops import training_flops
@@ -82,9 +82,10 @@ def made(config: CacheLogitsConfig) -> dict[str, Any]:
 
 def make_here(config: CacheLogitsConfig) -> None:
     """What `cache_logits` does, without Ray."""
-    settings, blocks = settings_of(config, "cpu")
+    run = open_logits_run(config)
+    settings = run.settings
     claim_run(config.out, asdict(settings))
-    maker = LogitsMaker(config.teacher, settings, blocks, False, config.micro_batch, 1)
+    maker = LogitsMaker(config.teacher, settings, run.blocks, False, config.micro_batch, 1)
     names = enumerate(settings.shards)
     write_manifest(config.out, [maker.make(config.out / name, n) for n, name in names])
 
@@ -297,7 +298,7 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
         teacher_logits=config.out,
     )
     inputs = read_inputs(run)
-    assert inputs.sequence_length == 32
+    assert inputs.text.sequence_length == 32
     with (tmp_path / "student" / "tokenizer.json").open("a") as file:
         file.write("\n")
     with pytest.raises(UserError, match="made with another tokenizer"):
