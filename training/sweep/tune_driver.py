@@ -131,10 +131,12 @@ def _asha(runs: dict[str, PretrainConfig]) -> ASHAScheduler:
 
 
 def _failure(result: tune.Result) -> str | None:
+    """Why a trial failed; None where it did not."""
+    return _reason(result.error) if result.error else (result.metrics or {}).get(FAILED)
+
+
+def _reason(error: Exception) -> str:
     """The exception that ended a trial, in one line: the one that a process raised, if one did."""
-    error = result.error
-    if error is None:
-        return (result.metrics or {}).get(FAILED)
     if isinstance(error, RayTaskError):
         error = error.cause or error
     if isinstance(error, WorkerGroupError):
