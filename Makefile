@@ -18,7 +18,7 @@ quickstart: $(STAMP)
 	$(BIN)/evo quickstart $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m tests.run $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

@@ -20,20 +20,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["EVO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two processes share the tests: all that use Ray stay in one, first those that share a Ray.
-
-    Every other file stays whole, as its tests share fixtures.
-    """
-    for item in items:
-        needs_ray = item.get_closest_marker("ray") is not None
-        item.add_marker(pytest.mark.xdist_group("ray" if needs_ray else item.path.stem))
-    items.sort(key=lambda item: (item.get_closest_marker("ray") is None, not _shares_ray(item)))
-
-
-def _shares_ray(item: pytest.Item) -> bool:
-    return "shared_ray" in getattr(item, "fixturenames", ())
+    """Tests that share a Ray come first, so that a Ray of a test's own does not end it between."""
+    items.sort(key=lambda item: "shared_ray" not in getattr(item, "fixturenames", ()))
 
 
 def _ray_runs() -> bool:
