@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import RayTaskError
 from ray.train.v2.api.exceptions import WorkerGroupError
 
-from dashboards import sweep_picture
+from dashboards.training_curves import COLOURS
 from evo.commands.sweep import run as run_command
 from evo.errors import UserError
 from evo.ray_connection import connect
@@ -105,7 +105,8 @@ def test_killed_and_run_again_it_repeats_no_finished_run_and_goes_on_in_half_of_
     best = results.iloc[0]
     assert (best["learning_rate"], best["curve_tokens"][-1]) == (0.01, config.tokens)
     assert "best: --learning-rate 0.01: " in capsys.readouterr().out
-    assert pixels(config.out / "sweep.png", sweep_picture.GREY) > 200
+    # A colour for each learning rate; the best, which is the last of the three, is drawn bold.
+    assert pixels(config.out / "sweep.png", COLOURS[2]) > 200
     assert not (config.out / "tune").exists()
 
     # The one that was cut off is the run that it would have been.
