@@ -1,17 +1,20 @@
 """lm-evaluation-harness on local tasks, against sums of log-probabilities by a plain forward."""
 
+import functools
 import json
 import math
 import re
 import shutil
 from pathlib import Path
 
+import lm_eval.tasks
 import numpy as np
 import pytest
 import tokenizers
 import torch
 import yaml
 from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks._index import TaskIndex
 
 from evo.cli import main
 from evo.embedded import teacher_path
@@ -46,7 +49,21 @@ def own_caches(tmp_path_factory):
         root = tmp_path_factory.mktemp("caches")
         patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(root / "modules"))
         patch.setattr("datasets.config.HF_DATASETS_CACHE", str(root / "datasets"))
+        patch.setattr(TaskIndex, "build", staticmethod(read_once(TaskIndex.build)))
         yield
+
+
+def read_once(build):
+    """The harness's own tasks, whose reading takes 15 seconds, are read once for all tests."""
+    own = functools.cache(lambda root: build([root]))
+
+    def built(paths):
+        index = {}
+        for path in paths:
+            index.update(own(path) if path == Path(lm_eval.tasks.__file__).parent else build([path]))
+        return index
+
+    return built
 
 
 @pytest.fixture(scope="module")
