@@ -25,6 +25,18 @@ def winner(history: pd.DataFrame) -> pd.Series | None:
     return None if rows.empty else rows.sort_values(["fitness", "candidate"]).iloc[0]
 
 
+def best_of_layers(history: pd.DataFrame) -> pd.DataFrame:
+    """The best of each number of layers.
+
+    Returns:
+        One row per number of layers of which a candidate was scored in full, by it: `layers`,
+        `candidates` (how many were), and of the best `candidate`, `params` and `nll`.
+    """
+    ranked = scored(history).sort_values(["fitness", "candidate"])
+    columns = {name: (name, "first") for name in ("candidate", "params", "nll")}
+    return ranked.groupby("layers", as_index=False).agg(candidates=("candidate", "size"), **columns)
+
+
 def best_so_far(history: pd.DataFrame) -> NDArray[np.float64]:
     """The lowest NLL up to each evaluation, nats per token, shape [N]; NaN before the first.
 

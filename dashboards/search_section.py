@@ -9,7 +9,13 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from dashboards.history_statistics import failures, has_nll, operator_statistics, winner
+from dashboards.history_statistics import (
+    best_of_layers,
+    failures,
+    has_nll,
+    operator_statistics,
+    winner,
+)
 from dashboards.html import UNKNOWN, code, element, identifier, picture, table
 from dashboards.pictures import population_shapes, search_curves
 from dashboards.search_run import RunRecord, SearchRecord
@@ -37,6 +43,8 @@ def search_section(run: RunRecord, search: SearchRecord, out: Path) -> Iterator[
         assert run.dimensions is not None
         yield element("h3", "Winner")
         yield _winner(run, search, best, run.dimensions)
+        yield element("h3", "Best of each number of layers")
+        yield _niches(search.history)
     if best is not None and has_nll(search.history):
         assert run.dimensions is not None
         curve, shapes = out / f"curve-{search.name}.png", out / f"shapes-{search.name}.png"
@@ -127,6 +135,21 @@ def _checkpoint(run: RunRecord, search: SearchRecord) -> Markup:
         return code(directory.resolve())
     command = f"evo extract {run.path} --search {search.name} --out DIRECTORY"
     return element("span", "not written before the run ends; the best so far: ", code(command))
+
+
+def _niches(history: pd.DataFrame) -> Markup:
+    headings = ("layers", "scored on all of the text", "best", "parameters", "perplexity")
+    rows = [
+        (
+            row["layers"],
+            f"{row['candidates']:,}",
+            identifier(row["candidate"]),
+            f"{row['params']:,}",
+            _perplexity(row["nll"]),
+        )
+        for row in best_of_layers(history).to_dict("records")
+    ]
+    return table(headings, rows, numbers=[name for name in headings if name != "best"])
 
 
 def _operators(history: pd.DataFrame) -> Iterator[Markup]:

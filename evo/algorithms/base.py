@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -76,7 +76,7 @@ class Strategy(ABC):
         generation: the one that `ask` gives next, or that awaits its `tell`.
         ended: why there is nothing more to ask for: `budget`, `patience` or `space exhausted`;
             None while there is.
-        best: the best candidate so far.
+        improved: the last generation in which the best of a niche became better.
         starts: what the first generation begins with, each once, a population at most; set before
             the first `ask`, as it is by `evo.search.warm_start`.
     """
@@ -86,8 +86,8 @@ class Strategy(ABC):
         self.rng = np.random.default_rng(seed)
         self.generation = 0
         self.ended: str | None = None
-        self.best: Scored | None = None
         self.improved = 0
+        self._bests: dict[int, Scored] = {}
         self.seen: set[str] = set()
         self.starts: Sequence[Proposal] = ()
 
@@ -116,10 +116,11 @@ class Strategy(ABC):
         """The fitness of all that `ask` gave, in any order."""
         ranked = sorted(scored, key=lambda candidate: candidate.subnet.id)
         valid = [candidate for candidate in ranked if candidate.fitness is not None]
-        before = self.best
-        self.best = min([*([before] if before else []), *valid], key=rank_key, default=None)
-        if self.best is not None and (
-            before is None or rank_key(self.best)[0] < rank_key(before)[0]
+        before = self._bests
+        self._bests = self._best_of_niches([*before.values(), *valid])
+        if any(
+            niche not in before or rank_key(best)[0] < rank_key(before[niche])[0]
+            for niche, best in self._bests.items()
         ):
             self.improved = self.generation
         self._learn(valid)
@@ -155,12 +156,21 @@ class Strategy(ABC):
         valid = sorted(
             (candidate for candidate in scored if candidate.fitness is not None), key=rank_key
         )
-        self.best = valid[0] if valid else None
+        self._bests = self._best_of_niches(valid)
         self._learn(valid)
 
     @property
+    def best(self) -> Scored | None:
+        """The best candidate so far."""
+        return min(self._bests.values(), key=rank_key, default=None)
+
+    def niche(self, subnet: Subnet) -> int:
+        """The niche of a candidate, within which it competes; here there is one for all."""
+        return 0
+
+    @property
     def elite_count(self) -> int:
-        """How many candidates may be parents of the next generation."""
+        """How many candidates of a niche may be parents of the next generation."""
         return 1
 
     @property
@@ -175,6 +185,13 @@ class Strategy(ABC):
     @abstractmethod
     def _learn(self, scored: Sequence[Scored]) -> None:
         """Take in candidates that were scored in full."""
+
+    def _best_of_niches(self, scored: Iterable[Scored]) -> dict[int, Scored]:
+        bests: dict[int, Scored] = {}
+        for one in scored:
+            niche = self.niche(one.subnet)
+            bests[niche] = min(bests.get(niche, one), one, key=rank_key)
+        return bests
 
     def _new(self) -> Proposal | None:
         for _ in range(TRIES):

@@ -52,16 +52,17 @@ class Evolution(Strategy):
             parent = self._elite()
             return Proposal(self.space.mutate(parent, self.rng), "mutation", (parent.id,))
         if draw < self.rates.mutation + self.rates.crossover and len(self._elites) > 1:
-            first, second = (
-                self._elites[index].subnet
-                for index in self.rng.choice(len(self._elites), 2, replace=False)
-            )
+            first, second = self._pair()
             child = self.space.crossover(first, second, self.rng)
             return Proposal(child, "crossover", (first.id, second.id))
         return Proposal(self.space.sample(self.rng), "sample")
 
     def _elite(self) -> Subnet:
         return self._elites[self.rng.integers(len(self._elites))].subnet
+
+    def _pair(self) -> tuple[Subnet, Subnet]:
+        first, second = self.rng.choice(len(self._elites), 2, replace=False)
+        return self._elites[first].subnet, self._elites[second].subnet
 
     def _learn(self, scored: Sequence[Scored]) -> None:
         self._elites = sorted([*self._elites, *scored], key=rank_key)[: self.rates.elites]

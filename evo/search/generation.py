@@ -14,6 +14,7 @@ import numpy as np
 
 from evo.algorithms.base import Proposal
 from evo.genome.bins import Bin
+from evo.genome.subnet import Subnet
 from evo.search.rung_settings import Rungs
 from evo.search.rungs import Losses, estimates, survivors
 from evo.search.sequence_weights import Rows, SequenceWeights
@@ -51,19 +52,26 @@ class EliteLosses:
     """The elites before a generation, with which its candidates are compared.
 
     Attributes:
-        count: the most elites that there may be.
-        last: fitness of the last elite; None while there are fewer than `count`.
+        count: the most elites that a niche may have.
+        last: fitness of the last elite of each niche that has `count`.
         losses: weighted losses of elites on all sequences, shape [N] each, by candidate.
+        niches: niche of each of these elites.
+        niche: gives the niche of a candidate.
     """
 
     count: int
-    last: float | None
+    last: Mapping[int, float]
     losses: Mapping[str, Losses]
+    niches: Mapping[str, int]
+    niche: Callable[[Subnet], int]
 
     def relatives(self, proposal: Proposal) -> list[Losses]:
-        """Losses of a candidate's parents, or of all elites where no parent is an elite."""
+        """Losses of a candidate's parents, or, where no parent is an elite, of all elites of its
+        niche, or of all there are where it has none."""
         parents = [self.losses[name] for name in proposal.parents if name in self.losses]
-        return parents or list(self.losses.values())
+        niche = self.niche(proposal.subnet)
+        own = [losses for name, losses in self.losses.items() if self.niches[name] == niche]
+        return parents or own or list(self.losses.values())
 
 
 class Generation:
@@ -95,6 +103,7 @@ class Generation:
         self.screening, self.stages = screening, screening.stages
         self.dropped: list[str] = []
         self._elites, self._bin, self._look_up = elites, bin, look_up
+        self._niches = {name: elites.niche(one.subnet) for name, one in self.proposals.items()}
         self._scores: dict[str, dict[int, ShardScore]] = {name: {} for name in self.proposals}
         for (candidate, shard), score in known.items():
             if candidate in self._scores:
@@ -200,7 +209,8 @@ class Generation:
                 for name in self._running
             }
             elites = {name: float(values.mean()) for name, values in self._elites.losses.items()}
-            kept = survivors(self.screening.rungs, losses, elites, self._elites.count)
+            niches = {**self._elites.niches, **self._niches}
+            kept = survivors(self.screening.rungs, losses, elites, self._elites.count, niches)
         for candidate in list(self._running):
             if candidate not in kept:
                 self._leave(candidate, end)
@@ -209,13 +219,16 @@ class Generation:
         """Drop candidates that can be no elites any more: no loss is negative, so sums only grow.
 
         A candidate is looked at after each shard of the last stage, and compared with the elites
-        of before this generation.
+        of its niche before this generation.
         """
         last_stage = self._stage == len(self.stages.ends) - 1
-        if not (self.screening.rungs.shares and last_stage and self._elites.last is not None):
+        if not (self.screening.rungs.shares and last_stage):
             return
-        fitness, weights = self._elites.last, self.screening.weights.total
+        weights = self.screening.weights.total
         for candidate in [name for name in self._running if name in self._touched]:
+            fitness = self._elites.last.get(self._niches[candidate])
+            if fitness is None:
+                continue
             total = 0.0
             for shard, (start, stop) in enumerate(self.stages.shards):
                 score = self._scores[candidate].get(shard)

@@ -5,6 +5,14 @@ tokens. Here all candidates of a stage see the same sequences, those of the next
 and each is compared with its parents, whose losses are known. Two rules decide who goes on. A fixed
 share bounds the cost; and who is worse, with a stated confidence, than the last of those that would
 now be elites, is not scored further.
+
+Where elites are kept per niche, a candidate is compared with those of its own niche, and the niches
+share the places: first what may fill a niche, then the best of each niche, those first that gain
+the most on their niche's last elite, then the second best of each. So niches cost no more than a
+search without them, but for a full scoring of each elite that a niche lacks; no niche has a second
+place while another has a candidate left, and places go where there is something to gain. How far a
+niche is behind the best of all decides nothing: losses before training are not comparable between
+depths, which is why there are niches.
 """
 
 from __future__ import annotations
@@ -44,37 +52,52 @@ def estimates(losses: Losses, seen: NDArray[np.int64], relatives: Sequence[Losse
 
 
 def survivors(
-    rungs: Rungs, losses: Mapping[str, Losses], elites: Mapping[str, float], places: int
+    rungs: Rungs,
+    losses: Mapping[str, Losses],
+    elites: Mapping[str, float],
+    places: int,
+    niches: Mapping[str, int] | None = None,
 ) -> set[str]:
     """The candidates that are worth scoring on more text.
 
     The cut-off is the last that would be an elite if this stage decided: of candidates and elites
-    together, the one in the last place. A candidate goes on unless the mean difference to it, per
-    sequence, exceeds its standard error by the confidence's normal quantile; and of those not more
-    than the share `survivors`, or than there are free places, the best first. The test wants
-    `FEWEST_TESTED` sequences.
+    of a niche together, the one in the last place. A candidate goes on unless the mean difference
+    to it, per sequence, exceeds its standard error by the confidence's normal quantile; and of
+    those not more than the share `survivors`, or than there are free places, the best first. The
+    test wants `FEWEST_TESTED` sequences.
 
     Args:
         rungs: share and confidence.
         losses: of each candidate, by its id, as `estimates` gives them, shape [n], on the same
             sequences for all.
         elites: mean loss of the present elites on all sequences.
-        places: how many elites there may be.
+        places: how many elites a niche may have.
+        niches: the niche of each candidate and of each elite; by default there is one for all.
 
     Returns:
         Ids; among equals, the smaller id is the better.
     """
     mean = {name: float(values.mean()) for name, values in losses.items()} | dict(elites)
-    ranked = sorted(mean, key=lambda name: (mean[name], name))
-    last = ranked[min(places, len(ranked)) - 1]
-    cutoff = losses[last] if last in losses else elites[last]
-    able = [
-        name
-        for name in ranked
-        if name in losses and not _is_worse(losses[name] - cutoff, rungs.confidence)
-    ]
-    free = places - len(elites)
-    return set(able[: max(free, math.ceil(rungs.survivors * len(losses)))])
+    members: dict[int, list[str]] = {}
+    for name in sorted(mean, key=lambda name: (mean[name], name)):
+        members.setdefault(niches[name] if niches else 0, []).append(name)
+    going: list[str] = []
+    rivals: list[tuple[int, float, str]] = []
+    for ranked in members.values():
+        own = [mean[name] for name in ranked if name in elites]
+        last = ranked[min(places, len(ranked)) - 1]
+        cutoff = losses[last] if last in losses else elites[last]
+        able = [
+            name
+            for name in ranked
+            if name in losses and not _is_worse(losses[name] - cutoff, rungs.confidence)
+        ]
+        free = max(0, places - len(own))
+        going += able[:free]
+        beaten = max(own, default=mean[last])
+        rivals += [(turn, mean[name] - beaten, name) for turn, name in enumerate(able)][free:]
+    room = max(0, math.ceil(rungs.survivors * len(losses)) - len(going))
+    return {*going, *(name for _, _, name in sorted(rivals)[:room])}
 
 
 def _is_worse(differences: Losses, confidence: float) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from evo.algorithms.base import Scored, Strategy
+from evo.algorithms.base import Scored, Strategy, rank_key
 from evo.genome.cost import forward_flops
 from evo.genome.importance_proxy import Proxy
 from evo.genome.subnet import Subnet
@@ -211,9 +211,17 @@ class Search:
         return score
 
     def _elites(self) -> EliteLosses:
-        elites, count = self.strategy.elites, self.strategy.elite_count
-        last = elites[-1].fitness if len(elites) == count else None
-        return EliteLosses(count, last, self._elite_losses)
+        niche, count = self.strategy.niche, self.strategy.elite_count
+        members: dict[int, list[Scored]] = {}
+        for elite in self.strategy.elites:
+            members.setdefault(niche(elite.subnet), []).append(elite)
+        last = {
+            which: rank_key(elites[-1])[0]
+            for which, elites in members.items()
+            if len(elites) == count
+        }
+        niches = {one.subnet.id: which for which, elites in members.items() for one in elites}
+        return EliteLosses(count, last, self._elite_losses, niches, niche)
 
     def _keep_elite_losses(self, generation: Generation) -> None:
         """Keep what the elites lost on each sequence: later candidates are compared with it."""

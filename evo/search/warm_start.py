@@ -29,6 +29,7 @@ from evo.genome.ranking import Order
 from evo.genome.space import Space
 from evo.genome.subnet import Mask, Subnet
 from evo.search.history import History
+from evo.search.niches import in_turns
 from evo.storage.files import atomic_file
 from evo.storage.run_directory import read_settings
 
@@ -54,13 +55,14 @@ class Taken:
     genome: bytes
 
 
-def take(run: Path, teacher_hash: str, count: int) -> list[Taken]:
+def take(run: Path, teacher_hash: str, count: int, *, niches: bool = False) -> list[Taken]:
     """The best candidates of each search of a run, finished or not.
 
     Args:
         run: its directory.
         teacher_hash: of this run's teacher.
         count: how many of each search, at most.
+        niches: take the best of every number of layers before the second best of any.
 
     Returns:
         Search by search, the best first; only what was scored in full.
@@ -76,8 +78,9 @@ def take(run: Path, teacher_hash: str, count: int) -> list[Taken]:
         )
     taken = []
     for path in sorted(run.glob("searches/*/history.parquet")):
-        rows = [row for row in History(path.parent).completed() if row.status == "full"]
-        rows.sort(key=lambda row: (row.fitness, row.candidate))
+        rows = in_turns(History(path.parent).completed())
+        if not niches:
+            rows.sort(key=lambda row: (row.fitness, row.candidate))
         taken += [
             Taken(path.parent.name, row.candidate, row.fitness, row.genome) for row in rows[:count]
         ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from evo.algorithms.settings import Budget, Rates
+from evo.algorithms.settings import DEFAULT_NICHES, NICHES, Budget, Niches, Rates
 from evo.data.text_weights import check_weights
 from evo.errors import UserError
 from evo.genome import COSTS, PROXIES, RANKINGS, SPACES
@@ -57,7 +57,11 @@ class SearchConfig:
         start_from: directory of another run of the same teacher, whose best candidates, brought
             into each space and bin, are half of the first generation. They are copied: it does
             not matter if that run goes on.
-        elites: how many of the best candidates are parents.
+        niches: layers keeps the elites apart by their number of layers (MAP-Elites): candidates
+            compete with those of their own depth, and the search ends with good ones of every
+            depth; none keeps the best of all. With evolution only; by default none.
+        elites: how many of the best candidates are parents; each niche has an even share, at least
+            one.
         mutation_rate: share of offspring that mutate one elite.
         crossover_rate: share that recombine two elites; the rest are random samples.
         text_weights: how much each source of a mixed text counts; by default by its tokens.
@@ -118,6 +122,7 @@ class SearchConfig:
     seed: int = 0
     algorithm: Literal["evolution", "random", "local", "one-plus-lambda"] = "evolution"
     start_from: Path | None = None
+    niches: Niches | None = None
     elites: int = 10
     mutation_rate: float = 0.5
     crossover_rate: float = 0.4
@@ -180,6 +185,11 @@ class SearchConfig:
                 f"--cost latency is measured where candidates are scored, which --fitness "
                 f"{self.fitness} does not: leave one of them away"
             )
+        if self.niches == "layers" and self.algorithm != "evolution":
+            raise UserError(
+                f"--niches layers keeps elites of every number of layers, and --algorithm "
+                f"{self.algorithm} keeps none: leave one of them away"
+            )
         if self.shard_tokens < 1:
             raise UserError(f"shards of {self.shard_tokens} tokens cannot be: give at least 1")
         if self.start_from is not None and self.in_bin == "reject":
@@ -208,6 +218,8 @@ class SearchConfig:
                 raise UserError(
                     f"unknown {name} {getattr(self, name)!r}: give one of {', '.join(known)}"
                 )
+        if self.niches not in (None, *NICHES):
+            raise UserError(f"unknown niches {self.niches!r}: give one of {', '.join(NICHES)}")
 
     @property
     def sources(self) -> list[str]:
@@ -223,6 +235,11 @@ class SearchConfig:
     def rates(self) -> Rates:
         """Where offspring come from."""
         return Rates(self.elites, self.mutation_rate, self.crossover_rate)
+
+    @property
+    def kept_apart_by(self) -> Niches:
+        """By what the elites are kept apart; algorithms without elites have nothing to keep."""
+        return self.niches or (DEFAULT_NICHES if self.algorithm == "evolution" else "none")
 
     @property
     def limits(self) -> WidthLimits:

@@ -246,4 +246,9 @@ def _starts(config: SearchConfig, teacher: Checkpoint) -> list[Taken]:
     kept = config.out / warm_start.FILE
     if kept.is_file():
         return warm_start.load(kept)
-    return warm_start.take(config.start_from, teacher.hash, config.budget.population)
+    return warm_start.take(
+        config.start_from,
+        teacher.hash,
+        config.budget.population,
+        niches=config.kept_apart_by == "layers",
+    )

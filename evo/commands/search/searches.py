@@ -10,6 +10,7 @@ import numpy as np
 from evo.algorithms.base import Strategy
 from evo.algorithms.evolution import Evolution
 from evo.algorithms.local_search import LocalSearch
+from evo.algorithms.map_elites import MapElites
 from evo.algorithms.one_plus_lambda import OnePlusLambda
 from evo.algorithms.random_search import RandomSearch
 from evo.commands.search.config import SearchConfig
@@ -86,6 +87,8 @@ def _strategy(config: SearchConfig, space: Space, seed: list[int]) -> Strategy:
         return LocalSearch(space, config.budget, seed)
     if config.algorithm == "one-plus-lambda":
         return OnePlusLambda(space, config.budget, seed)
+    if config.kept_apart_by == "layers":
+        return MapElites(space, config.budget, seed, config.rates)
     return Evolution(space, config.budget, seed, config.rates)
 
 

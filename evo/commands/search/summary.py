@@ -10,6 +10,7 @@ from evo.commands.search.inputs import SearchInputs
 from evo.model.importance import activation_flops
 from evo.model.layer_sensitivity import sensitivity_flops
 from evo.search.history import Row, perplexity
+from evo.search.niches import best_of_niches
 from evo.search.pareto_front import best_of_bins, pareto_front, points_of
 from evo.search.search import Search
 from evo.search.winner import save_candidate
@@ -87,6 +88,9 @@ def _conclude(
         "fitness": row.fitness if row else None,
         "nll": row.nll if row else None,
         "perplexity": row.perplexity if row else None,
+        "niches": [
+            _niche(_with_nll(best, winners)) for best in best_of_niches(search.history.rows)
+        ],
         "evaluations": search.evaluations,
         "scored_in_full": sum(row.status == "full" for row in search.history.rows),
         "generations": search.strategy.generation,
@@ -98,6 +102,11 @@ def _conclude(
         "winner": str(winner.resolve()) if row else None,
     }
     return summary
+
+
+def _niche(best: Row) -> dict[str, Any]:
+    names = ("layers", "candidate", "params", "nll", "perplexity")
+    return {name: getattr(best, name) for name in names}
 
 
 def _with_nll(row: Row, winners: Mapping[str, float | None]) -> Row:
