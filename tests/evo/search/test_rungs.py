@@ -167,3 +167,43 @@ def test_without_places_left_the_best_go_on():
 def test_of_few_sequences_the_share_alone_decides():
     losses = {name: one[:3] for name, one in paired(np.random.default_rng(5), [4, 9], 0.1).items()}
     assert survivors(Rungs((0.1,), survivors=1), losses, {}, 1) == {"00", "01"}
+
+
+def test_niches_are_not_compared_with_each_other():
+    """The deep ones lose more than the shallow elites, but less than the elite of their own."""
+    losses = paired(np.random.default_rng(6), [5.0, 5.2, 4.5, 4.6], 0.001)
+    elites, niches = {"shallow": 4.4, "deep": 5.1}, dict(zip(losses, (8, 8, 2, 2), strict=True))
+    common = losses["00"] - 5.0
+    told = {name: values - common for name, values in losses.items()}
+    rungs = Rungs((0.1,), survivors=1)
+    niches |= {"shallow": 2, "deep": 8}
+    assert survivors(rungs, told, elites, 1, niches) == {"00"}
+    assert survivors(rungs, told, elites, 2) == set()
+
+
+def test_niches_fill_up_first_then_take_turns_by_what_they_gain():
+    means = {"a1": 3.9, "a2": 3.91, "b1": 4.7, "b2": 4.71, "c1": 9.0, "c2": 9.1}
+    losses = {name: np.full(3, mean) for name, mean in means.items()}
+    elites = {"a": 4.0, "b": 5.0}
+    niches = {name: "abc".index(name[0]) for name in [*losses, *elites]}
+
+    def going(share: float) -> set[str]:
+        return survivors(Rungs((0.1,), survivors=share), losses, elites, 1, niches)
+
+    assert going(1 / 6) == {"c1"}  # a niche without an elite
+    assert going(2 / 6) == {"c1", "b1"}  # by how much it betters its niche
+    assert going(3 / 6) == {"c1", "b1", "a1"}  # before the second of any niche
+    assert going(4 / 6) == {"c1", "b1", "a1", "b2"}
+    assert going(1) == set(losses)
+
+
+def test_one_niche_is_as_none():
+    rng = np.random.default_rng(7)
+    for _ in range(50):
+        losses = paired(rng, list(rng.normal(4, 0.3, 12)), 0.2)
+        elites = {f"elite {index}": value for index, value in enumerate(rng.normal(4, 0.3, 5))}
+        rungs = Rungs((0.1,), survivors=rng.uniform(0.1, 1), confidence=0.9)
+        places = int(rng.integers(5, 9))
+        of_one = dict.fromkeys([*losses, *elites], 3)
+        whole = survivors(rungs, losses, elites, places)
+        assert survivors(rungs, losses, elites, places, of_one) == whole
