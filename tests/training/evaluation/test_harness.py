@@ -356,6 +356,7 @@ def test_the_flags_of_the_harness(winner, tasks, tmp_path, capsys):
     assert "results.samples.jsonl exists already" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # reads the harness's 14,000 files
 def test_groups_tags_and_patterns(winner, tasks):
     """As many results as lm-evaluation-harness makes of these names, each task once."""
     (tasks / "together.yaml").write_text(
