@@ -36,7 +36,10 @@ def main() -> int:
         lines = []
         try:
             with subprocess.Popen(
-                [*pytest, "-m", f"ray and {speed}"], stdout=subprocess.PIPE, text=True, errors="replace"
+                [*pytest, "-m", f"ray and {speed}"],
+                stdout=subprocess.PIPE,
+                text=True,
+                errors="replace",
             ) as with_ray:
                 assert with_ray.stdout is not None
                 for line in with_ray.stdout:

@@ -60,7 +60,9 @@ def read_once(build):
     def built(paths):
         index = {}
         for path in paths:
-            index.update(own(path) if path == Path(lm_eval.tasks.__file__).parent else build([path]))
+            index.update(
+                own(path) if path == Path(lm_eval.tasks.__file__).parent else build([path])
+            )
         return index
 
     return built
