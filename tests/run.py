@@ -28,10 +28,10 @@ def main() -> int:
     arguments = sys.argv[1:]
     speed = "slow" if "--slow" in arguments else "not slow"
     arguments = [argument for argument in arguments if argument != "--slow"]
-    pytest = [sys.executable, "-m", "pytest", "-q", *arguments]
+    pytest = [sys.executable, "-m", "pytest", "-q", *arguments, "-m"]
     with tempfile.TemporaryFile("w+") as output:
         others = subprocess.Popen(
-            [*pytest, "-m", f"not ray and {speed}"], stdout=output, stderr=subprocess.STDOUT
+            [*pytest, f"not ray and {speed}"], stdout=output, stderr=subprocess.STDOUT
         )
         lines = []
         try:
