@@ -36,7 +36,7 @@ def main() -> int:
         lines = []
         try:
             with subprocess.Popen(
-                [*pytest, "-m", f"ray and {speed}"],
+                [*pytest, f"ray and {speed}"],
                 stdout=subprocess.PIPE,
                 text=True,
                 errors="replace",
