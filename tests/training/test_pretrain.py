@@ -203,6 +203,7 @@ def test_a_killed_driver_goes_on_at_the_next_step(
     assert_loggers_show_the_log(config.out)
 
 
+@pytest.mark.slow
 def test_a_mixture_of_a_prepared_corpus_and_a_stream(
     config: PretrainConfig, tmp_path: Path
 ) -> None:
@@ -331,6 +332,7 @@ def test_a_loss_that_is_not_finite(here: PretrainConfig) -> None:
         )
 
 
+@pytest.mark.slow
 def test_an_error_for_the_user_comes_from_a_worker_that_is_not_tried_again(
     config: PretrainConfig, tmp_path: Path
 ) -> None:

@@ -50,6 +50,7 @@ def drain(pool, seconds=250.0):
     return results
 
 
+@pytest.mark.slow
 def test_takes_what_there_is_and_grows_when_more_joins(stored, cluster, units, caplog):
     caplog.set_level(logging.WARNING, "evo.pool")
     settings = PoolSettings(workers=2)
@@ -82,6 +83,7 @@ class Other:
         pass
 
 
+@pytest.mark.slow
 def test_as_many_workers_as_there_is_room_for_while_nodes_come_and_go(
     stored, cluster, units, caplog
 ):
