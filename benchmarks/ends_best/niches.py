@@ -1,6 +1,6 @@
 """Niches: how many candidates of each depth a search scores in full, and how good the best is.
 
-    python -m benchmarks.niches [--seeds 0 1] [--out DIR]
+    python -m benchmarks.ends_best.niches [--seeds 0 1] [--out DIR]
 
 Whole searches of the embedded teacher without Ray, one thread, with the product's rungs; with
 niches and without, else alike. What has ended is not run again. Also how often a mutation changes
@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.in_process import LENGTH, TEXT, Bench
 from benchmarks.machine import measured_on, sentence
+from benchmarks.search.in_process import LENGTH, TEXT, Bench
 from evo.algorithms.evolution import Evolution
 from evo.algorithms.map_elites import MapElites
 from evo.algorithms.settings import Budget

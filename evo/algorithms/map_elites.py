@@ -27,7 +27,8 @@ class MapElites(Evolution):
     """Mutation and crossover of the elites of all niches, each niche equally often.
 
     Args:
-        space: where candidates come from; there are as many niches as it allows numbers of layers.
+        space: where candidates come from; there are as many niches as its candidates have
+            numbers of layers.
         budget: how long to go on; patience is with the best of every niche.
         seed: of all randomness.
         rates: where offspring come from.
@@ -40,8 +41,7 @@ class MapElites(Evolution):
         self, space: Space, budget: Budget, seed: Seed, rates: Rates | None = None
     ) -> None:
         super().__init__(space, budget, seed, rates)
-        depths = space.limits.grid(space.architecture).layers
-        self._places = max(1, self.rates.elites // len(depths))
+        self._places = max(1, self.rates.elites // len(space.depths))
         self.niches: dict[int, list[Scored]] = {}
 
     def niche(self, subnet: Subnet) -> int:

@@ -66,6 +66,11 @@ class HeadSizeSpace(Space):
         """The parts that this space consists of, each of one head size; None is the teacher's."""
         return {self._named(size): part for size, part in self._parts.items()}
 
+    @property
+    def depths(self) -> set[int]:
+        """The numbers of layers that candidates with heads of any of the sizes may keep."""
+        return set().union(*(part.depths for part in self._parts.values()))
+
     def sample(self, rng: Generator) -> Subnet:
         """A random head size, and a random subnet with it."""
         size = self._other(None, rng)

@@ -56,6 +56,14 @@ def count_shapes(
     return BinShapes(inside, max(below, default=None), min(above, default=None))
 
 
+def depths(
+    architecture: Architecture, bin: Bin, *, uniform: bool, limits: WidthLimits = NO_LIMITS
+) -> set[int]:
+    """The numbers of layers with which some shape lies in a bin."""
+    tables = _tables(architecture, bin, limits, uniform)
+    return {table.layers for table in tables if table.inside.any()}
+
+
 def check_reachable(
     architecture: Architecture, bin: Bin, *, uniform: bool, limits: WidthLimits = NO_LIMITS
 ) -> None:

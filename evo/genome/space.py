@@ -25,7 +25,7 @@ from evo.genome.fit_to_bin import Counts, WidthPlan, cost_of, fit, on_grid
 from evo.genome.mutation import mutated
 from evo.genome.rank_genes import Genes, Keys
 from evo.genome.ranking import Order
-from evo.genome.shape_tables import check_reachable, drawn
+from evo.genome.shape_tables import check_reachable, depths, drawn
 from evo.genome.subnet import Mask, Subnet, kept_by_row
 from evo.genome.width_limits import NO_LIMITS, WidthLimits
 
@@ -93,6 +93,11 @@ class Space:
     def by_head_size(self) -> dict[int | None, Space]:
         """The parts that this space consists of, each of one head size; None is the teacher's."""
         return {None: self}
+
+    @property
+    def depths(self) -> set[int]:
+        """The numbers of layers that its candidates may keep."""
+        return depths(self.architecture, self.bin, uniform=self.uniform, limits=self.limits)
 
     def sample(self, rng: Generator) -> Subnet:
         """A random subnet: a random shape, and in fine spaces a noisy prefix of the order."""

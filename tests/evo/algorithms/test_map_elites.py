@@ -22,7 +22,7 @@ def shallow_is_better(subnet: Subnet) -> float:
 @pytest.mark.parametrize("elites", [1, 8, 10])
 def test_every_niche_keeps_its_own_best(elites):
     strategy = MapElites(space_of("fine-layerwise"), Budget(20, 6), 0, Rates(elites=elites))
-    places = max(1, elites // NEOX.dimensions.layers)
+    places = max(1, elites // len(strategy.space.depths))
     assert strategy.elite_count == places
     told: list[Scored] = []
     while proposals := strategy.ask():
@@ -35,7 +35,7 @@ def test_every_niche_keeps_its_own_best(elites):
         assert [(one.fitness, one.subnet.id) for one in strategy.elites] == [
             one for one in ranked if one in strategy_keeps(told, places)
         ]
-    assert set(strategy.niches) == {1, 2, 3, 4}
+    assert set(strategy.niches) == {2, 3, 4}
     for layers, niche in strategy.niches.items():
         assert {strategy.niche(one.subnet) for one in niche} == {layers}
         assert len(niche) == places
@@ -43,7 +43,7 @@ def test_every_niche_keeps_its_own_best(elites):
 
 def strategy_keeps(told: list[Scored], places: int) -> set[tuple[float, str]]:
     kept = set()
-    for layers in range(1, 5):
+    for layers in range(2, 5):
         own = [one for one in told if one.subnet.widths.layers == layers]
         kept |= set(
             sorted((one.fitness, one.subnet.id) for one in own if one.fitness is not None)[:places]
@@ -55,10 +55,10 @@ def test_the_best_of_all_does_not_drive_out_other_depths():
     strategy = MapElites(space_of("fine-layerwise"), Budget(20, 6), 0, Rates(elites=8))
     run(strategy, shallow_is_better)
     assert {layers: len(niche) for layers, niche in strategy.niches.items()} == dict.fromkeys(
-        (1, 2, 3, 4), 2
+        (2, 3, 4), 2
     )
     assert strategy.best is not None
-    assert strategy.best.subnet.id == strategy.niches[1][0].subnet.id
+    assert strategy.best.subnet.id == strategy.niches[2][0].subnet.id
 
 
 @pytest.mark.parametrize("rates", [Rates(8, 1, 0), Rates(8, 0, 1)])
@@ -66,25 +66,25 @@ def test_all_niches_are_parents_equally_often_however_many_elites_they_have(rate
     strategy = MapElites(space_of("fine-layerwise"), Budget(300, 1), 0, rates)
     first = strategy.ask()
     by_depth = {one.subnet.widths.layers: one.subnet for one in first}
-    lone = by_depth[1]
+    lone = by_depth[2]
     strategy.tell(
         [
             Scored(
                 one.subnet,
-                None if one.subnet.widths.layers == 1 and one.subnet.id != lone.id else 2.0,
+                None if one.subnet.widths.layers == 2 and one.subnet.id != lone.id else 2.0,
             )
             for one in first
         ]
     )
     assert {layers: len(niche) for layers, niche in strategy.niches.items()} == {
-        1: 1, 2: 2, 3: 2, 4: 2
+        2: 1, 3: 2, 4: 2
     }  # fmt: skip
     depth = {one.subnet.id: one.subnet.widths.layers for one in strategy.elites}
     proposals = strategy.ask()
     firsts = Counter(depth[one.parents[0]] for one in proposals if one.parents)
-    assert set(firsts) == {1, 2, 3, 4}
-    assert min(firsts.values()) > 0.7 * len(proposals) / 4
-    assert max(firsts.values()) < 1.3 * len(proposals) / 4
+    assert set(firsts) == {2, 3, 4}
+    assert min(firsts.values()) > 0.7 * len(proposals) / 3
+    assert max(firsts.values()) < 1.3 * len(proposals) / 3
     for one in proposals:
         assert len(set(one.parents)) == len(one.parents) == (1 if rates.mutation else 2)
 

@@ -225,3 +225,14 @@ def test_a_bin_that_rejection_misses(monkeypatch):
 def test_unknown_space():
     with pytest.raises(UserError, match="unknown space 'coarse': the spaces are coarse-uniform, "):
         Space("coarse", NEOX, random_order(NEOX.dimensions), any_cost(NEOX))
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_depths_are_those_that_samples_have(name):
+    for low, high, multiple_of in [(0.1, 0.12, []), (0.4, 0.45, []), (0.85, 0.9, ["layers=2"])]:
+        space = Space(
+            name, NEOX, random_order(NEOX.dimensions), share(NEOX, low, high),
+            limits=WidthLimits.parse(multiple_of, []),
+        )  # fmt: skip
+        rng = np.random.default_rng(0)
+        assert space.depths == {int(space.sample(rng).layers.sum()) for _ in range(400)}

@@ -25,6 +25,8 @@ from tests.support.architectures import NEOX, random_order, share
 from tests.support.histories import evolve
 
 SEQUENCES, TARGETS = 40, 5
+DEPTHS = (2, 3, 4)
+"""Numbers of layers that the bin of `search_in` allows."""
 
 
 def search_in(directory: Path, kind: str, elites: int = 8) -> Search:
@@ -71,7 +73,7 @@ def test_no_depth_is_screened_out_by_another(tmp_path: Path, kind: str) -> None:
     search = search_in(tmp_path, kind)
     run_to_its_end(search)
     full = [row for row in search.history.rows if row.status == "full"]
-    later = {layers: 0 for layers in (1, 2, 3, 4)}
+    later = dict.fromkeys(DEPTHS, 0)
     for row in full:
         later[row.layers] += row.generation > 0
     assert min(later.values()) >= 2
@@ -85,7 +87,7 @@ def test_a_full_niche_costs_no_more_than_its_share_of_the_rungs(tmp_path: Path) 
     """In all, as many as the share of the generation, or as places were free."""
     search = search_in(tmp_path, "rungs")
     run_to_its_end(search)
-    filled = dict.fromkeys((1, 2, 3, 4), 0)
+    filled = dict.fromkeys(DEPTHS, 0)
     for generation in range(6):
         rows = [row for row in search.history.rows if row.generation == generation]
         free = sum(2 - min(2, count) for count in filled.values())

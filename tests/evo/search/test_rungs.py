@@ -110,8 +110,8 @@ def test_only_those_who_are_clearly_worse_than_the_cutoff_leave():
     for _ in range(400):
         losses = paired(rng, [4.0, 4.0, 5.0], 0.1)
         elite = losses.pop("00")
-        told = {name: estimates(one, np.arange(50), [elite]) for name, one in losses.items()}
-        kept = survivors(rungs, told, {"00": elite.mean()}, 1)
+        shifted = {name: estimates(one, np.arange(50), [elite]) for name, one in losses.items()}
+        kept = survivors(rungs, shifted, {"00": elite.mean()}, 1)
         assert "02" not in kept
         left += "01" not in kept
     assert 0.05 < left / 400 < 0.13
@@ -120,8 +120,8 @@ def test_only_those_who_are_clearly_worse_than_the_cutoff_leave():
 def test_an_unpaired_test_would_see_no_difference():
     losses = paired(np.random.default_rng(2), [4.0, 4.1], 0.05)
     seen, elites = np.arange(20), {"00": losses["00"].mean()}
-    told = estimates(losses["01"][seen], seen, [losses["00"]])
-    assert survivors(Rungs((0.1,), survivors=1), {"01": told}, elites, 1) == set()
+    shifted = estimates(losses["01"][seen], seen, [losses["00"]])
+    assert survivors(Rungs((0.1,), survivors=1), {"01": shifted}, elites, 1) == set()
     plain = {"01": losses["01"][seen]}
     assert survivors(Rungs((0.1,), survivors=1), plain, elites, 1) == {"01"}
 
@@ -174,11 +174,11 @@ def test_niches_are_not_compared_with_each_other():
     losses = paired(np.random.default_rng(6), [5.0, 5.2, 4.5, 4.6], 0.001)
     elites, niches = {"shallow": 4.4, "deep": 5.1}, dict(zip(losses, (8, 8, 2, 2), strict=True))
     common = losses["00"] - 5.0
-    told = {name: values - common for name, values in losses.items()}
+    shifted = {name: values - common for name, values in losses.items()}
     rungs = Rungs((0.1,), survivors=1)
     niches |= {"shallow": 2, "deep": 8}
-    assert survivors(rungs, told, elites, 1, niches) == {"00"}
-    assert survivors(rungs, told, elites, 2) == set()
+    assert survivors(rungs, shifted, elites, 1, niches) == {"00"}
+    assert survivors(rungs, shifted, elites, 2) == {"02"}
 
 
 def test_niches_fill_up_first_then_take_turns_by_what_they_gain():
