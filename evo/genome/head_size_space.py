@@ -15,6 +15,7 @@ from numpy.random import Generator
 from evo.errors import UserError
 from evo.genome.bins import Bin
 from evo.genome.cost import Architecture
+from evo.genome.fit_to_bin import WidthPlan
 from evo.genome.ranking import Order
 from evo.genome.space import Operator, Space
 from evo.genome.subnet import Subnet
@@ -82,6 +83,11 @@ class HeadSizeSpace(Space):
         if rng.random() < RESIZED and len(self._parts) > 1:
             size = self._other(size, rng)
         return self._sized(self._parts[size].mutate(parent, rng), size)
+
+    def prefix(self, plan: WidthPlan, rng: Generator) -> Subnet:
+        """With heads of the teacher's size, or of the nearest there is."""
+        size = min(self._parts, key=lambda size: abs(size - self.architecture.head_size))
+        return self._sized(self._parts[size].prefix(plan, rng), size)
 
     def varied(self, parent: Subnet, operator: Operator, rng: Generator) -> Subnet:
         """What an operator makes of the parent's masks; its head size stays."""

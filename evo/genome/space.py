@@ -120,9 +120,13 @@ class Space:
         pair = self._genes(first, rng), self._genes(second, rng)
         return self._in_bin(lambda: crossed(*pair, rng, fine=self.fine, uniform=self.uniform), rng)
 
-    def subnet(self, plan: WidthPlan) -> Subnet:
-        """The subnet of a plan in a coarse space: the first of the order."""
-        return self._subnet(Genes(plan, *self._order_keys))
+    def prefix(self, plan: WidthPlan, rng: Generator) -> Subnet:
+        """The subnet that keeps the first of the order, as many as a plan says; moved into the bin
+        where it lies outside."""
+        channels, groups, neurons = self._order_keys
+        rows = 1 if self.uniform else self.architecture.dimensions.layers
+        genes = Genes(plan, channels, groups.repeat(rows, axis=0), neurons.repeat(rows, axis=0))
+        return self._in_bin(lambda: genes, rng)
 
     def _in_bin(self, propose: Callable[[], Genes], rng: Generator) -> Subnet:
         architecture, bin, limits = self.architecture, self.bin, self.limits

@@ -16,7 +16,7 @@ from workers.settings import POOL_IDLE, PoolSettings, ScoringSettings
 if TYPE_CHECKING:
     from evo.genome.width_limits import WidthLimits
 
-ALGORITHMS = ("evolution", "random", "local", "one-plus-lambda")
+ALGORITHMS = ("evolution", "random", "local", "one-plus-lambda", "one-shot")
 
 FITNESSES = ("perplexity", "kl", *PROXIES)
 
@@ -53,7 +53,8 @@ class SearchConfig:
         patience: end a search after so many generations without a better best.
         seed: of all randomness; the same seed gives the same history on any number of workers.
         algorithm: evolution, or a baseline: random (samples only), local (mutates the best),
-            one-plus-lambda (offspring of the best by level switches, as EvoPress does it).
+            one-plus-lambda (offspring of the best by level switches, as EvoPress does it), one-shot
+            (no search: the teacher's order, cut once at the teacher's proportions).
         start_from: directory of another run of the same teacher, whose best candidates, brought
             into each space and bin, are half of the first generation. They are copied: it does
             not matter if that run goes on.
@@ -120,7 +121,7 @@ class SearchConfig:
     generations: int = 100
     patience: int | None = None
     seed: int = 0
-    algorithm: Literal["evolution", "random", "local", "one-plus-lambda"] = "evolution"
+    algorithm: Literal["evolution", "random", "local", "one-plus-lambda", "one-shot"] = "evolution"
     start_from: Path | None = None
     niches: Niches | None = None
     elites: int = 10
@@ -192,6 +193,16 @@ class SearchConfig:
             )
         if self.shard_tokens < 1:
             raise UserError(f"shards of {self.shard_tokens} tokens cannot be: give at least 1")
+        if self.algorithm == "one-shot" and self.in_bin == "reject":
+            raise UserError(
+                "--algorithm one-shot moves its candidate into the bin, which --in-bin reject "
+                "rules out: leave one of them away"
+            )
+        if self.algorithm == "one-shot" and self.start_from is not None:
+            raise UserError(
+                "--algorithm one-shot has one candidate and begins with no others: leave "
+                "--start-from away"
+            )
         if self.start_from is not None and self.in_bin == "reject":
             raise UserError(
                 "--start-from moves candidates into the bins, which --in-bin reject rules out: "

@@ -12,6 +12,7 @@ from evo.algorithms.evolution import Evolution
 from evo.algorithms.local_search import LocalSearch
 from evo.algorithms.map_elites import MapElites
 from evo.algorithms.one_plus_lambda import OnePlusLambda
+from evo.algorithms.one_shot import OneShot
 from evo.algorithms.random_search import RandomSearch
 from evo.commands.search.config import SearchConfig
 from evo.commands.search.inputs import SearchInputs
@@ -87,6 +88,8 @@ def _strategy(config: SearchConfig, space: Space, seed: list[int]) -> Strategy:
         return LocalSearch(space, config.budget, seed)
     if config.algorithm == "one-plus-lambda":
         return OnePlusLambda(space, config.budget, seed)
+    if config.algorithm == "one-shot":
+        return OneShot(space, config.budget, seed)
     if config.kept_apart_by == "layers":
         return MapElites(space, config.budget, seed, config.rates)
     return Evolution(space, config.budget, seed, config.rates)
