@@ -4,7 +4,7 @@
         [--tokens 400000] [--arms ...] [--out DIR]
 
 Every arm spends the same FLOPs in all: what its search and train-off took, it trains less. `chosen
-by training` is `evo search --niches layers`, then `evo select`, whose winner is trained on --tokens;
+by training` is `evo search --niches layers`, then `evo select`, whose winner trains on --tokens;
 all others train until they have spent as much. The commands are the product's own. Goes on where it
 was interrupted, writes ends_best.json and ends_best.md beside this file.
 """
@@ -183,8 +183,8 @@ def markdown(cells: dict[str, dict[str, Any]], machine: dict[str, Any], tokens: 
     lines = [
         "# The network that ends best",
         "",
-        f"`{SPACE}`, bin {BIN}; perplexity on stdlib:validation after {tokens:,} tokens of training "
-        f"of the network that a train-off of {FINALISTS} finalists chose, and of the others after "
+        f"`{SPACE}`, bin {BIN}; perplexity on stdlib:validation after {tokens:,} tokens of "
+        f"training of the network that a train-off of {FINALISTS} finalists chose, and of the others after "
         "as many FLOPs in all: the search's and the train-off's are counted.",
         "",
         sentence(machine),
