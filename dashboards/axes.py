@@ -24,9 +24,9 @@ LARGEST_NLL = 100.0
 """What is beyond is drawn there, as no axis holds all that float64 does."""
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """A figure of so many inches that needs no screen."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+def new_figure(width: float, height: float, dpi: int = DPI) -> Figure:
+    """Make a figure of this size in inches, which needs no screen."""
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

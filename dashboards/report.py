@@ -15,7 +15,7 @@ from dashboards.html import UNKNOWN, code, element, identifier, page, picture, t
 from dashboards.pictures import search_curves
 from dashboards.search_run import RunRecord, SearchRecord, read_run
 from dashboards.search_section import search_section
-from evo.storage.files import atomic_file
+from evo.storage.files import write_whole
 
 PAGE = "index.html"
 
@@ -41,8 +41,7 @@ def report(run: Path, out: Path) -> Path:
     for search in record.searches:
         body.extend(search_section(record, search, out))
     body.append(_settings(record))
-    with atomic_file(out / PAGE) as temporary:
-        temporary.write_text(page(f"evo: {_run_name(record)}", body), encoding="utf-8")
+    write_whole(out / PAGE, page(f"evo: {_run_name(record)}", body))
     return out / PAGE
 
 

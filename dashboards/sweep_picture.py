@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from dashboards.axes import new_figure, save
 from dashboards.training_curves import COLOURS
-from evo.storage.files import atomic_file
 from training.sweep.trials import shown
 
 COLUMNS = 4
@@ -43,8 +41,7 @@ def draw_sweep(results: pd.DataFrame, settings: Sequence[str], path: Path) -> No
     panels = 1 + len(settings)
     columns = min(panels, COLUMNS)
     lines = ceil(panels / columns)
-    figure = Figure(figsize=(1.0 + 3.8 * columns, 0.4 + 3.6 * lines), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(1.0 + 3.8 * columns, 0.4 + 3.6 * lines, dpi=130)
     axes = [figure.add_subplot(lines, columns, index + 1) for index in range(panels)]
     _curves(axes[0], drawn, _most_telling(ends, settings))
     for panel, name in zip(axes[1:], settings, strict=True):
@@ -56,8 +53,7 @@ def draw_sweep(results: pd.DataFrame, settings: Sequence[str], path: Path) -> No
         f"validation perplexity {best['final_perplexity']:.2f}",
         fontsize=11,
     )
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save(figure, path)
 
 
 def _most_telling(ends: pd.DataFrame, settings: Sequence[str]) -> str | None:

@@ -7,14 +7,14 @@ import shutil
 from typing import Any
 
 from evo.errors import UserError
-from evo.storage.files import atomic_file, exclusive
+from evo.storage.files import exclusive, write_whole
 from evo.storage.run_directory import claim_run
 from evo.storage.strict_json import dumps
 from training.config import PretrainConfig
 from training.logs import log
 from training.logs.log_tail import Watcher, log_tail
 from training.logs.loggers import open_loggers
-from training.logs.progress import progress_display
+from training.logs.progress import ProgressDisplay
 from training.run_directory import CHECKPOINTS, FREE, RESULT, SUMMARY
 from training.setup.launch import launch_on_ray_train
 from training.setup.training_run import Launch, TrainingRun, open_run
@@ -55,7 +55,7 @@ def pretrain(
             return json.loads((directory / SUMMARY).read_text())
         loggers = open_loggers(config.loggers, directory, run.recorded)
         if watcher is None:
-            watcher = progress_display(directory.name, settings.steps, settings.flops)
+            watcher = ProgressDisplay(directory.name, settings.steps, settings.flops)
         with log_tail(directory, [watcher, *loggers]):
             launch(run)
         return _finish(run)
@@ -73,7 +73,6 @@ def _finish(run: TrainingRun) -> dict[str, Any]:
     last = rows[-1]
     summary = {"steps": last["step"]} | {name: last[name] for name in SUMMARISED if name in last}
     summary["settings"] = run.recorded
-    with atomic_file(directory / SUMMARY) as temporary:
-        temporary.write_text(dumps(summary, indent=2) + "\n")
+    write_whole(directory / SUMMARY, dumps(summary, indent=2) + "\n")
     shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
     return summary

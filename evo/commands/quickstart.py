@@ -17,7 +17,7 @@ from evo.commands.search.config import SearchConfig
 from evo.console import result_console
 from evo.embedded import teacher_path
 from evo.errors import UserError
-from evo.storage.files import atomic_file
+from evo.storage.files import write_whole
 
 BINS = ("25%", "50%")
 SPACE = "coarse-uniform"
@@ -80,8 +80,7 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
         console.print(f"[bold]{number}. Pretrain[/] the {small['bin']} shape from {LABELS[arm]}")
         pretrain_arm(arm, Path(small["winner"]), config)
     summary = _summary(found, small, config.out)
-    with atomic_file(config.out / "summary.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    write_whole(config.out / "summary.json", json.dumps(summary, indent=2) + "\n")
     _draw(config.out, found)
     console.print(_table(summary))
     console.print(_closing(config.out), soft_wrap=True)

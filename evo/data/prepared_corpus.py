@@ -19,7 +19,7 @@ from evo.data.token_shards import Blocks, Shard, map_tokens, spaced
 from evo.errors import UserError
 from evo.model.tokenizer import Tokenizer
 from evo.storage.checksums import check
-from evo.storage.files import atomic_file
+from evo.storage.files import write_whole
 from evo.storage.run_directory import FILE as SETTINGS
 
 MANIFEST = "manifest.json"
@@ -64,8 +64,8 @@ class Manifest:
             UserError: it cannot be written.
         """
         blocks = self.tokens // self.sequence_length if self.sequence_length else None
-        with atomic_file(directory / MANIFEST) as temporary:
-            temporary.write_text(json.dumps(asdict(self) | {"blocks": blocks}, indent=1) + "\n")
+        content = asdict(self) | {"blocks": blocks}
+        write_whole(directory / MANIFEST, json.dumps(content, indent=1) + "\n")
 
     @staticmethod
     def load(directory: Path) -> Manifest:

@@ -18,7 +18,7 @@ from evo.data.token_blocks import npy_tokens, tokenise
 from evo.data.token_shards import Shard, write_shard
 from evo.errors import UserError, first_line
 from evo.model.tokenizer import Tokenizer
-from evo.storage.files import atomic_file
+from evo.storage.files import write_whole
 
 SHARD_TOKENS = 2**25
 """A chunk of more tokens than this becomes several shards: so many are held in memory."""
@@ -97,8 +97,7 @@ def tokenise_chunk(number: int, chunk: Chunk, tokenizer: Tokenizer, directory: P
     if count:
         shards.append(write_shard(_path(directory, number, len(shards)), held[:count]))
     record = Record(documents, shards, changed)
-    with atomic_file(record_path(directory, number)) as temporary:
-        temporary.write_text(json.dumps(asdict(record)))
+    write_whole(record_path(directory, number), json.dumps(asdict(record)))
     return record
 
 

@@ -19,7 +19,7 @@ import pandas as pd
 
 from evo.errors import UserError, first_line
 from evo.search.shard_score import ShardScore
-from evo.storage.files import atomic_file, output_errors
+from evo.storage.files import atomic_file, output_errors, write_whole
 
 Status = Literal["full", "screened", "failed"]
 
@@ -151,8 +151,7 @@ class History:
         self.rows.sort(key=lambda row: (row.generation, row.candidate))
         with atomic_file(self.parquet) as temporary:
             frame(self.rows).to_parquet(temporary, index=False)
-        with atomic_file(self._state) as temporary:
-            temporary.write_text(json.dumps(state))
+        write_whole(self._state, json.dumps(state))
         self.state = state
         with output_errors(self._journal):
             self._journal.write_bytes(b"")

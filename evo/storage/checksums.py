@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evo.errors import UserError
-from evo.storage.files import atomic_file, cache_directory
+from evo.storage.files import cache_directory, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -120,8 +120,7 @@ def _known_file(directory: Path) -> Path:
 def _keep(path: Path, right: dict[str, Any]) -> None:
     """For the next time; where that cannot be, everything is read again then."""
     try:
-        with atomic_file(path) as temporary:
-            temporary.write_text(json.dumps(right))
+        write_whole(path, json.dumps(right))
     except UserError as error:
         _warn_once(f"{error}: checksums are compared anew at every start")
 

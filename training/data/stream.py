@@ -26,7 +26,7 @@ from evo.data.sources import SourceRange
 from evo.data.token_blocks import Tokens, batches_of, check_ids, npy_tokens
 from evo.errors import UserError
 from evo.model.tokenizer import Tokenizer, load_tokenizer
-from evo.storage.files import atomic_file, output_errors
+from evo.storage.files import output_errors, write_whole
 from training.data.prefetch import AHEAD
 
 APART = AHEAD + 1
@@ -170,8 +170,8 @@ class WindowReader:
         self._text, self._file, self._most = text, positions, kept
         self._tokenizer = load_tokenizer(text.model)
         self._positions = {0: TextPosition(), **_read_positions(positions)}
-        with atomic_file(positions) as temporary:  # without a line that was cut off
-            temporary.write_text("".join(map(_line, *zip(*self._positions.items(), strict=True))))
+        # Without a line that was cut off.
+        write_whole(positions, "".join(map(_line, *zip(*self._positions.items(), strict=True))))
         self._kept: dict[int, Any] = {}
         self._next = 0
         self._stream: BlockStream | None = None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from evo.errors import UserError
-from evo.storage.files import atomic_file, output_errors
+from evo.storage.files import output_errors, write_whole
 from evo.storage.strict_json import dumps
 
 LOG = "log.jsonl"
@@ -43,8 +43,7 @@ def secure(run: Path) -> None:
 def cut_back(run: Path, step: int) -> None:
     """Drop what was logged after a step, a half-written line included; -1 drops all."""
     kept = [row for row in rows(run) if row["step"] <= step]
-    with atomic_file(run / LOG) as temporary:
-        temporary.write_text("".join(dumps(row) + "\n" for row in kept), encoding="utf-8")
+    write_whole(run / LOG, "".join(dumps(row) + "\n" for row in kept))
 
 
 def rows(run: Path) -> list[dict[str, Any]]:

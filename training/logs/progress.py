@@ -82,14 +82,12 @@ class ProgressDisplay:
     Args:
         name: the name of the run.
         steps: the steps of the whole run.
-        state: what is known of the run.
+        flops: the FLOPs of the whole run.
         console: a terminal or a log; by default stderr.
     """
 
-    def __init__(
-        self, name: str, steps: int, state: ProgressState, console: Console | None = None
-    ) -> None:
-        self._state = state
+    def __init__(self, name: str, steps: int, flops: float, console: Console | None = None) -> None:
+        self._state = ProgressState(steps, flops)
         self._shown = WorkProgress(name, steps, console)
 
     def restart(self) -> None:
@@ -104,14 +102,3 @@ class ProgressDisplay:
     def close(self) -> None:
         """Leave the last state standing."""
         self._shown.close()
-
-
-def progress_display(name: str, steps: int, flops: float) -> ProgressDisplay:
-    """Make the display of a run's progress on stderr.
-
-    Args:
-        name: the name of the run.
-        steps: the steps of the whole run.
-        flops: the FLOPs of the whole run.
-    """
-    return ProgressDisplay(name, steps, ProgressState(steps, flops))

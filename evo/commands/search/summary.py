@@ -13,7 +13,7 @@ from evo.search.history import Row, perplexity
 from evo.search.pareto_front import best_of_bins, pareto_front, points_of
 from evo.search.search import Search
 from evo.search.winner import save_candidate
-from evo.storage.files import atomic_file
+from evo.storage.files import write_whole
 from evo.storage.strict_json import dumps, plain
 
 
@@ -47,8 +47,7 @@ def conclude(
         "best": [asdict(point) for point in best_of_bins(points)],
         "front": [asdict(point) for point in pareto_front(points)],
     }
-    with atomic_file(inputs.config.out / "summary.json") as temporary:
-        temporary.write_text(dumps(summary, indent=2) + "\n")
+    write_whole(inputs.config.out / "summary.json", dumps(summary, indent=2) + "\n")
     return plain(summary)
 
 
