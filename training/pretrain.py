@@ -32,12 +32,8 @@ def pretrain(
     """Train, or go on with a run that was cut off; a finished run is left alone.
 
     Leaves `model/` (the checkpoint), `log.jsonl` (a line per step), `settings.yaml` and
-    `summary.json` in the run directory, which all workers must be able to reach.
-
-    Args:
-        config: the settings that the user has given.
-        watcher: is told the log's rows; by default the display of progress on stderr.
-        launch: runs the training loop.
+    `summary.json` in the run directory, which all workers must be able to reach. The watcher is
+    given the log's rows; by default it is the display of progress on stderr.
 
     Returns:
         The summary: `steps`, `tokens`, `flops`, `seconds`, `loss`, `validation_perplexity` where

@@ -140,11 +140,7 @@ def read_stream(
 ) -> NDArray[np.int32]:
     """The first tokens of a prepared corpus, shape [N].
 
-    Args:
-        source: the directory.
-        tokenizer: of the model that will read it.
-        vocabulary: token ids must be below it.
-        max_tokens: read no more than so many.
+    The arguments are those of `open_blocks`; no more than `max_tokens` are read.
 
     Raises:
         UserError: as of `open_blocks`.

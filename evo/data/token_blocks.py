@@ -135,11 +135,8 @@ def load_stream(
 ) -> Tokens:
     """The token ids of a source one after the other, shape [N].
 
-    Args:
-        source: see `evo.data.sources`.
-        tokenizer: not needed for `.npy`.
-        vocabulary: token ids must be below it.
-        max_tokens: read no more than so many, or than the first 33M if those are more.
+    The source, tokenizer and vocabulary are as for `load_text`. No more than `max_tokens` are read,
+    or than the first 33M if those are more.
 
     Raises:
         UserError: an unknown source, one that cannot be read, or a 2-D `.npy`, whose rows do not
@@ -225,9 +222,7 @@ def _tokens_of(part: SourceRange, tokenizer: Tokenizer | None) -> Iterator[Token
 def part_tokens(part: SourceRange, tokenizer: Tokenizer | None) -> Iterator[Tokens]:
     """The token ids of a part of a source, 1-D, some thousands at once.
 
-    Args:
-        part: of a source.
-        tokenizer: not needed for `.npy`.
+    Only text needs the tokenizer, not a `.npy`.
 
     Raises:
         UserError: it cannot be read.
@@ -270,9 +265,7 @@ def tokenise(documents: Iterable[str], tokenizer: Tokenizer) -> Iterator[Tokens]
 def batches_of(items: Iterable[Item], characters: Callable[[Item], int]) -> Iterator[list[Item]]:
     """Items in lists that are neither long nor large; a large one is alone.
 
-    Args:
-        items: documents, or something that has one.
-        characters: how long an item's document is.
+    `characters` gives the length of an item's document.
     """
     batch: list[Item] = []
     size = 0

@@ -35,9 +35,7 @@ class Shard(Summed):
 def write_shard(path: Path, tokens: NDArray[Any]) -> Shard:
     """Write token ids as an Arrow file of one column and one batch.
 
-    Args:
-        path: appears when it is whole.
-        tokens: 1-D, not empty.
+    The token ids are 1-D, and at least one. The file appears when it is whole.
 
     Raises:
         UserError: it cannot be written.

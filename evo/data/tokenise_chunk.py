@@ -52,11 +52,7 @@ def token_type(tokenizer: Tokenizer) -> np.dtype[Any]:
 def tokenise_chunk(number: int, chunk: Chunk, tokenizer: Tokenizer, directory: Path) -> Record:
     """Tokenise a chunk, write its shards, then the record that says that it is finished.
 
-    Args:
-        number: of the chunk, which its files are named after.
-        chunk: what to read.
-        tokenizer: of the token ids.
-        directory: of the corpus.
+    Its files, in the directory of the corpus, are named after its number.
 
     Raises:
         UserError: the chunk cannot be read, or a shard cannot be written.

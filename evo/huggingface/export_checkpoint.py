@@ -104,11 +104,6 @@ def portable_model(stored: Checkpoint, dtype: torch.dtype, device: str) -> EvoFo
 
     The weights go from the checkpoint's file to the device: no other copy of them is made.
 
-    Args:
-        stored: the checkpoint.
-        dtype: the dtype of the weights.
-        device: torch's name of the device.
-
     Raises:
         UserError: that class cannot express the network.
     """
@@ -126,10 +121,7 @@ def portable_model(stored: Checkpoint, dtype: torch.dtype, device: str) -> EvoFo
 def portable_config(config: Config, widths: Widths, *, tied: bool) -> dict[str, Any]:
     """The `config.json` of a network in the modelling file's class.
 
-    Args:
-        config: litgpt's; of a layer-wise network, what its blocks have in common.
-        widths: of its blocks.
-        tied: whether embedding and output head are one matrix.
+    Of a layer-wise network, litgpt's config says what its blocks have in common.
 
     Raises:
         UserError: that class cannot say it.

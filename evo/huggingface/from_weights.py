@@ -106,11 +106,7 @@ def litgpt_weights(
 ) -> dict[str, Tensor]:
     """The tensors under litgpt's names, checked against the config.
 
-    Args:
-        source: the checkpoint's own config.
-        config: litgpt's of the same network.
-        weights: by their Hugging Face names.
-        dtype: to convert to; None keeps each as it is.
+    `weights` are by their Hugging Face names; with a dtype of None each keeps its own.
 
     Returns:
         Every tensor that the config asks for; tied ones are one tensor under two names.

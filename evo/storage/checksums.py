@@ -52,10 +52,7 @@ def checksum(path: Path) -> str:
 def check(directory: Path, files: Sequence[Summed], made_by: str) -> None:
     """Compare files with their checksums.
 
-    Args:
-        directory: where they are.
-        files: as they were written.
-        made_by: the command that makes them anew.
+    `made_by` is the command that makes them anew.
 
     Raises:
         UserError: one is missing or damaged.

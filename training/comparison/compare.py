@@ -176,12 +176,7 @@ def _check_comparable(runs: Sequence[Path]) -> None:
 
 
 def table(baseline: Group, groups: Sequence[Group]) -> Table:
-    """The comparison as a table for the terminal.
-
-    Args:
-        baseline: the group whose last perplexity is to be matched.
-        groups: the rows of the table.
-    """
+    """The comparison as a table for the terminal."""
     shown = Table(title=f"FLOPs to match {baseline.name} (perplexity {baseline.perplexity:.2f})")
     shown.add_column("run")
     for heading in ("n", "FLOPs", "perplexity", "FLOPs to match", "ratio", "over seeds"):

@@ -74,10 +74,6 @@ class Comparison:
 def read_curve(run: Path, name: str | None = None) -> Curve:
     """The validations of a run, finished or not.
 
-    Args:
-        run: run directory of `evo pretrain`.
-        name: name of the run; by default the directory's.
-
     Raises:
         UserError: the directory is no run, or has fewer than two validations.
     """
@@ -103,10 +99,6 @@ def flops_to_match(curve: Curve, target: float) -> Match:
 
     Between two validations the logarithm of the perplexity is taken to fall linearly with FLOPs;
     curves bend the other way, so this is rather too many than too few.
-
-    Args:
-        curve: validations of the run.
-        target: the perplexity.
     """
     if curve.perplexity[0] <= target:
         return Match(next(f for f in curve.flops if f > 0), is_bound=True)
@@ -135,10 +127,7 @@ def perplexity_at(curve: Curve, flops: float) -> float | None:
 def against(baseline: Curve, curve: Curve, *, other_flops: float = 0.0) -> Comparison:
     """A run against the baseline's end.
 
-    Args:
-        baseline: validations of the run to be matched.
-        curve: validations of the run.
-        other_flops: FLOPs spent for the run before it, as by the search for its start.
+    `other_flops` were spent for the run before it, as by the search for its start.
     """
     match = flops_to_match(curve, baseline.perplexity[-1])
     if match.flops is not None:

@@ -49,13 +49,7 @@ class LocalBatch:
 class Prefetch:
     """Reads the local batches of a worker, one step after the other; a context manager.
 
-    Args:
-        sampler: draws the blocks of each step.
-        texts: the sources' blocks.
-        rank: the worker's number, from 0.
-        workers: number of workers.
-        steps: numbers of the steps.
-        teacher_logits: a teacher's stored logits of the same text; None without them.
+    Workers are numbered from 0. `teacher_logits` are a teacher's stored logits of the same text.
     """
 
     def __init__(

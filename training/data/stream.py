@@ -57,11 +57,8 @@ class TextPosition:
 class BlockStream:
     """The blocks of a text in their order; after its end, from its beginning again.
 
-    Args:
-        parts: the parts of the text.
-        tokenizer: the tokenizer; None for `.npy` alone.
-        length: tokens of a block.
-        position: position of the first block.
+    Only text needs the tokenizer, not a `.npy`. The position is that of the first block, the length
+    that of all blocks, in tokens.
     """
 
     def __init__(
@@ -231,9 +228,7 @@ def _line(number: int, position: TextPosition) -> str:
 def windows_to_keep(batch: int, window: int) -> int:
     """The number of windows to hold, so that no worker asks for one that was let go.
 
-    Args:
-        batch: blocks of a step.
-        window: blocks of a window.
+    Both are in blocks: the batch of a step, and the window.
     """
     # Steps do not end where windows do, and the window after the last is asked for already.
     return -(-(APART + 1) * batch // window) + 2

@@ -57,8 +57,7 @@ class Source:
     def known_blocks(self, purpose: str) -> Tokens | Blocks:
         """The blocks, by their numbers.
 
-        Args:
-            purpose: what needs the blocks, for the message.
+        The message names the purpose for which they are needed.
 
         Raises:
             UserError: the source is a stream.

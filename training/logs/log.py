@@ -71,10 +71,7 @@ def last_step(run: Path) -> int:
 def parse(line: str | bytes, path: Path, number: int) -> dict[str, Any]:
     """The row that a line of a log holds.
 
-    Args:
-        line: content of the line.
-        path: file of the log, for the message.
-        number: number of the line, for the message.
+    The message names the file and the line's number.
 
     Raises:
         UserError: the line is no JSON object with a step.

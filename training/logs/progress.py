@@ -16,9 +16,7 @@ RATE_STEPS = 20
 class ProgressState:
     """What is known of a run at its last logged step.
 
-    Args:
-        steps: the steps of the whole run.
-        flops: the FLOPs of the whole run.
+    `steps` and `flops` are those of the whole run.
     """
 
     def __init__(self, steps: int, flops: float) -> None:
@@ -79,11 +77,8 @@ class ProgressState:
 class ProgressDisplay:
     """Shows a run's progress on stderr; a watcher of its log.
 
-    Args:
-        name: the name of the run.
-        steps: the steps of the whole run.
-        flops: the FLOPs of the whole run.
-        console: a terminal or a log; by default stderr.
+    `steps` and `flops` are those of the whole run. The console may be a terminal or a log; by
+    default it is stderr.
     """
 
     def __init__(self, name: str, steps: int, flops: float, console: Console | None = None) -> None:

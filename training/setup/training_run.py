@@ -111,10 +111,7 @@ class TrainingRun:
     def job(self, *, text: tuple[Any, ...], validation: Any, threads: int) -> WorkerJob:
         """What each worker is given.
 
-        Args:
-            text: blocks of each source, or references to them.
-            validation: blocks of the validation text, or a reference to them; None without it.
-            threads: threads of a worker on the CPU.
+        Blocks may be references to them; `validation` is None without it.
         """
         settings, sources = self.settings, self.inputs.text
         extents = tuple(source.extent for source in sources.sources)

@@ -130,9 +130,6 @@ class SharedPool:
     def wait(self, timeout: float) -> list[ScoredUnit]:
         """Scored units as they come, in no order that can be relied on.
 
-        Args:
-            timeout: seconds after which to return even without any.
-
         Returns:
             At least one unit, unless the time has passed or nothing is pending.
 

@@ -60,14 +60,7 @@ class WorkerGroup:
         settings: PoolSettings,
         worker: type,
     ) -> None:
-        """Ask for the workers; returns at once.
-
-        Args:
-            teacher: whose subnets are scored.
-            scoring: how to score.
-            settings: how many workers.
-            worker: the class of the actors.
-        """
+        """Ask for the workers; returns at once."""
         self.workers: list[WorkerHandle] = []
         self._resources: dict[str, float] = {"CPU": scoring.threads}
         if settings.gpus_per_worker:
@@ -133,8 +126,7 @@ class WorkerGroup:
     def check(self, waiting: int) -> None:
         """Log it when workers have died or are missing, and give up if none has ever come.
 
-        Args:
-            waiting: units that no worker has.
+        `waiting` is the number of units that no worker has.
 
         Raises:
             UserError: no worker has started within the timeout.

@@ -19,10 +19,7 @@ ROUNDS = 3
 def calibrate(teacher: Network, settings: ScoringSettings, gpus: float) -> Latencies:
     """The latencies from which others are predicted: one worker's time, and no other's beside it.
 
-    Args:
-        teacher: whose shapes are measured, with random weights.
-        settings: device, dtype, threads and the length at which to measure.
-        gpus: share of a GPU that the worker reserves.
+    Shapes have random weights. The worker reserves `gpus` of a GPU.
     """
     assert settings.latency_length is not None
     shapes = calibration_shapes(teacher.architecture)

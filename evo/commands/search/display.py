@@ -20,11 +20,8 @@ logger = logging.getLogger("evo.search")
 class SearchDisplay:
     """Shows searches while they run; a context manager.
 
-    Args:
-        names: the names of the searches.
-        budget: the budget of each search.
-        console: the console on which the live table is drawn, if it is a terminal.
-        is_nll: whether fitness is an NLL, whose perplexity is then shown.
+    The live table is drawn where the console is a terminal. Where fitness is an NLL, its perplexity
+    is shown too.
     """
 
     def __init__(

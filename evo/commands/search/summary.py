@@ -24,10 +24,7 @@ def conclude(
 ) -> dict[str, Any]:
     """Extract the winners and write the summary.
 
-    Args:
-        inputs: whose searches they are.
-        searches: all ended.
-        winners: the NLL of those candidates whose rows have none.
+    `winners` gives the NLL of those candidates whose rows have none.
     """
     concluded = [_conclude(inputs, search, winners) for search in searches]
     points = [
