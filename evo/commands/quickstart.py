@@ -67,8 +67,8 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     from evo.commands.search.driver import search
 
     console = result_console()
-    console.print(f"[bold]1. Search[/] the embedded teacher for {SPACE} subnets of {_and(BINS)} of "
-                  "its parameters")  # fmt: skip
+    console.print(f"[bold]1. Search[/] the embedded teacher for {SPACE} subnets of "
+                  f"{' and '.join(BINS)} of its parameters")  # fmt: skip
     found = search(search_config(config))
     small = min(found["searches"], key=lambda one: one["params"])
     for one in found["searches"]:
@@ -230,7 +230,3 @@ def _closing(out: Path) -> str:
             "wikitext-103-raw-v1:validation --bins pythia-160m --out runs/first",
         ]
     )
-
-
-def _and(names: tuple[str, ...]) -> str:
-    return " and ".join(names)

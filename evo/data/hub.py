@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 
 COMMIT = re.compile("[0-9a-f]{40}")
 
-
 Result = TypeVar("Result")
 
 WAITS: tuple[float, ...] = (1, 4, 16, 64, 256)
@@ -93,6 +92,11 @@ def pin_sources(sources: Sequence[str], run: Path, setting: str) -> list[str]:
     before = [recorded] if isinstance(recorded, str) else recorded or []
     pairs = zip_longest(sources, before[: len(sources)])
     return [_pin(source, earlier) for source, earlier in pairs]
+
+
+def pin_optional(source: str | None, run: Path, setting: str) -> str | None:
+    """One source, or none, as `pin_sources` has it."""
+    return None if source is None else pin_sources([source], run, setting)[0]
 
 
 def _pin(source: str, earlier: str | None) -> str:

@@ -90,7 +90,6 @@ def load_text(
         raise UserError(
             f"a sequence length of {sequence_length} leaves nothing to predict: give at least 2"
         )
-    rows = _rows(source)
     blocks: Tokens | Blocks
     if is_prepared(source):
         blocks = open_blocks(
@@ -100,13 +99,13 @@ def load_text(
             sequence_length=sequence_length,
             max_tokens=max_tokens,
         )
-    elif rows is not None:
-        if rows.shape[1] > sequence_length:
+    elif has_rows(source):
+        blocks = np.concatenate([load_npy(path) for path in paths_of(source)])
+        if blocks.shape[1] > sequence_length:
             raise UserError(
-                f"{source} has rows of {rows.shape[1]} tokens, more than the sequence "
+                f"{source} has rows of {blocks.shape[1]} tokens, more than the sequence "
                 f"length of {sequence_length}"
             )
-        blocks = rows
     else:
         stream = _stream(source, tokenizer, _tokens_to_read(source, max_tokens))
         blocks = stream[: len(stream) // sequence_length * sequence_length]
@@ -318,10 +317,3 @@ def has_rows(source: str) -> bool:
     if len(shapes) > 1:
         raise UserError(f"{source} mixes .npy files of different shapes")
     return shapes != {()}
-
-
-def _rows(source: str) -> Tokens | None:
-    """The rows of 2-D `.npy` files, or None where the source is something else."""
-    return (
-        np.concatenate([load_npy(path) for path in paths_of(source)]) if has_rows(source) else None
-    )

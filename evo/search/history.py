@@ -73,6 +73,7 @@ class Row:
 
 
 COLUMNS = tuple(Row.__dataclass_fields__)
+LISTS = ("parents", "groups", "neurons")
 
 
 def perplexity(nll: float) -> float:
@@ -159,12 +160,11 @@ class History:
     def _read_rows(self) -> list[Row]:
         if not self.parquet.is_file():
             return []
-        lists = ("parents", "groups", "neurons")
         records = pd.read_parquet(self.parquet).to_dict("records")
         return [
             Row(
                 **{
-                    str(key): tuple(value.tolist()) if key in lists else value  # type: ignore[arg-type]
+                    str(key): tuple(value.tolist()) if key in LISTS else value  # type: ignore[arg-type]
                     for key, value in record.items()
                 }
             )
@@ -187,13 +187,5 @@ def _from_json(line: bytes) -> tuple[tuple[str, int], ShardScore]:
 
 def frame(rows: Iterable[Row]) -> pd.DataFrame:
     """The rows as a table, columns in the order of `Row`."""
-    records = [
-        {
-            **vars(row),
-            "parents": list(row.parents),
-            "groups": list(row.groups),
-            "neurons": list(row.neurons),
-        }
-        for row in rows
-    ]
+    records = [vars(row) | {name: list(getattr(row, name)) for name in LISTS} for row in rows]
     return pd.DataFrame(records, columns=list(COLUMNS))

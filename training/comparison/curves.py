@@ -50,16 +50,10 @@ class Comparison:
     """A run against the baseline.
 
     Attributes:
-        run: name of the run.
-        flops: FLOPs of the whole run.
-        perplexity: perplexity at the last validation.
         match: where the run reaches the baseline's last perplexity.
         ratio: the baseline's FLOPs over those of the match; None: the run never gets there.
     """
 
-    run: str
-    flops: float
-    perplexity: float
     match: Match
     ratio: float | None
 
@@ -72,7 +66,7 @@ class Comparison:
 
 
 def read_curve(run: Path, name: str | None = None) -> Curve:
-    """The validations of a run, finished or not.
+    """The validations of a run, finished or not; its name is by default the directory's.
 
     Raises:
         UserError: the directory is no run, or has fewer than two validations.
@@ -133,4 +127,4 @@ def against(baseline: Curve, curve: Curve, *, other_flops: float = 0.0) -> Compa
     if match.flops is not None:
         match = Match(match.flops + other_flops, match.is_bound)
     ratio = None if match.flops is None else baseline.flops[-1] / match.flops
-    return Comparison(curve.name, curve.flops[-1], curve.perplexity[-1], match, ratio)
+    return Comparison(match, ratio)

@@ -120,10 +120,10 @@ def shard(
     if process.device.type == "cuda":
         torch.cuda.set_device(process.device)
     mesh = init_device_mesh(process.device.type, (process.workers,))
-    gathered = None
+    has_layer_norm = any(isinstance(module, nn.LayerNorm) for module in network.model.modules())
     # The CPU's LayerNorm takes no bfloat16 weights for a float32 input.
-    if precision == "bfloat16" and not _has_layer_norm_on_cpu(network.model, process.device):
-        gathered = torch.bfloat16
+    needs_float32 = process.device.type == "cpu" and has_layer_norm
+    gathered = torch.bfloat16 if precision == "bfloat16" and not needs_float32 else None
     for block in network.model.transformer.h:
         policy = MixedPrecisionPolicy(gathered, torch.float32, cast_forward_inputs=False)
         _cast_parameters(block, dtype)
@@ -136,10 +136,6 @@ def _cast_parameters(module: nn.Module, dtype: torch.dtype) -> None:
     for parameter in module.parameters():
         if parameter.dtype != dtype:
             parameter.data = parameter.data.to(dtype)
-
-
-def _has_layer_norm_on_cpu(model: GPT, device: torch.device) -> bool:
-    return device.type == "cpu" and any(isinstance(m, nn.LayerNorm) for m in model.modules())
 
 
 @contextmanager

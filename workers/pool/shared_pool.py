@@ -128,7 +128,7 @@ class SharedPool:
         return sum(search in (None, unit.search) for unit in self._units.values())
 
     def wait(self, timeout: float) -> list[ScoredUnit]:
-        """Scored units as they come, in no order that can be relied on.
+        """Scored units as they come, in no order that can be relied on; waits `timeout` seconds.
 
         Returns:
             At least one unit, unless the time has passed or nothing is pending.

@@ -138,10 +138,11 @@ class WorkerGroup:
             raise UserError(
                 self._messages.none_has_started(self._asked or len(self.workers), waited)
             )
-        lacks = 0 < alive < asked and not self._messages.has_mentioned_lack
-        # While the cluster has room for all, the others are about to start.
-        if lacks and (waited > MESSAGE_INTERVAL or self._total_room() < asked):
-            self._messages.log_lack(asked, alive)
+        if 0 < alive < asked and not self._messages.has_mentioned_lack:
+            room = self._room(node["Resources"] for node in ray.nodes() if node["Alive"])
+            # While the cluster has room for all, the others are about to start.
+            if waited > MESSAGE_INTERVAL or room < asked:
+                self._messages.log_lack(asked, alive)
         self._messages.log_none_alive(waiting, is_so=self._has_started and not alive)
 
     def close(self) -> None:
@@ -162,9 +163,6 @@ class WorkerGroup:
             return 0  # those that start would be counted twice
         self._no_look_before = now + LOOK_INTERVAL
         return self._room(available_resources_per_node().values())
-
-    def _total_room(self) -> int:
-        return self._room(node["Resources"] for node in ray.nodes() if node["Alive"])
 
     def _room(self, nodes: Iterable[dict[str, float]]) -> int:
         """How many workers nodes with these resources can hold together."""

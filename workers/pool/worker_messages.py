@@ -42,7 +42,7 @@ class WorkerMessages:
     def log_deaths(self, *, at_once: bool = False) -> None:
         """Log the deaths since the last message, if there are any and that was long ago.
 
-        With `at_once` it need not be.
+        With `at_once` the time does not count.
         """
         now = time.monotonic()
         if not self._deaths or not (at_once or now > self._no_deaths_before):

@@ -14,7 +14,7 @@ DEVICE_SHARE = 0.5
 def worker_memory(share: float) -> float:
     """Bytes of the GPU that one worker may take now.
 
-    `share` is the part of the GPU's memory that is this worker's, here and below.
+    `share` is the part of the GPU's memory that is this worker's.
     """
     free, total = torch.cuda.mem_get_info()
     return min(free, share * total)

@@ -23,15 +23,8 @@ def calibrate(teacher: Network, settings: ScoringSettings, gpus: float) -> Laten
     """
     assert settings.latency_length is not None
     shapes = calibration_shapes(teacher.architecture)
-    measured = on_worker(
-        _measure,
-        (teacher.config, teacher.tied),
-        shapes,
-        settings,
-        settings=settings,
-        gpus=gpus,
-        cpus=0,
-    )
+    network = teacher.config, teacher.tied
+    measured = on_worker(_measure, network, shapes, settings=settings, gpus=gpus, cpus=0)
     return Latencies(settings.latency_length, settings.device, shapes, tuple(measured))
 
 

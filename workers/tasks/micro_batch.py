@@ -44,16 +44,8 @@ def find_micro_batch(
         settings: how to score; the micro-batch is not looked at.
         gpus: share of a GPU that a worker reserves.
     """
-    return on_worker(
-        _find,
-        teacher,
-        candidate,
-        blocks,
-        settings,
-        settings=settings,
-        gpus=gpus,
-        cpus=settings.threads,
-    )
+    cpus = settings.threads
+    return on_worker(_find, teacher, candidate, blocks, settings=settings, gpus=gpus, cpus=cpus)
 
 
 def largest_within(limit: float, most: int, peak: Callable[[int], float]) -> int:
