@@ -137,7 +137,7 @@ def _overview(run: RunRecord, out: Path) -> Iterator[Markup]:
     histories = {
         search.name: search.history for search in run.searches if winner(search.history) is not None
     }
-    with_nll = {name: one for name, one in histories.items() if has_nll(one)}
+    with_nll = {name: history for name, history in histories.items() if has_nll(history)}
     if len(with_nll) > 1:
         search_curves(with_nll, out / "curves.png")
         yield picture(out / "curves.png", "Best perplexity so far, against evaluations.")

@@ -84,7 +84,7 @@ def _order(label: str) -> tuple[int, float, str]:
 
 def _curves(axes: Axes, drawn: pd.DataFrame, name: str | None) -> None:
     labels = sorted({shown(value) for value in drawn[name]}, key=_order) if name else []
-    told: set[str] = set()
+    labelled: set[str] = set()
     for rank, row in enumerate(drawn.to_dict("records")):
         points = [
             (flops, perplexity)
@@ -99,9 +99,9 @@ def _curves(axes: Axes, drawn: pd.DataFrame, name: str | None) -> None:
             color=COLOURS[labels.index(label) % len(COLOURS)] if name else GREY,
             linewidth=2.4 if rank == 0 else 1.1,
             alpha=1.0 if rank == 0 else 0.75,
-            label=None if label in told else label,
+            label=None if label in labelled else label,
         )
-        told.add(label)
+        labelled.add(label)
         if row["status"] == "stopped":
             axes.plot(*points[-1], marker="x", color="#444444", markersize=5)
         elif rank == 0:
@@ -133,7 +133,7 @@ def _setting(axes: Axes, ends: pd.DataFrame, name: str) -> None:
 
 
 def _positions(axes: Axes, values: list[Any], labels: list[str]) -> np.ndarray:
-    """Where values stand: numbers that were drawn on their axis, few values side by side."""
+    """Find the positions of values: of drawn numbers on their axis, of few values side by side."""
     if len(labels) > 6 and all(isinstance(value, int | float) for value in values):
         numbers = np.array(values, float)
         if numbers.min() > 0 and numbers.max() / numbers.min() > 20:

@@ -70,11 +70,11 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     console.print(f"[bold]1. Search[/] the embedded teacher for {SPACE} subnets of "
                   f"{' and '.join(BINS)} of its parameters")  # fmt: skip
     found = search(search_config(config))
-    small = min(found["searches"], key=lambda one: one["params"])
-    for one in found["searches"]:
+    small = min(found["searches"], key=lambda search: search["params"])
+    for part in found["searches"]:
         console.print(
-            f"   {one['bin']}: {one['evaluations']} candidates, best perplexity "
-            f"{one['perplexity']:.2f} with {one['params']:,} parameters: {one['winner']}"
+            f"   {part['bin']}: {part['evaluations']} candidates, best perplexity "
+            f"{part['perplexity']:.2f} with {part['params']:,} parameters: {part['winner']}"
         )
     for number, arm in enumerate(LABELS, 2):
         console.print(f"[bold]{number}. Pretrain[/] the {small['bin']} shape from {LABELS[arm]}")
@@ -181,17 +181,17 @@ def _table(summary: dict[str, Any]) -> Table:
         "search\nincluded",
     ):
         table.add_column(column, justify="right")
-    for arm, one in summary["arms"].items():
-        equal = one["perplexity_at_equal_flops"]
+    for arm, row in summary["arms"].items():
+        equal = row["perplexity_at_equal_flops"]
         table.add_row(
             LABELS[arm],
-            f"{one['fitness']:.3f}" if one["fitness"] else "",
-            f"{one['perplexity_at_start']:.1f}",
-            f"{one['perplexity']:.2f}",
+            f"{row['fitness']:.3f}" if row["fitness"] else "",
+            f"{row['perplexity_at_start']:.1f}",
+            f"{row['perplexity']:.2f}",
             f"{equal:.2f}" if equal else "",
-            f"{one['flops']:.2e}",
-            one["flops_to_match"],
-            one["flops_to_match_with_search"],
+            f"{row['flops']:.2e}",
+            row["flops_to_match"],
+            row["flops_to_match_with_search"],
         )
     table.caption = (
         "Fitness: nats per token on the fitness text, before training. Perplexity: on the "
@@ -208,8 +208,8 @@ def _draw(out: Path, found: dict[str, Any]) -> None:
     from training.comparison.curves import read_curve
 
     histories = {
-        one["name"]: pd.read_parquet(out / "search" / "searches" / one["name"] / "history.parquet")
-        for one in found["searches"]
+        name: pd.read_parquet(out / "search" / "searches" / name / "history.parquet")
+        for name in (search["name"] for search in found["searches"])
     }
     search_curves(histories, out / "search.png")
     curves = [read_curve(out / arm, label) for arm, label in LABELS.items()]

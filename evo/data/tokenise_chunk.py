@@ -40,7 +40,7 @@ class Record:
 
     @property
     def tokens(self) -> int:
-        """In all shards."""
+        """The number of tokens in all shards."""
         return sum(shard.tokens for shard in self.shards)
 
 

@@ -74,7 +74,7 @@ def damaged(directory: Path, files: Sequence[Summed]) -> dict[str, str]:
     """The files that are `missing` or `damaged`, by their names.
 
     A file of the same size and time of change as when it was last found right is not read again;
-    that is kept in the cache directory. Else several are read at once.
+    the cache directory keeps both. The others are read several at once.
     """
     known_file = _known_file(directory)
     known: dict[str, Any] = _read(known_file)
@@ -115,7 +115,7 @@ def _known_file(directory: Path) -> Path:
 
 
 def _keep(path: Path, right: dict[str, Any]) -> None:
-    """For the next time; where that cannot be, everything is read again then."""
+    """Keep what was found right; where it cannot be kept, everything is read again next time."""
     try:
         write_whole(path, json.dumps(right))
     except UserError as error:

@@ -64,10 +64,8 @@ def flat(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings with those of a part named `part.name`."""
     parts: dict[str, Any] = {}
     for name, value in settings.items():
-        inner = (
-            {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {}
-        )
-        parts |= inner or {name: value}
+        inner = value if isinstance(value, dict) else {}
+        parts |= {f"{name}.{key}": part for key, part in inner.items()} or {name: value}
     return parts
 
 

@@ -167,7 +167,7 @@ class WindowReader:
         self._text, self._file, self._most = text, positions, kept
         self._tokenizer = load_tokenizer(text.model)
         self._positions = {0: TextPosition(), **_read_positions(positions)}
-        # Without a line that was cut off.
+        # This leaves out a line that was cut off.
         write_whole(positions, "".join(map(_line, *zip(*self._positions.items(), strict=True))))
         self._kept: dict[int, Any] = {}
         self._next = 0

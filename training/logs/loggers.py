@@ -95,7 +95,7 @@ class TensorBoard:
             str(self._directory),
             purge_step=0,
             flush_secs=FLUSH_SECONDS,
-            # Else two starts within a second would have one name, and who looks on miss the second.
+            # Two starts within a second would otherwise share a name, and viewers miss the second.
             filename_suffix=f".{time.time_ns()}",
         )
 

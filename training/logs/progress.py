@@ -64,7 +64,7 @@ class ProgressState:
             cross_entropy = last["ce"] if "ce" in last else last["loss"]
             parts.append(f"perplexity {math.exp(min(cross_entropy, 700.0)):.2f}")
         if self._rates:
-            rate = len(self._rates) / sum(1 / one for one in self._rates)
+            rate = len(self._rates) / sum(1 / each for each in self._rates)
             parts.append(f"{rate:,.0f} tokens/s")
         if "skipped" in last:
             parts.append(f"{last['skipped']} steps without an update")

@@ -176,7 +176,7 @@ def compile_blocks(model: GPT, device: torch.device) -> None:
         torch.compile(_probe)(torch.ones(8, device=device))
     except TorchDynamoException as error:
         raise UserError(f"--compile does not work here: {first_line(error)}") from error
-    # Else torch would give up after eight different blocks, and run the others as they are.
+    # Otherwise torch would give up after eight different blocks, and run the others uncompiled.
     config.recompile_limit += 2 * len(model.transformer.h)
     for block in model.transformer.h:
         block.forward = torch.compile(block.forward)

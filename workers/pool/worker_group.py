@@ -71,7 +71,7 @@ class WorkerGroup:
         self._has_started = False
         self._start_deaths = 0
         self._no_start_before = self._no_look_before = 0.0
-        # By reference: a worker that does not look at it need not import what it is made of.
+        # It is a reference: a worker that does not look at it need not import what it is made of.
         self._work = ray.put((teacher, scoring))
         options: dict[str, Any] = {
             "num_cpus": scoring.threads,

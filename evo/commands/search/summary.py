@@ -70,7 +70,7 @@ def _conclude(
         save_candidate(
             inputs.teacher, row, winner, space=space.name, bin=bin.name, seed=inputs.config.seed
         )
-    summary = {
+    return {
         "name": search.name,
         "space": space.name,
         "bin": bin.name,
@@ -93,7 +93,6 @@ def _conclude(
         "ended": search.ended,
         "winner": str(winner.resolve()) if row else None,
     }
-    return summary
 
 
 def _with_nll(row: Row, winners: Mapping[str, float | None]) -> Row:
