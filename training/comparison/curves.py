@@ -66,7 +66,9 @@ class Comparison:
 
 
 def read_curve(run: Path, name: str | None = None) -> Curve:
-    """The validations of a run, finished or not; its name is by default the directory's.
+    """The validations of a run of `evo pretrain`, finished or not.
+
+    The run's name is by default that of its directory.
 
     Raises:
         UserError: the directory is no run, or has fewer than two validations.

@@ -14,9 +14,9 @@ from evo.model.litgpt import GPT
 def initialise(model: GPT, generator: torch.Generator) -> None:
     """Give a network random weights, in GPT-NeoX's way (Black et al. 2022, section 3).
 
-    Weights are normal with standard deviation sqrt(2 / (5 d)) (Nguyen and Salazar 2019), but 2 / (L
-    sqrt(d)) in the projections that add to the residual stream (Wang and Komatsuzaki 2021), with d
-    channels and L blocks. Biases are 0, norms 1. The network is on the CPU.
+    Weights are normal with standard deviation sqrt(2 / (5 d)) (Nguyen and Salazar 2019), but
+    2 / (L sqrt(d)) in the projections that add to the residual stream (Wang and Komatsuzaki 2021),
+    with d channels and L blocks. Biases are 0, norms 1. The network is on the CPU.
     """
     channels, layers = model.config.n_embd, len(model.transformer.h)
     for name, module in model.named_modules():

@@ -148,7 +148,7 @@ class SharedPoolActor:
     ) -> Welcome | None:
         """A job wants to use the pool.
 
-        The job's id is its own, and so is its text, shape [N, T].
+        The job has an id and a text of its own; the blocks are token ids, shape [N, T].
 
         Returns:
             None where the pool is about to end.
