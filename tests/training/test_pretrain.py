@@ -332,6 +332,7 @@ def test_a_loss_that_is_not_finite(here: PretrainConfig) -> None:
         )
 
 
+@pytest.mark.slow
 def test_an_error_for_the_user_comes_from_a_worker_that_is_not_tried_again(
     config: PretrainConfig, tmp_path: Path
 ) -> None:

@@ -126,6 +126,7 @@ def command(server: Hub, home: Path, *flags: object) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_later_commit_changes_nothing_for_a_corpus_that_was_begun(tmp_path: Path) -> None:
     model, out = write_tokenizer(tmp_path / "model"), tmp_path / "out"

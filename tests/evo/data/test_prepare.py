@@ -129,6 +129,7 @@ def test_large_pieces_become_several_shards(
     assert np.array_equal(blocks, np.concatenate(whole))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_killed_and_run_again_it_makes_no_finished_shard_again(
     config: PrepareConfig, expected: np.ndarray

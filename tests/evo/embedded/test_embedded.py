@@ -51,6 +51,7 @@ def test_the_log_ends_at_the_recipes_tokens() -> None:
     assert rows[-1]["validation_perplexity"] == min(perplexities) < 12
 
 
+@pytest.mark.slow
 def test_the_recipe_makes_a_start_that_trains(tmp_path: Path) -> None:
     (tmp_path / "tokenizer").mkdir()
     make.make_tokenizer(tmp_path / "tokenizer")

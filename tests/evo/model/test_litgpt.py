@@ -65,6 +65,7 @@ def test_litgpt_is_whole_when_something_else_of_it_is_used(code):
     run(code)
 
 
+@pytest.mark.slow
 def test_litgpt_that_is_there_already_is_left_alone():
     run("import sys, litgpt; import evo.model.litgpt\n" + GENUINE)
 

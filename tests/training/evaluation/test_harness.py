@@ -451,10 +451,14 @@ def test_continuations_that_are_refused(winner):
         lm(winner).loglikelihood([Request("import", " os" * 257)])
 
 
+@pytest.mark.slow  # reads the harness's 14,000 files
+def test_a_task_that_nobody_knows(winner, tasks):
+    with pytest.raises(UserError, match="--tasks local_chance: lm-evaluation-harness knows no"):
+        run_tasks(checkpoint.load(winner), TaskSettings(["local_chance"], tasks))
+
+
 def test_refusals(winner, tasks, tmp_path, capsys):
     stored = checkpoint.load(winner)
-    with pytest.raises(UserError, match="--tasks local_chance: lm-evaluation-harness knows no"):
-        run_tasks(stored, TaskSettings(["local_chance"], tasks))
     with pytest.raises(UserError, match="nowhere is no directory"):
         run_tasks(stored, TaskSettings(TASKS, tmp_path / "nowhere"))
     bare = checkpoint.load(tiny_checkpoints.llama(tmp_path / "bare"))

@@ -91,6 +91,7 @@ def test_tensorboard_shows_the_log_and_nothing_that_was_cut_off(
             assert event.wall_time == pytest.approx(1000.0 + 1.5 * event.step)
 
 
+@pytest.mark.slow
 def test_a_tensorboard_that_looks_on_drops_what_was_cut_off(run: Path) -> None:
     writer, reader = TensorBoard(run), LogReader(run)
     for row in rows(*range(9)):

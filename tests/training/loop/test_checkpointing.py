@@ -68,6 +68,7 @@ def test_two_workers_train_as_one_does(job: WorkerJob, other: WorkerJob) -> None
     assert_close(job, other)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_workers_each_time(
     job: WorkerJob, other: WorkerJob
 ) -> None:

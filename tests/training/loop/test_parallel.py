@@ -91,6 +91,7 @@ def test_two_workers_with_parts_of_the_networks_train_as_one_with_the_whole(
     assert_close(job.directory, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_sharded_and_whole_in_turn(job: WorkerJob, tmp_path: Path) -> None:
     for execution, workers, kill_at in (
         (SHARDED, 2, 10),
@@ -165,6 +166,7 @@ def test_activation_checkpointing_gives_the_same_gradients_in_less_memory(tmp_pa
         assert np.array_equal(gradient, same[name])
 
 
+@pytest.mark.slow
 def test_compiled_blocks_train_alike(job: WorkerJob, tmp_path: Path) -> None:
     """Two blocks that differ, one worker, a few steps and both validations."""
     settings = replace(job.settings, steps=3)

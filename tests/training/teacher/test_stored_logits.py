@@ -177,6 +177,7 @@ def test_half_the_precision_changes_the_loss_little(
     assert other == pytest.approx(one, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on_and_a_damaged_shard_is_made_anew(
     config: CacheLogitsConfig, made: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -177,7 +177,6 @@ def test_a_stopped_worker_is_waited_for(pool, subnets, expected):
     assert_exact(results + drain(pool), units, expected)
 
 
-@pytest.mark.slow
 def test_one_worker_scores_the_same_and_ends_with_the_pool(pool, teacher, subnets, expected):
     pool.close()
     pool.close()  # a second time does nothing

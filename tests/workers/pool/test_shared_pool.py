@@ -195,6 +195,7 @@ def test_what_does_not_fit_is_refused_with_the_difference(first, loaded, changes
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_pool_changes_nothing(first, subnets, expected):
     units = units_of(subnets)
     first.submit(units)

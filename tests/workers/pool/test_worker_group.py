@@ -50,6 +50,7 @@ def drain(pool, seconds=250.0):
     return results
 
 
+@pytest.mark.slow
 def test_takes_what_there_is_and_grows_when_more_joins(stored, cluster, units, caplog):
     caplog.set_level(logging.WARNING, "evo.pool")
     settings = PoolSettings(workers=2)

@@ -119,7 +119,9 @@ def test_layer_wise_searches_know_what_thinning_a_layer_costs(
     assert np.allclose(order.sensitivity, layer_sensitivity(model, order, tokens))
 
 
-@pytest.mark.parametrize(("cost", "bin"), [("flops", "40%"), ("kv-cache", "2KB-4KB")])
+@pytest.mark.parametrize(
+    ("cost", "bin"), [("flops", "40%"), pytest.param("kv-cache", "2KB-4KB", marks=pytest.mark.slow)]
+)
 def test_bins_over_other_costs_within_limits(
     cost: str, bin: str, shared_ray: None, tmp_path: Path, settings: Callable
 ) -> None:
@@ -144,6 +146,7 @@ def test_bins_over_other_costs_within_limits(
         search(settings(tmp_path / "other", cost=cost, **changes | {"bins": ["1%"]}))
 
 
+@pytest.mark.slow
 def test_bins_over_measured_latency(shared_ray: None, tmp_path: Path, settings: Callable) -> None:
     out = tmp_path / "run"
     changes: dict = {"bins": ["1us-10s"], "spaces": ["coarse-layerwise"], "generations": 1}
@@ -299,6 +302,7 @@ def test_killed_and_started_again_ends_with_the_same_history(
     assert_same(config.out, reference)
 
 
+@pytest.mark.slow
 def test_what_an_earlier_run_scored_comes_from_the_cache(
     reference: Path, settings: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
