@@ -21,18 +21,18 @@ WINNER = "#D55E00"
 GREY = "#6b7280"
 DPI = 120
 LARGEST_NLL = 100.0
-"""What is beyond is drawn there, as no axis holds all that float64 does."""
+"""A larger value is drawn here, as no axis holds all that float64 does."""
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """A figure of so many inches that needs no screen."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+def new_figure(width: float, height: float, dpi: int = DPI) -> Figure:
+    """Make a figure of this size in inches, which needs no screen."""
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write as PNG, whole or not at all.
+    """Write a figure as PNG, whole or not at all.
 
     Raises:
         UserError: it cannot be written.
@@ -42,7 +42,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def tidy(axes: Axes) -> None:
-    """A pale grid behind what is drawn, and no frame."""
+    """Draw a pale grid behind the content, and no frame."""
     axes.grid(color="#e5e7eb", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -50,13 +50,13 @@ def tidy(axes: Axes) -> None:
 
 
 def count_axis(axis: XAxis | YAxis) -> None:
-    """Whole numbers."""
+    """Let an axis have whole numbers."""
     axis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
 def perplexity(nll: Any) -> Any:
-    """The exponential, of arrays too, as far as it can be drawn."""
+    """Take the exponential, of arrays too, as far as it can be drawn."""
     return np.exp(np.minimum(nll, LARGEST_NLL))
 
 
@@ -75,5 +75,5 @@ def perplexity_ticks(axes: Axes) -> None:
 
 
 def number(perplexity: float) -> str:
-    """As it is written in a picture."""
+    """Write a perplexity as pictures show it."""
     return f"{perplexity:,.2f}" if perplexity < 1000 else f"{perplexity:,.6g}"

@@ -15,7 +15,7 @@ from dashboards.html import UNKNOWN, code, element, identifier, page, picture, t
 from dashboards.pictures import search_curves
 from dashboards.search_run import RunRecord, SearchRecord, read_run
 from dashboards.search_section import search_section
-from evo.storage.files import atomic_file
+from evo.storage.files import write_whole
 
 PAGE = "index.html"
 
@@ -41,8 +41,7 @@ def report(run: Path, out: Path) -> Path:
     for search in record.searches:
         body.extend(search_section(record, search, out))
     body.append(_settings(record))
-    with atomic_file(out / PAGE) as temporary:
-        temporary.write_text(page(f"evo: {_run_name(record)}", body), encoding="utf-8")
+    write_whole(out / PAGE, page(f"evo: {_run_name(record)}", body))
     return out / PAGE
 
 
@@ -138,7 +137,7 @@ def _overview(run: RunRecord, out: Path) -> Iterator[Markup]:
     histories = {
         search.name: search.history for search in run.searches if winner(search.history) is not None
     }
-    with_nll = {name: one for name, one in histories.items() if has_nll(one)}
+    with_nll = {name: history for name, history in histories.items() if has_nll(history)}
     if len(with_nll) > 1:
         search_curves(with_nll, out / "curves.png")
         yield picture(out / "curves.png", "Best perplexity so far, against evaluations.")

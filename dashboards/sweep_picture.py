@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from dashboards.axes import new_figure, save
 from dashboards.training_curves import COLOURS
-from evo.storage.files import atomic_file
 from training.sweep.trials import shown
 
 COLUMNS = 4
@@ -43,8 +41,7 @@ def draw_sweep(results: pd.DataFrame, settings: Sequence[str], path: Path) -> No
     panels = 1 + len(settings)
     columns = min(panels, COLUMNS)
     lines = ceil(panels / columns)
-    figure = Figure(figsize=(1.0 + 3.8 * columns, 0.4 + 3.6 * lines), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(1.0 + 3.8 * columns, 0.4 + 3.6 * lines, dpi=130)
     axes = [figure.add_subplot(lines, columns, index + 1) for index in range(panels)]
     _curves(axes[0], drawn, _most_telling(ends, settings))
     for panel, name in zip(axes[1:], settings, strict=True):
@@ -56,8 +53,7 @@ def draw_sweep(results: pd.DataFrame, settings: Sequence[str], path: Path) -> No
         f"validation perplexity {best['final_perplexity']:.2f}",
         fontsize=11,
     )
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save(figure, path)
 
 
 def _most_telling(ends: pd.DataFrame, settings: Sequence[str]) -> str | None:
@@ -88,7 +84,7 @@ def _order(label: str) -> tuple[int, float, str]:
 
 def _curves(axes: Axes, drawn: pd.DataFrame, name: str | None) -> None:
     labels = sorted({shown(value) for value in drawn[name]}, key=_order) if name else []
-    told: set[str] = set()
+    labelled: set[str] = set()
     for rank, row in enumerate(drawn.to_dict("records")):
         points = [
             (flops, perplexity)
@@ -103,9 +99,9 @@ def _curves(axes: Axes, drawn: pd.DataFrame, name: str | None) -> None:
             color=COLOURS[labels.index(label) % len(COLOURS)] if name else GREY,
             linewidth=2.4 if rank == 0 else 1.1,
             alpha=1.0 if rank == 0 else 0.75,
-            label=None if label in told else label,
+            label=None if label in labelled else label,
         )
-        told.add(label)
+        labelled.add(label)
         if row["status"] == "stopped":
             axes.plot(*points[-1], marker="x", color="#444444", markersize=5)
         elif rank == 0:
@@ -137,7 +133,7 @@ def _setting(axes: Axes, ends: pd.DataFrame, name: str) -> None:
 
 
 def _positions(axes: Axes, values: list[Any], labels: list[str]) -> np.ndarray:
-    """Where values stand: numbers that were drawn on their axis, few values side by side."""
+    """Find the positions of values: of drawn numbers on their axis, of few values side by side."""
     if len(labels) > 6 and all(isinstance(value, int | float) for value in values):
         numbers = np.array(values, float)
         if numbers.min() > 0 and numbers.max() / numbers.min() > 20:

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from evo.storage.files import atomic_file
+from dashboards.axes import new_figure, save
 from training.comparison.compare import Group
 from training.comparison.curves import Curve
 
@@ -66,8 +65,7 @@ def draw_groups(groups: Sequence[Group], baseline: Group, path: Path) -> None:
 
 
 def _axes() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(8, 5), dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 5, dpi=160)
     axes = figure.add_subplot()
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -118,5 +116,4 @@ def _finish(figure: Figure, axes: Axes, path: Path, curves: Sequence[Curve]) -> 
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, title="run (last perplexity)", alignment="left")
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save(figure, path)

@@ -23,82 +23,75 @@ class Command:
     Attributes:
         help: one line.
         config: `module:class`, a dataclass whose fields are the flags.
-        run: `module:function`, which takes the config.
         positional: fields that are given without a flag.
+        run: the function in the same module that takes the config.
     """
 
     help: str
     config: str
-    run: str
     positional: tuple[str, ...] = ()
+    run: str = "run"
+
+    def load(self, name: str) -> Any:
+        """Import a class or a function of the command's module."""
+        return getattr(import_module(self.config.partition(":")[0]), name)
 
 
 COMMANDS = {
     "quickstart": Command(
         "search the built-in teacher, pretrain the winner, compare: 5 minutes on a laptop",
         "evo.commands.quickstart:QuickstartConfig",
-        "evo.commands.quickstart:quickstart",
+        run="quickstart",
     ),
     "import": Command(
         "make a teacher of a Hugging Face checkpoint",
         "evo.commands.import_checkpoint:ImportConfig",
-        "evo.commands.import_checkpoint:run",
         ("checkpoint",),
     ),
     "search": Command(
         "search a teacher for its best subnets in parameter bins",
         "evo.commands.search.command:SearchConfig",
-        "evo.commands.search.command:run",
     ),
     "extract": Command(
         "write a candidate of a search as a standalone checkpoint",
         "evo.commands.extract:ExtractConfig",
-        "evo.commands.extract:run",
         ("run",),
     ),
     "prepare": Command(
         "tokenise a corpus on all of a cluster, once for all runs that read it",
         "evo.commands.prepare:PrepareConfig",
-        "evo.commands.prepare:run",
     ),
     "cache-logits": Command(
         "keep a teacher's likeliest tokens on a text, for any number of students to distil from "
         "(or: prepare --teacher)",
         "evo.commands.cache_logits:CacheLogitsConfig",
-        "evo.commands.cache_logits:run",
     ),
     "pretrain": Command(
         "train a checkpoint, or its shape from random weights, with or without distillation",
         "evo.commands.pretrain:PretrainConfig",
-        "evo.commands.pretrain:run",
     ),
     "sweep": Command(
         "pretraining runs over settings, side by side, and which of them is best",
         "evo.commands.sweep:SweepConfig",
-        "evo.commands.sweep:run",
     ),
     "compare": Command(
         "at what fraction of its FLOPs each run reaches the baseline's final perplexity",
         "evo.commands.compare:CompareConfig",
-        "evo.commands.compare:run",
         ("runs",),
     ),
     "eval": Command(
         "perplexity of a checkpoint on a text, or its score on tasks",
         "evo.commands.eval:EvalConfig",
-        "evo.commands.eval:run",
         ("model",),
     ),
     "export": Command(
         "write a checkpoint as a Hugging Face directory",
         "evo.commands.export:ExportConfig",
-        "evo.commands.export:run",
         ("model",),
     ),
     "report": Command(
         "one HTML page of a search's curves and shapes, and its pictures",
         "evo.commands.report:ReportConfig",
-        "evo.commands.report:run",
         ("run",),
     ),
 }
@@ -124,7 +117,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     meant = "cache-logits" if of_teacher else name
     try:
-        _load(COMMANDS[meant].run)(_parse(meant, rest))
+        command = COMMANDS[meant]
+        command.load(command.run)(_parse(meant, rest))
     except UserError as error:
         print(f"evo {name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -150,11 +144,5 @@ def _parse(name: str, arguments: list[str]) -> Any:
     from evo.flags import parse_config
 
     command = COMMANDS[name]
-    return parse_config(
-        f"evo {name}", _load(command.config), arguments, positional=command.positional
-    )
-
-
-def _load(reference: str) -> Any:
-    module, _, name = reference.partition(":")
-    return getattr(import_module(module), name)
+    config = command.load(command.config.partition(":")[2])
+    return parse_config(f"evo {name}", config, arguments, positional=command.positional)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -19,13 +18,7 @@ apart, hundreds in a week."""
 
 
 class WorkProgress:
-    """A line of progress on stderr; a context manager, or closed by `close`.
-
-    Args:
-        name: the name of the work.
-        total: the amount of work.
-        console: a terminal or a log; by default stderr.
-    """
+    """A line of progress on stderr; a context manager, or closed by `close`."""
 
     def __init__(self, name: str, total: float, console: Console | None = None) -> None:
         console = console or Console(stderr=True)
@@ -44,12 +37,7 @@ class WorkProgress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:  # the error is what counts
             self._shown = self._state
         self.close()
@@ -84,10 +72,7 @@ class WorkProgress:
 def seconds_left(seconds: float, done: float, rest: float) -> float | None:
     """Estimate the time that the rest takes at the pace so far; None where none is known.
 
-    Args:
-        seconds: the time that was spent on `done`.
-        done: an amount of work.
-        rest: the amount that is to be done, in the same unit.
+    `seconds` were spent on `done`; `rest` is in the same unit.
     """
     return seconds / done * rest if done and seconds else None
 

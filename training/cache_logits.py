@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -190,14 +189,16 @@ def _make(run: LogitsRun, done: dict[str, Summed], missing: list[str]) -> None:
     pool = ActorPool(actors)
     number = {name: index for index, name in enumerate(settings.shards)}
     try:
-        with _progress(directory.name, len(settings.shards), len(done)) as advance:
+        with WorkProgress(directory.name, len(settings.shards)) as progress:
             made = pool.map_unordered(
                 lambda actor, name: actor.make.remote(directory / name, number[name]), missing
             )
-            for shard in made:
+            for count, shard in enumerate(made, 1):
                 done[shard.file] = shard
                 write_manifest(directory, done.values())
-                advance()
+                left = duration(seconds_left(progress.seconds, count, len(missing) - count))
+                state = f"shard {len(done)}/{len(settings.shards)}, {left} left"
+                progress.update(len(done), state)
     except RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise UserError(str(error.cause)) from None
@@ -215,18 +216,3 @@ def _make(run: LogitsRun, done: dict[str, Summed], missing: list[str]) -> None:
     finally:
         for actor in actors:
             ray.kill(actor)
-
-
-@contextmanager
-def _progress(name: str, total: int, done: int) -> Iterator[Callable[[], None]]:
-    """Show the shards that are done and the time left."""
-    count = 0
-    with WorkProgress(name, total) as progress:
-
-        def advance() -> None:
-            nonlocal count
-            count += 1
-            left = seconds_left(progress.seconds, count, total - done - count)
-            progress.update(done + count, f"shard {done + count}/{total}, {duration(left)} left")
-
-        yield advance

@@ -7,14 +7,14 @@ import shutil
 from typing import Any
 
 from evo.errors import UserError
-from evo.storage.files import atomic_file, exclusive
+from evo.storage.files import exclusive, write_whole
 from evo.storage.run_directory import claim_run
 from evo.storage.strict_json import dumps
 from training.config import PretrainConfig
 from training.logs import log
 from training.logs.log_tail import Watcher, log_tail
 from training.logs.loggers import open_loggers
-from training.logs.progress import progress_display
+from training.logs.progress import ProgressDisplay
 from training.run_directory import CHECKPOINTS, FREE, RESULT, SUMMARY
 from training.setup.launch import launch_on_ray_train
 from training.setup.training_run import Launch, TrainingRun, open_run
@@ -32,12 +32,8 @@ def pretrain(
     """Train, or go on with a run that was cut off; a finished run is left alone.
 
     Leaves `model/` (the checkpoint), `log.jsonl` (a line per step), `settings.yaml` and
-    `summary.json` in the run directory, which all workers must be able to reach.
-
-    Args:
-        config: the settings that the user has given.
-        watcher: is told the log's rows; by default the display of progress on stderr.
-        launch: runs the training loop.
+    `summary.json` in the run directory, which all workers must be able to reach. The watcher is
+    given the log's rows; by default it is the display of progress on stderr.
 
     Returns:
         The summary: `steps`, `tokens`, `flops`, `seconds`, `loss`, `validation_perplexity` where
@@ -55,7 +51,7 @@ def pretrain(
             return json.loads((directory / SUMMARY).read_text())
         loggers = open_loggers(config.loggers, directory, run.recorded)
         if watcher is None:
-            watcher = progress_display(directory.name, settings.steps, settings.flops)
+            watcher = ProgressDisplay(directory.name, settings.steps, settings.flops)
         with log_tail(directory, [watcher, *loggers]):
             launch(run)
         return _finish(run)
@@ -73,7 +69,6 @@ def _finish(run: TrainingRun) -> dict[str, Any]:
     last = rows[-1]
     summary = {"steps": last["step"]} | {name: last[name] for name in SUMMARISED if name in last}
     summary["settings"] = run.recorded
-    with atomic_file(directory / SUMMARY) as temporary:
-        temporary.write_text(dumps(summary, indent=2) + "\n")
+    write_whole(directory / SUMMARY, dumps(summary, indent=2) + "\n")
     shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
     return summary

@@ -85,7 +85,7 @@ class EvalConfig:
 
 def run(config: EvalConfig) -> None:
     """Evaluate, print the result as JSON, and write it where `--out` says."""
-    from evo.storage.files import atomic_file, refuse_occupied
+    from evo.storage.files import atomic_file, refuse_occupied, write_whole
 
     samples_file = config.out.with_suffix(".samples.jsonl") if config.out else None
     if config.out is not None:
@@ -100,8 +100,7 @@ def run(config: EvalConfig) -> None:
             for task, rows in samples.items():
                 file.writelines(dumps({"task": task, **row}) + "\n" for row in rows)
     if config.out is not None:
-        with atomic_file(config.out) as temporary:
-            temporary.write_text(dumps(result, indent=2) + "\n")
+        write_whole(config.out, dumps(result, indent=2) + "\n")
 
 
 def _result(config: EvalConfig) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from evo.commands.search.config import SearchConfig
 from evo.console import result_console
 from evo.embedded import teacher_path
 from evo.errors import UserError
-from evo.storage.files import atomic_file
+from evo.storage.files import write_whole
 
 BINS = ("25%", "50%")
 SPACE = "coarse-uniform"
@@ -67,21 +67,20 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     from evo.commands.search.driver import search
 
     console = result_console()
-    console.print(f"[bold]1. Search[/] the embedded teacher for {SPACE} subnets of {_and(BINS)} of "
-                  "its parameters")  # fmt: skip
+    console.print(f"[bold]1. Search[/] the embedded teacher for {SPACE} subnets of "
+                  f"{' and '.join(BINS)} of its parameters")  # fmt: skip
     found = search(search_config(config))
-    small = min(found["searches"], key=lambda one: one["params"])
-    for one in found["searches"]:
+    small = min(found["searches"], key=lambda search: search["params"])
+    for part in found["searches"]:
         console.print(
-            f"   {one['bin']}: {one['evaluations']} candidates, best perplexity "
-            f"{one['perplexity']:.2f} with {one['params']:,} parameters: {one['winner']}"
+            f"   {part['bin']}: {part['evaluations']} candidates, best perplexity "
+            f"{part['perplexity']:.2f} with {part['params']:,} parameters: {part['winner']}"
         )
     for number, arm in enumerate(LABELS, 2):
         console.print(f"[bold]{number}. Pretrain[/] the {small['bin']} shape from {LABELS[arm]}")
         pretrain_arm(arm, Path(small["winner"]), config)
     summary = _summary(found, small, config.out)
-    with atomic_file(config.out / "summary.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    write_whole(config.out / "summary.json", json.dumps(summary, indent=2) + "\n")
     _draw(config.out, found)
     console.print(_table(summary))
     console.print(_closing(config.out), soft_wrap=True)
@@ -182,17 +181,17 @@ def _table(summary: dict[str, Any]) -> Table:
         "search\nincluded",
     ):
         table.add_column(column, justify="right")
-    for arm, one in summary["arms"].items():
-        equal = one["perplexity_at_equal_flops"]
+    for arm, row in summary["arms"].items():
+        equal = row["perplexity_at_equal_flops"]
         table.add_row(
             LABELS[arm],
-            f"{one['fitness']:.3f}" if one["fitness"] else "",
-            f"{one['perplexity_at_start']:.1f}",
-            f"{one['perplexity']:.2f}",
+            f"{row['fitness']:.3f}" if row["fitness"] else "",
+            f"{row['perplexity_at_start']:.1f}",
+            f"{row['perplexity']:.2f}",
             f"{equal:.2f}" if equal else "",
-            f"{one['flops']:.2e}",
-            one["flops_to_match"],
-            one["flops_to_match_with_search"],
+            f"{row['flops']:.2e}",
+            row["flops_to_match"],
+            row["flops_to_match_with_search"],
         )
     table.caption = (
         "Fitness: nats per token on the fitness text, before training. Perplexity: on the "
@@ -209,8 +208,8 @@ def _draw(out: Path, found: dict[str, Any]) -> None:
     from training.comparison.curves import read_curve
 
     histories = {
-        one["name"]: pd.read_parquet(out / "search" / "searches" / one["name"] / "history.parquet")
-        for one in found["searches"]
+        name: pd.read_parquet(out / "search" / "searches" / name / "history.parquet")
+        for name in (search["name"] for search in found["searches"])
     }
     search_curves(histories, out / "search.png")
     curves = [read_curve(out / arm, label) for arm, label in LABELS.items()]
@@ -231,7 +230,3 @@ def _closing(out: Path) -> str:
             "wikitext-103-raw-v1:validation --bins pythia-160m --out runs/first",
         ]
     )
-
-
-def _and(names: tuple[str, ...]) -> str:
-    return " and ".join(names)

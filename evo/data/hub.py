@@ -25,14 +25,13 @@ logger = logging.getLogger(__name__)
 
 COMMIT = re.compile("[0-9a-f]{40}")
 
-
 Result = TypeVar("Result")
 
 WAITS: tuple[float, ...] = (1, 4, 16, 64, 256)
 """Seconds before each further try."""
 
 Failed = Callable[[Exception, Iterator[float]], None]
-"""Is told why a try failed, and what waits are left: returns for another try, or raises."""
+"""It is given a try's error and the waits that are left: it returns for another try, or raises."""
 
 
 def files(source: str) -> int:
@@ -95,6 +94,11 @@ def pin_sources(sources: Sequence[str], run: Path, setting: str) -> list[str]:
     return [_pin(source, earlier) for source, earlier in pairs]
 
 
+def pin_optional(source: str | None, run: Path, setting: str) -> str | None:
+    """One source, or none, as `pin_sources` has it."""
+    return None if source is None else pin_sources([source], run, setting)[0]
+
+
 def _pin(source: str, earlier: str | None) -> str:
     if not source.startswith("hf:"):
         return source
@@ -120,7 +124,7 @@ def documents(
 ) -> Iterator[str]:
     """The documents of a data set, or of some of its files, in their order.
 
-    Where the connection is lost, the file is read again up to where it was: slow, but exact.
+    After a lost connection the file is read again up to its last row, which is slow but exact.
 
     Args:
         source: `hf:REPO[@COMMIT][:CONFIG]:SPLIT`.
@@ -185,8 +189,8 @@ def _open(source: str) -> tuple[Any, str, str | None]:
     found = (builder.config.data_files or {}).get(split)
     if found is None:
         raise UserError(f"{source}: {repository} has no split {split!r} that consists of files")
-    told = repr((list(found), found.origin_metadata))
-    version = hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+    content = repr((list(found), found.origin_metadata))
+    version = hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
     made_of = str(builder.hash)
     commit = made_of if COMMIT.fullmatch(made_of) else None
     return builder.as_streaming_dataset(split), version, commit
@@ -235,7 +239,7 @@ def attempt(action: Callable[[], Result], failed: Failed) -> Result:
 
 def resumed(read: Callable[[], Iterator[Result]], failed: Failed) -> Iterator[Result]:
     """What is read, in its order; after a failure, `read` begins again, and what it gave before is
-    passed over: slow, but exact."""
+    passed over, which is slow but exact."""
     seen = 0
     waits = iter(WAITS)
     while True:

@@ -12,10 +12,7 @@ from evo.progress import WorkProgress, duration, seconds_left
 class PrepareProgress(WorkProgress):
     """Shows how much of a corpus is tokenised; a context manager.
 
-    Args:
-        name: the name of the corpus.
-        chunks: all chunks of it.
-        finished: the records of the chunks that were finished before, by their numbers.
+    `finished` has the records of the chunks that were finished before, by their numbers.
     """
 
     def __init__(self, name: str, chunks: Sequence[Chunk], finished: Mapping[int, Record]) -> None:

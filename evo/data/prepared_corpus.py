@@ -19,7 +19,7 @@ from evo.data.token_shards import Blocks, Shard, map_tokens, spaced
 from evo.errors import UserError
 from evo.model.tokenizer import Tokenizer
 from evo.storage.checksums import check
-from evo.storage.files import atomic_file
+from evo.storage.files import write_whole
 from evo.storage.run_directory import FILE as SETTINGS
 
 MANIFEST = "manifest.json"
@@ -64,8 +64,8 @@ class Manifest:
             UserError: it cannot be written.
         """
         blocks = self.tokens // self.sequence_length if self.sequence_length else None
-        with atomic_file(directory / MANIFEST) as temporary:
-            temporary.write_text(json.dumps(asdict(self) | {"blocks": blocks}, indent=1) + "\n")
+        content = asdict(self) | {"blocks": blocks}
+        write_whole(directory / MANIFEST, json.dumps(content, indent=1) + "\n")
 
     @staticmethod
     def load(directory: Path) -> Manifest:
@@ -140,11 +140,7 @@ def read_stream(
 ) -> NDArray[np.int32]:
     """The first tokens of a prepared corpus, shape [N].
 
-    Args:
-        source: the directory.
-        tokenizer: of the model that will read it.
-        vocabulary: token ids must be below it.
-        max_tokens: read no more than so many.
+    The arguments are those of `open_blocks`; no more than `max_tokens` are read.
 
     Raises:
         UserError: as of `open_blocks`.

@@ -97,15 +97,14 @@ class SourceRange:
 
     def cache_key(self) -> str | None:
         """A hash of the content, or None where only reading it all would tell."""
-        digest = hashlib.blake2b(digest_size=12)
         if self.path is not None:
             path = self.path
             return attempt(lambda: _content_hash(path), partial(wait_for_file, path))
-        if self.name.startswith("stdlib:"):
-            for document in self.documents():
-                digest.update(document.encode() + b"\0")
-        else:
+        if self.kind == "hf":
             return None
+        digest = hashlib.blake2b(digest_size=12)
+        for document in self.documents():
+            digest.update(document.encode() + b"\0")
         return digest.hexdigest()
 
 

@@ -90,7 +90,6 @@ def load_text(
         raise UserError(
             f"a sequence length of {sequence_length} leaves nothing to predict: give at least 2"
         )
-    rows = _rows(source)
     blocks: Tokens | Blocks
     if is_prepared(source):
         blocks = open_blocks(
@@ -100,13 +99,13 @@ def load_text(
             sequence_length=sequence_length,
             max_tokens=max_tokens,
         )
-    elif rows is not None:
-        if rows.shape[1] > sequence_length:
+    elif has_rows(source):
+        blocks = np.concatenate([load_npy(path) for path in paths_of(source)])
+        if blocks.shape[1] > sequence_length:
             raise UserError(
-                f"{source} has rows of {rows.shape[1]} tokens, more than the sequence "
+                f"{source} has rows of {blocks.shape[1]} tokens, more than the sequence "
                 f"length of {sequence_length}"
             )
-        blocks = rows
     else:
         stream = _stream(source, tokenizer, _tokens_to_read(source, max_tokens))
         blocks = stream[: len(stream) // sequence_length * sequence_length]
@@ -135,11 +134,8 @@ def load_stream(
 ) -> Tokens:
     """The token ids of a source one after the other, shape [N].
 
-    Args:
-        source: see `evo.data.sources`.
-        tokenizer: not needed for `.npy`.
-        vocabulary: token ids must be below it.
-        max_tokens: read no more than so many, or than the first 33M if those are more.
+    The source, tokenizer and vocabulary are as for `load_text`. No more than `max_tokens` are read,
+    or than the first 33M if those are more.
 
     Raises:
         UserError: an unknown source, one that cannot be read, or a 2-D `.npy`, whose rows do not
@@ -225,9 +221,7 @@ def _tokens_of(part: SourceRange, tokenizer: Tokenizer | None) -> Iterator[Token
 def part_tokens(part: SourceRange, tokenizer: Tokenizer | None) -> Iterator[Tokens]:
     """The token ids of a part of a source, 1-D, some thousands at once.
 
-    Args:
-        part: of a source.
-        tokenizer: not needed for `.npy`.
+    Only text needs the tokenizer, not a `.npy`.
 
     Raises:
         UserError: it cannot be read.
@@ -270,9 +264,7 @@ def tokenise(documents: Iterable[str], tokenizer: Tokenizer) -> Iterator[Tokens]
 def batches_of(items: Iterable[Item], characters: Callable[[Item], int]) -> Iterator[list[Item]]:
     """Items in lists that are neither long nor large; a large one is alone.
 
-    Args:
-        items: documents, or something that has one.
-        characters: how long an item's document is.
+    `characters` gives the length of an item's document.
     """
     batch: list[Item] = []
     size = 0
@@ -325,10 +317,3 @@ def has_rows(source: str) -> bool:
     if len(shapes) > 1:
         raise UserError(f"{source} mixes .npy files of different shapes")
     return shapes != {()}
-
-
-def _rows(source: str) -> Tokens | None:
-    """The rows of 2-D `.npy` files, or None where the source is something else."""
-    return (
-        np.concatenate([load_npy(path) for path in paths_of(source)]) if has_rows(source) else None
-    )

@@ -35,9 +35,7 @@ class Shard(Summed):
 def write_shard(path: Path, tokens: NDArray[Any]) -> Shard:
     """Write token ids as an Arrow file of one column and one batch.
 
-    Args:
-        path: appears when it is whole.
-        tokens: 1-D, not empty.
+    The token ids are 1-D, and at least one. The file appears when it is whole.
 
     Raises:
         UserError: it cannot be written.
@@ -101,8 +99,8 @@ class Blocks:
         self._ends = np.cumsum([shard.tokens for shard in shards], dtype=np.int64)
         self._mapped: dict[int, NDArray[Any]] = {}
         self.shape = (int(self._ends[-1]) // length, length)
-        told = [length, *(part for shard in shards for part in (shard.tokens, shard.checksum))]
-        self.hash = hashlib.blake2b(repr(told).encode(), digest_size=8).hexdigest()
+        content = [length, *(part for shard in shards for part in (shard.tokens, shard.checksum))]
+        self.hash = hashlib.blake2b(repr(content).encode(), digest_size=8).hexdigest()
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -18,7 +18,7 @@ from evo.data.token_blocks import npy_tokens, tokenise
 from evo.data.token_shards import Shard, write_shard
 from evo.errors import UserError, first_line
 from evo.model.tokenizer import Tokenizer
-from evo.storage.files import atomic_file
+from evo.storage.files import write_whole
 
 SHARD_TOKENS = 2**25
 """A chunk of more tokens than this becomes several shards: so many are held in memory."""
@@ -40,7 +40,7 @@ class Record:
 
     @property
     def tokens(self) -> int:
-        """In all shards."""
+        """The number of tokens in all shards."""
         return sum(shard.tokens for shard in self.shards)
 
 
@@ -52,11 +52,7 @@ def token_type(tokenizer: Tokenizer) -> np.dtype[Any]:
 def tokenise_chunk(number: int, chunk: Chunk, tokenizer: Tokenizer, directory: Path) -> Record:
     """Tokenise a chunk, write its shards, then the record that says that it is finished.
 
-    Args:
-        number: of the chunk, which its files are named after.
-        chunk: what to read.
-        tokenizer: of the token ids.
-        directory: of the corpus.
+    Its files, in the directory of the corpus, are named after its number.
 
     Raises:
         UserError: the chunk cannot be read, or a shard cannot be written.
@@ -97,8 +93,7 @@ def tokenise_chunk(number: int, chunk: Chunk, tokenizer: Tokenizer, directory: P
     if count:
         shards.append(write_shard(_path(directory, number, len(shards)), held[:count]))
     record = Record(documents, shards, changed)
-    with atomic_file(record_path(directory, number)) as temporary:
-        temporary.write_text(json.dumps(asdict(record)))
+    write_whole(record_path(directory, number), json.dumps(asdict(record)))
     return record
 
 

@@ -79,9 +79,7 @@ class UnitCosts:
 def unit_costs(architecture: Architecture, channels: Any) -> UnitCosts:
     """What a layer, a query group and a neuron cost in parameters at this residual width.
 
-    Args:
-        architecture: of the teacher.
-        channels: an integer, or an array of them, of which the unit costs are then arrays too.
+    `channels` may be an array, of which the unit costs are then arrays too.
     """
     a, d = architecture, channels
     group_rows = (a.queries_per_group + 2) * a.head_size

@@ -88,16 +88,9 @@ def fit(
 ) -> WidthPlan | None:
     """A plan in the bin, near the given one.
 
-    One dimension, drawn among those that can reach the bin alone, moves by the least that lands
-    in it. Where none can, one of them moves part of the way, and so on.
-
-    Args:
-        architecture: of the teacher.
-        bin: where the cost must lie.
-        plan: where to start.
-        rng: breaks ties.
-        uniform: whether all layers change alike.
-        limits: of the widths.
+    One dimension, drawn among those that can reach the bin alone, moves by the least that lands in
+    it. Where none can, one of them moves part of the way, and so on. `rng` breaks ties; where
+    `uniform`, all layers change alike.
 
     Returns:
         None where no way into the bin was found, as may be in a bin that few shapes are in.

@@ -15,7 +15,7 @@ import numpy as np
 from evo.genome.cost import Architecture, LatencyUnitCosts
 from evo.genome.subnet import Widths
 from evo.genome.width_limits import NO_LIMITS
-from evo.storage.files import atomic_file
+from evo.storage.files import write_whole
 
 FILE = "latency.json"
 
@@ -72,8 +72,7 @@ class Latencies:
 
     def save(self, path: Path) -> None:
         """Write the measurements as JSON."""
-        with atomic_file(path) as temporary:
-            temporary.write_text(json.dumps(asdict(self)) + "\n")
+        write_whole(path, json.dumps(asdict(self)) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Latencies:

@@ -37,11 +37,7 @@ def count_shapes(
 ) -> BinShapes:
     """Count the shapes whose cost is in a bin, and name the nearest costs outside.
 
-    Args:
-        architecture: of the teacher.
-        bin: the range of costs.
-        uniform: all layers alike; else the counts are of the sums over layers.
-        limits: of the widths.
+    Where layers may differ, the counts are of the sums over layers.
     """
     inside = 0
     below: list[int] = []

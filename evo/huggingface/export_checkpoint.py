@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import logging
 import math
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError
@@ -19,7 +16,7 @@ from torch import Tensor
 from evo.errors import UserError, first_line
 from evo.genome.subnet import Widths
 from evo.huggingface.config import ExportConfig
-from evo.huggingface.import_checkpoint import CHECKED_LENGTH, CHECKED_ROWS, TOLERANCE
+from evo.huggingface.import_checkpoint import TOLERANCE, tokens_to_compare
 from evo.huggingface.to_config import hidden_act, native_config, refuse_unsaid, rope_parameters
 from evo.huggingface.to_weights import native_weights
 from evo.model import checkpoint as checkpoints
@@ -31,8 +28,6 @@ from evo.storage.files import atomic_directory, refuse_occupied
 
 if TYPE_CHECKING:
     from evo.huggingface.modeling_evo import EvoForCausalLM
-
-logger = logging.getLogger("evo")
 
 MODELING = "modeling_evo"
 """The module that an export brings with it, and its file's stem."""
@@ -104,11 +99,6 @@ def portable_model(stored: Checkpoint, dtype: torch.dtype, device: str) -> EvoFo
 
     The weights go from the checkpoint's file to the device: no other copy of them is made.
 
-    Args:
-        stored: the checkpoint.
-        dtype: the dtype of the weights.
-        device: torch's name of the device.
-
     Raises:
         UserError: that class cannot express the network.
     """
@@ -126,10 +116,7 @@ def portable_model(stored: Checkpoint, dtype: torch.dtype, device: str) -> EvoFo
 def portable_config(config: Config, widths: Widths, *, tied: bool) -> dict[str, Any]:
     """The `config.json` of a network in the modelling file's class.
 
-    Args:
-        config: litgpt's; of a layer-wise network, what its blocks have in common.
-        widths: of its blocks.
-        tied: whether embedding and output head are one matrix.
+    A layer-wise network's litgpt config says what its blocks have in common.
 
     Raises:
         UserError: that class cannot say it.
@@ -198,14 +185,9 @@ def _verify(directory: Path, stored: Checkpoint, *, native: bool) -> float | Non
     Raises:
         UserError: it cannot be loaded, or the difference is too large.
     """
-    if importlib.util.find_spec("transformers") is None:
-        logger.warning("the logits were not compared: transformers is not installed")
+    tokens = tokens_to_compare(stored.config)
+    if tokens is None:
         return None
-    rng = np.random.default_rng(0)
-    length = min(CHECKED_LENGTH, stored.config.block_size)
-    tokens = torch.from_numpy(
-        rng.integers(stored.config.padded_vocab_size, size=(CHECKED_ROWS, length))
-    )
     with torch.inference_mode():
         logits = reloaded(directory, native=native)(tokens).logits
         expected = stored.model()(tokens)

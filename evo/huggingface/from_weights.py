@@ -106,11 +106,7 @@ def litgpt_weights(
 ) -> dict[str, Tensor]:
     """The tensors under litgpt's names, checked against the config.
 
-    Args:
-        source: the checkpoint's own config.
-        config: litgpt's of the same network.
-        weights: by their Hugging Face names.
-        dtype: to convert to; None keeps each as it is.
+    `weights` are by their Hugging Face names; with a dtype of None each keeps its own.
 
     Returns:
         Every tensor that the config asks for; tied ones are one tensor under two names.
@@ -119,10 +115,9 @@ def litgpt_weights(
         UserError: a tensor is missing, unknown, or of another shape than the config asks for.
     """
     directory = source.path.parent
-    head = "embed_out.weight" if source.family == "gpt_neox" else "lm_head.weight"
-    embedding = {"gpt_neox": "gpt_neox.embed_in.weight"}.get(
-        source.family, "model.embed_tokens.weight"
-    )
+    head, embedding = "lm_head.weight", "model.embed_tokens.weight"
+    if source.family == "gpt_neox":
+        head, embedding = "embed_out.weight", "gpt_neox.embed_in.weight"
     weights = {n: t for n, t in weights.items() if not n.endswith(NO_WEIGHTS)}
     for name in (embedding,) if source.tied else (embedding, head):
         if name not in weights:

@@ -21,6 +21,7 @@ from evo.model import checkpoint as checkpoints
 from evo.model import tokenizer as tokenizers
 from evo.model.checkpoint import Checkpoint
 from evo.model.layerwise_gpt import architecture_of, build, tie
+from evo.model.litgpt import Config
 from evo.model.tokenizer import load_tokenizer
 from evo.storage.files import refuse_occupied
 
@@ -121,13 +122,9 @@ def _verify(source: SourceConfig, imported: Checkpoint, dtype: torch.dtype | Non
     Raises:
         UserError: the difference is above `TOLERANCE`.
     """
-    if importlib.util.find_spec("transformers") is None:
-        logger.warning("the logits were not compared: transformers is not installed")
+    tokens = tokens_to_compare(imported.config)
+    if tokens is None:
         return None
-    config = imported.config
-    rng = np.random.default_rng(0)
-    length = min(CHECKED_LENGTH, config.block_size)
-    tokens = torch.from_numpy(rng.integers(config.padded_vocab_size, size=(CHECKED_ROWS, length)))
     with torch.inference_mode():
         expected = transformers_logits(source, tokens, dtype)
         logits = imported.model()(tokens)
@@ -140,6 +137,20 @@ def _verify(source: SourceConfig, imported: Checkpoint, dtype: torch.dtype | Non
             "this checkpoint computes something that evo does not know"
         )
     return difference
+
+
+def tokens_to_compare(config: Config) -> Tensor | None:
+    """Random token ids, shape [B, T], on which logits are compared with those of transformers.
+
+    Returns:
+        None, with a warning, where transformers is not installed.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        logger.warning("the logits were not compared: transformers is not installed")
+        return None
+    size = CHECKED_ROWS, min(CHECKED_LENGTH, config.block_size)
+    rng = np.random.default_rng(0)
+    return torch.from_numpy(rng.integers(config.padded_vocab_size, size=size))
 
 
 def transformers_logits(

@@ -177,11 +177,6 @@ def native_heads(config: Config, widths: Widths) -> int:
 def native_config(config: Config, widths: Widths, *, tied: bool) -> dict[str, Any]:
     """The `config.json` of the network in its family's own class.
 
-    Args:
-        config: litgpt's of the network.
-        widths: of its blocks.
-        tied: whether embedding and output head are one matrix.
-
     Raises:
         UserError: the class cannot say it.
     """

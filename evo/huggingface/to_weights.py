@@ -54,11 +54,7 @@ def native_weights(
 ) -> dict[str, Tensor]:
     """The tensors under the names of the family's own class; a tied head is left out.
 
-    Args:
-        config: litgpt's of the network.
-        widths: of its blocks.
-        weights: by litgpt's names.
-        tied: whether embedding and output head are one matrix.
+    `weights` are by litgpt's names.
 
     Raises:
         UserError: the class cannot say it.
@@ -102,12 +98,8 @@ def with_silent_heads(
 ) -> tuple[Config, dict[str, Tensor]]:
     """The network with so many heads that the new ones give exactly nothing.
 
-    Their values are zero, and so are the output projection's columns for them.
-
-    Args:
-        config: litgpt's of a uniform network without grouped queries.
-        weights: by litgpt's names.
-        heads: how many there are to be.
+    Their values are zero, and so are the output projection's columns for them. The network is
+    uniform and without grouped queries; its weights are by litgpt's names.
     """
     missing = (heads - config.n_head) * config.head_size
     if not missing:

@@ -53,17 +53,14 @@ def extract(
         # A part that is kept whole is still a view of the teacher, which nobody may write to.
         copy = tensor is weights[source]
         tensor = tensor.to(device, dtype, copy=copy, non_blocking=tensor.is_pinned())
-        _set_parameter(model, name, nn.Parameter(tensor, requires_grad=False))
+        owner, _, attribute = name.rpartition(".")
+        parameter = nn.Parameter(tensor, requires_grad=False)
+        setattr(model.get_submodule(owner), attribute, parameter)
     if teacher.tied:
         tie(model)
     model.max_seq_length = sequence_length or config.block_size
     model.cos, model.sin = model.rope_cache(device=torch.device(device))
     return model.requires_grad_(True).eval()
-
-
-def _set_parameter(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
-    owner, _, attribute = name.rpartition(".")
-    setattr(model.get_submodule(owner), attribute, parameter)
 
 
 def _indices(mask: Mask) -> np.ndarray | None:

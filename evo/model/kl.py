@@ -132,12 +132,12 @@ def summed_nll_and_divergence(
             tensor[rows].to(hidden.device).flatten(0, 1) for tensor in (states.values, states.extra)
         ]
         parts = []
-        for own, wanted, values, extra in in_parts(hidden, targets, *kept):
+        for own, own_targets, values, extra in in_parts(hidden, targets, *kept):
             if divergence.top_k is None:
                 sizes, distance = _full(model, teacher, own, values, extra, divergence.vocabulary)
             else:
                 sizes, distance = _top(model, own, values, extra, divergence.vocabulary)
-            parts.append((sizes - target_logits(model, own, wanted), distance))
+            parts.append((sizes - target_logits(model, own, own_targets), distance))
         both = (torch.cat(column) for column in zip(*parts, strict=True))
         sums.append(tuple(row_sums(values, len(hidden), per_row) for values in both))
         start = rows.stop

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from evo.errors import UserError
 from evo.genome.cost import Architecture, Cost
 from evo.genome.subnet import Dimensions, Widths
-from evo.model.litgpt import GPT, Block, Config, do_softcapping
+from evo.model.litgpt import GPT, Block, Config
 
 
 class LayerwiseGPT(GPT):
@@ -180,14 +180,6 @@ def hidden_states(model: GPT, tokens: Tensor) -> Tensor:
     for block in model.transformer.h:
         x = block(x, cos, sin, None, None, None)
     return model.transformer.ln_f(x)
-
-
-def head_logits(model: GPT, hidden: Tensor) -> Tensor:
-    """The output head on a part of the hidden states, shape [..., channels] to [..., V]."""
-    logits = model.lm_head(hidden)
-    if model.config.final_logit_softcapping is not None:
-        logits = do_softcapping(logits, model.config.final_logit_softcapping)
-    return logits
 
 
 def tensor_shapes(config: Config, widths: Widths) -> dict[str, Sequence[int]]:

@@ -58,7 +58,7 @@ def summed_nll(
     """
     sums = []
     for batch in batches(model, blocks, micro_batch):
-        nll = torch.cat([_token_nll(model, *part) for part in in_parts(*batch)])
+        nll = torch.cat([token_nll(model, *part) for part in in_parts(*batch)])
         sums.append(row_sums(nll, len(batch[0]), blocks.shape[1] - 1))
     return np.concatenate(sums) if sums else np.empty(0)
 
@@ -144,7 +144,7 @@ def log_sum_exp(logits: Tensor) -> Tensor:
     return logits[:, 0] - torch.log_softmax(logits, 1)[:, 0]
 
 
-def _token_nll(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
+def token_nll(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
     """NLL of each target, float32, shape [positions]."""
     sums = [log_sum_exp(logits) for _, logits in logit_tiles(model, hidden)]
     return torch.stack(sums, 1).logsumexp(1) - target_logits(model, hidden, targets)

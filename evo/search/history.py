@@ -19,7 +19,7 @@ import pandas as pd
 
 from evo.errors import UserError, first_line
 from evo.search.shard_score import ShardScore
-from evo.storage.files import atomic_file, output_errors
+from evo.storage.files import atomic_file, output_errors, write_whole
 
 Status = Literal["full", "screened", "failed"]
 
@@ -73,6 +73,7 @@ class Row:
 
 
 COLUMNS = tuple(Row.__dataclass_fields__)
+LISTS = ("parents", "groups", "neurons")
 
 
 def perplexity(nll: float) -> float:
@@ -151,8 +152,7 @@ class History:
         self.rows.sort(key=lambda row: (row.generation, row.candidate))
         with atomic_file(self.parquet) as temporary:
             frame(self.rows).to_parquet(temporary, index=False)
-        with atomic_file(self._state) as temporary:
-            temporary.write_text(json.dumps(state))
+        write_whole(self._state, json.dumps(state))
         self.state = state
         with output_errors(self._journal):
             self._journal.write_bytes(b"")
@@ -160,12 +160,11 @@ class History:
     def _read_rows(self) -> list[Row]:
         if not self.parquet.is_file():
             return []
-        lists = ("parents", "groups", "neurons")
         records = pd.read_parquet(self.parquet).to_dict("records")
         return [
             Row(
                 **{
-                    str(key): tuple(value.tolist()) if key in lists else value  # type: ignore[arg-type]
+                    str(key): tuple(value.tolist()) if key in LISTS else value  # type: ignore[arg-type]
                     for key, value in record.items()
                 }
             )
@@ -188,13 +187,5 @@ def _from_json(line: bytes) -> tuple[tuple[str, int], ShardScore]:
 
 def frame(rows: Iterable[Row]) -> pd.DataFrame:
     """The rows as a table, columns in the order of `Row`."""
-    records = [
-        {
-            **vars(row),
-            "parents": list(row.parents),
-            "groups": list(row.groups),
-            "neurons": list(row.neurons),
-        }
-        for row in rows
-    ]
+    records = [vars(row) | {name: list(getattr(row, name)) for name in LISTS} for row in rows]
     return pd.DataFrame(records, columns=list(COLUMNS))

@@ -24,12 +24,8 @@ def scored_row(
 ) -> Row:
     """The row of a candidate that was scored.
 
-    Args:
-        proposal: the candidate.
-        generation: the number of its generation.
-        space: where it was searched.
-        scores: its first shards, by number, and the scores on them.
-        screening: how it was scored, with the stages of its generation.
+    `scores` are those on the candidate's first shards, by number. `screening` has the stages of its
+    generation.
     """
     reasons = failures(scores, space.bin)
     latencies = [score.latency for _, score in scores if score.latency is not None]

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo.search.shard_score import ShardScore
-from evo.storage.files import atomic_file, output_errors
+from evo.storage.files import output_errors, write_whole
 
 REFRESH_SECONDS = 10.0
 """What others have written is looked for no more often."""
@@ -50,8 +50,7 @@ class ScoreCache:
         text = json.dumps(key, sort_keys=True, indent=2)
         self.directory = root / hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
         if not (self.directory / "key.json").is_file():
-            with atomic_file(self.directory / "key.json") as temporary:
-                temporary.write_text(text + "\n")
+            write_whole(self.directory / "key.json", text + "\n")
         host = platform.node().partition(".")[0]
         self._own = self.directory / f"{host}-{os.getpid()}-{secrets.token_hex(4)}.scores"
         self._lines: dict[bytes, bytes] = {}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evo.errors import UserError
-from evo.storage.files import atomic_file, cache_directory
+from evo.storage.files import cache_directory, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +52,7 @@ def checksum(path: Path) -> str:
 def check(directory: Path, files: Sequence[Summed], made_by: str) -> None:
     """Compare files with their checksums.
 
-    Args:
-        directory: where they are.
-        files: as they were written.
-        made_by: the command that makes them anew.
+    `made_by` is the command that makes them anew.
 
     Raises:
         UserError: one is missing or damaged.
@@ -77,7 +74,7 @@ def damaged(directory: Path, files: Sequence[Summed]) -> dict[str, str]:
     """The files that are `missing` or `damaged`, by their names.
 
     A file of the same size and time of change as when it was last found right is not read again;
-    that is kept in the cache directory. Else several are read at once.
+    the cache directory keeps both. The others are read several at once.
     """
     known_file = _known_file(directory)
     known: dict[str, Any] = _read(known_file)
@@ -118,10 +115,9 @@ def _known_file(directory: Path) -> Path:
 
 
 def _keep(path: Path, right: dict[str, Any]) -> None:
-    """For the next time; where that cannot be, everything is read again then."""
+    """Keep what was found right; where it cannot be kept, everything is read again next time."""
     try:
-        with atomic_file(path) as temporary:
-            temporary.write_text(json.dumps(right))
+        write_whole(path, json.dumps(right))
     except UserError as error:
         _warn_once(f"{error}: checksums are compared anew at every start")
 

@@ -52,6 +52,16 @@ def atomic_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all.
+
+    Raises:
+        UserError: the place cannot be written to.
+    """
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def _sync(path: Path) -> None:
     """Wait until a file, or a directory's list of names, would survive a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)

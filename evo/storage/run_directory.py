@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from evo.errors import UserError
-from evo.storage.files import atomic_file, output_errors
+from evo.storage.files import output_errors, write_whole
 
 FILE = "settings.yaml"
 
@@ -45,8 +45,7 @@ def claim_run(directory: Path, settings: dict[str, Any], *, free: tuple[str, ...
         if directory.is_dir() and not all(map(_is_leftover, directory.iterdir())):
             raise UserError(f"{directory} is not empty and no run: name another --out")
         directory.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as temporary:
-        temporary.write_text(yaml.safe_dump(settings, sort_keys=False))
+    write_whole(path, yaml.safe_dump(settings, sort_keys=False))
     return False
 
 
@@ -58,18 +57,15 @@ def _is_leftover(path: Path) -> bool:
 def settle(directory: Path, name: str, value: Any) -> None:
     """Write down a setting that was left open when the run was claimed."""
     settings = read_settings(directory)
-    with atomic_file(directory / FILE) as temporary:
-        temporary.write_text(yaml.safe_dump({**settings, name: value}, sort_keys=False))
+    write_whole(directory / FILE, yaml.safe_dump({**settings, name: value}, sort_keys=False))
 
 
 def flat(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings with those of a part named `part.name`."""
     parts: dict[str, Any] = {}
     for name, value in settings.items():
-        inner = (
-            {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {}
-        )
-        parts |= inner or {name: value}
+        inner = value if isinstance(value, dict) else {}
+        parts |= {f"{name}.{key}": part for key, part in inner.items()} or {name: value}
     return parts
 
 

@@ -15,7 +15,7 @@ def plain(value: Any) -> Any:
     """Convert a value to what JSON can express: numpy's numbers and arrays become Python's, and a
     number that is not finite becomes None."""
     if isinstance(value, Mapping):
-        return {name: plain(one) for name, one in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if hasattr(value, "tolist"):  # numpy's, which is not imported for nothing

@@ -17,7 +17,7 @@ import numpy as np
 from rich.table import Table
 
 from evo.errors import UserError
-from evo.storage.files import atomic_file
+from evo.storage.files import write_whole
 from evo.storage.run_directory import FILE as SETTINGS
 from evo.storage.run_directory import read_settings
 from training.comparison.curves import Comparison, Curve, against, read_curve
@@ -133,8 +133,8 @@ def compare(
     groups = _groups(paths, reference_run)
     reference = next(group for group in groups if reference_run in group.runs)
     if out is not None:
-        with atomic_file(Path(out) / "comparison.json") as temporary:
-            temporary.write_text(json.dumps(_described(reference, groups), indent=2) + "\n")
+        described = json.dumps(_described(reference, groups), indent=2)
+        write_whole(Path(out) / "comparison.json", described + "\n")
     return GroupComparison(reference, groups)
 
 
@@ -176,12 +176,7 @@ def _check_comparable(runs: Sequence[Path]) -> None:
 
 
 def table(baseline: Group, groups: Sequence[Group]) -> Table:
-    """The comparison as a table for the terminal.
-
-    Args:
-        baseline: the group whose last perplexity is to be matched.
-        groups: the rows of the table.
-    """
+    """The comparison as a table for the terminal."""
     shown = Table(title=f"FLOPs to match {baseline.name} (perplexity {baseline.perplexity:.2f})")
     shown.add_column("run")
     for heading in ("n", "FLOPs", "perplexity", "FLOPs to match", "ratio", "over seeds"):

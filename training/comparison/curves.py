@@ -50,16 +50,10 @@ class Comparison:
     """A run against the baseline.
 
     Attributes:
-        run: name of the run.
-        flops: FLOPs of the whole run.
-        perplexity: perplexity at the last validation.
         match: where the run reaches the baseline's last perplexity.
         ratio: the baseline's FLOPs over those of the match; None: the run never gets there.
     """
 
-    run: str
-    flops: float
-    perplexity: float
     match: Match
     ratio: float | None
 
@@ -72,11 +66,9 @@ class Comparison:
 
 
 def read_curve(run: Path, name: str | None = None) -> Curve:
-    """The validations of a run, finished or not.
+    """The validations of a run of `evo pretrain`, finished or not.
 
-    Args:
-        run: run directory of `evo pretrain`.
-        name: name of the run; by default the directory's.
+    The run's name is by default that of its directory.
 
     Raises:
         UserError: the directory is no run, or has fewer than two validations.
@@ -103,10 +95,6 @@ def flops_to_match(curve: Curve, target: float) -> Match:
 
     Between two validations the logarithm of the perplexity is taken to fall linearly with FLOPs;
     curves bend the other way, so this is rather too many than too few.
-
-    Args:
-        curve: validations of the run.
-        target: the perplexity.
     """
     if curve.perplexity[0] <= target:
         return Match(next(f for f in curve.flops if f > 0), is_bound=True)
@@ -135,13 +123,10 @@ def perplexity_at(curve: Curve, flops: float) -> float | None:
 def against(baseline: Curve, curve: Curve, *, other_flops: float = 0.0) -> Comparison:
     """A run against the baseline's end.
 
-    Args:
-        baseline: validations of the run to be matched.
-        curve: validations of the run.
-        other_flops: FLOPs spent for the run before it, as by the search for its start.
+    `other_flops` were spent for the run before it, as by the search for its start.
     """
     match = flops_to_match(curve, baseline.perplexity[-1])
     if match.flops is not None:
         match = Match(match.flops + other_flops, match.is_bound)
     ratio = None if match.flops is None else baseline.flops[-1] / match.flops
-    return Comparison(curve.name, curve.flops[-1], curve.perplexity[-1], match, ratio)
+    return Comparison(match, ratio)

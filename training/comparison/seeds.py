@@ -26,9 +26,6 @@ def group_by_seed(runs: Sequence[Path]) -> list[list[Path]]:
     Runs that have even the seed in common are copies of one run, and stand apart: they would make
     an interval narrower than it is.
 
-    Args:
-        runs: run directories of `evo pretrain`.
-
     Raises:
         UserError: a directory is no run.
     """

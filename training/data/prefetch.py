@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,13 +49,7 @@ class LocalBatch:
 class Prefetch:
     """Reads the local batches of a worker, one step after the other; a context manager.
 
-    Args:
-        sampler: draws the blocks of each step.
-        texts: the sources' blocks.
-        rank: the worker's number, from 0.
-        workers: number of workers.
-        steps: numbers of the steps.
-        teacher_logits: a teacher's stored logits of the same text; None without them.
+    Workers are numbered from 0. `teacher_logits` are a teacher's stored logits of the same text.
     """
 
     def __init__(
@@ -79,12 +72,7 @@ class Prefetch:
         self._thread.start()
         return self._local_batches()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._closed.set()
 
     def _local_batches(self) -> Iterator[LocalBatch]:

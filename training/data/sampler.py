@@ -48,9 +48,7 @@ class Batch:
     def share(self, rank: int, workers: int) -> Batch:
         """A worker's part of the batch; the parts of all workers are disjoint, and make the batch.
 
-        Args:
-            rank: the worker's number, from 0.
-            workers: number of workers.
+        Workers are numbered from 0.
         """
         return Batch(self.sources[rank::workers], self.blocks[rank::workers])
 

@@ -26,7 +26,7 @@ from evo.data.sources import SourceRange
 from evo.data.token_blocks import Tokens, batches_of, check_ids, npy_tokens
 from evo.errors import UserError
 from evo.model.tokenizer import Tokenizer, load_tokenizer
-from evo.storage.files import atomic_file, output_errors
+from evo.storage.files import output_errors, write_whole
 from training.data.prefetch import AHEAD
 
 APART = AHEAD + 1
@@ -57,11 +57,8 @@ class TextPosition:
 class BlockStream:
     """The blocks of a text in their order; after its end, from its beginning again.
 
-    Args:
-        parts: the parts of the text.
-        tokenizer: the tokenizer; None for `.npy` alone.
-        length: tokens of a block.
-        position: position of the first block.
+    Only text needs the tokenizer, not a `.npy`. The position is that of the first block, the length
+    that of all blocks, in tokens.
     """
 
     def __init__(
@@ -170,8 +167,8 @@ class WindowReader:
         self._text, self._file, self._most = text, positions, kept
         self._tokenizer = load_tokenizer(text.model)
         self._positions = {0: TextPosition(), **_read_positions(positions)}
-        with atomic_file(positions) as temporary:  # without a line that was cut off
-            temporary.write_text("".join(map(_line, *zip(*self._positions.items(), strict=True))))
+        # This leaves out a line that was cut off.
+        write_whole(positions, "".join(map(_line, *zip(*self._positions.items(), strict=True))))
         self._kept: dict[int, Any] = {}
         self._next = 0
         self._stream: BlockStream | None = None
@@ -231,9 +228,7 @@ def _line(number: int, position: TextPosition) -> str:
 def windows_to_keep(batch: int, window: int) -> int:
     """The number of windows to hold, so that no worker asks for one that was let go.
 
-    Args:
-        batch: blocks of a step.
-        window: blocks of a window.
+    Both are in blocks: the batch of a step, and the window.
     """
     # Steps do not end where windows do, and the window after the last is asked for already.
     return -(-(APART + 1) * batch // window) + 2

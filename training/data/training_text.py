@@ -57,8 +57,7 @@ class Source:
     def known_blocks(self, purpose: str) -> Tokens | Blocks:
         """The blocks, by their numbers.
 
-        Args:
-            purpose: what needs the blocks, for the message.
+        The message names the purpose for which they are needed.
 
         Raises:
             UserError: the source is a stream.
@@ -194,7 +193,7 @@ def _stream(name: str, student: Checkpoint, vocabulary: int, length: int, window
         tokenizer = (student.tokenizer.hash, student.tokenizer.end_of_text)
         digest.update(repr(tokenizer).encode())
     for part in chunks:
-        # Not when it was changed: a copy of the corpus must do to go on.
+        # The time of change is left out: a run must go on with a copy of the corpus.
         size = None if part.path is None else file_bytes(part)
         known_as = part.name if part.path is None else part.path.name
         digest.update(repr((known_as, part.start, part.stop, part.version, size)).encode())

@@ -95,12 +95,7 @@ def evaluate_tasks(
 ) -> dict[str, Any]:
     """Run tasks of lm-evaluation-harness on a checkpoint; progress is shown on stderr.
 
-    Args:
-        model: the checkpoint directory.
-        settings: the tasks, and how they are run.
-        micro_batch: the number of sequences that run through the model at once.
-        dtype: the dtype of the weights: float32 or bfloat16.
-        device: torch's name of the device; by default a GPU where there is one.
+    The micro-batch is in sequences; the other arguments are as for `evaluate`.
 
     Returns:
         The harness's results, see `training.evaluation.harness.run_tasks`.

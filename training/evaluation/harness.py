@@ -26,13 +26,6 @@ def run_tasks(
 ) -> dict[str, Any]:
     """Run tasks of the harness on a checkpoint.
 
-    Args:
-        stored: the checkpoint.
-        settings: the tasks, and how they are run.
-        dtype: the dtype of the weights.
-        batch_size: the number of sequences that run at once.
-        device: torch's name of the device.
-
     Returns:
         The harness's `results` (metrics by task), `versions` of the tasks, `n-shot` and
         `n-samples`, by task; with `log_samples` also `samples`, a list of them by task.

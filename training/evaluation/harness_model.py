@@ -18,12 +18,8 @@ from evo.model.checkpoint import Checkpoint
 class HarnessModel(HFLM):
     """What `HFLM` makes of the export of a checkpoint, without writing the export.
 
-    Args:
-        stored: a checkpoint with a tokenizer.
-        dtype: the dtype of the weights; log-likelihoods are computed in float32.
-        batch_size: the number of sequences that run at once.
-        device: torch's name of the device.
-        max_length: the number of tokens that the model sees; by default its block size.
+    The model sees `max_length` tokens, by default its block size. Log-likelihoods are computed in
+    float32 whatever the weights' dtype.
 
     Raises:
         UserError: there is no tokenizer, or the model does not take `max_length` tokens.

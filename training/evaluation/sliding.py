@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from evo.errors import UserError
 from evo.model.litgpt import GPT
-from evo.model.nll import batches, in_parts, log_sum_exp, logit_tiles, target_logits
+from evo.model.nll import batches, in_parts, token_nll
 
 
 def windows(tokens: int, length: int, stride: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -71,13 +71,7 @@ def summed_tail_nll(
         rows = counts[start : start + micro_batch]
         scored = torch.from_numpy(places >= len(places) - rows[:, None]).flatten()
         scored = scored.to(targets.device)
-        nll = torch.cat(
-            [
-                torch.stack([log_sum_exp(tile) for _, tile in logit_tiles(model, part)], 1)
-                .logsumexp(1)
-                .sub(target_logits(model, part, wanted))
-                for part, wanted in in_parts(hidden[scored], targets[scored])
-            ]
-        )
+        parts = in_parts(hidden[scored], targets[scored])
+        nll = torch.cat([token_nll(model, *part) for part in parts])
         sums += [part.double().sum().item() for part in nll.split(rows.tolist())]
     return np.array(sums)

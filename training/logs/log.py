@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from evo.errors import UserError
-from evo.storage.files import atomic_file, output_errors
+from evo.storage.files import output_errors, write_whole
 from evo.storage.strict_json import dumps
 
 LOG = "log.jsonl"
@@ -43,8 +43,7 @@ def secure(run: Path) -> None:
 def cut_back(run: Path, step: int) -> None:
     """Drop what was logged after a step, a half-written line included; -1 drops all."""
     kept = [row for row in rows(run) if row["step"] <= step]
-    with atomic_file(run / LOG) as temporary:
-        temporary.write_text("".join(dumps(row) + "\n" for row in kept), encoding="utf-8")
+    write_whole(run / LOG, "".join(dumps(row) + "\n" for row in kept))
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
@@ -72,10 +71,7 @@ def last_step(run: Path) -> int:
 def parse(line: str | bytes, path: Path, number: int) -> dict[str, Any]:
     """The row that a line of a log holds.
 
-    Args:
-        line: content of the line.
-        path: file of the log, for the message.
-        number: number of the line, for the message.
+    The message names the file and the line's number.
 
     Raises:
         UserError: the line is no JSON object with a step.

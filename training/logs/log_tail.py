@@ -41,8 +41,7 @@ class Watcher(Protocol):
 class LogReader:
     """Reads the new rows of a run's log.
 
-    Args:
-        run: the run directory; the log may be written later.
+    The run directory may get its log later.
     """
 
     def __init__(self, run: Path) -> None:
@@ -91,12 +90,9 @@ class LogReader:
 def log_tail(run: Path, watchers: Sequence[Watcher]) -> Iterator[None]:
     """Pass a run's log on to watchers, in a thread; at the end every row has been passed on.
 
-    A watcher that fails is left out from then on, with a warning: a full disk at a copy of the
-    log, or an error of a logger's library, must neither end the run nor stop the other watchers.
-
-    Args:
-        run: the run directory.
-        watchers: are given the rows, and closed at the end.
+    A watcher that fails is left out from then on, with a warning: a full disk at a copy of the log,
+    or an error of a logger's library, must neither end the run nor stop the other watchers.
+    Watchers are closed at the end.
     """
     finished = threading.Event()
     thread = threading.Thread(target=_pass_on, args=(run, watchers, finished), daemon=True)

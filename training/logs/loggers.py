@@ -41,10 +41,8 @@ def check_loggers(names: Sequence[str]) -> None:
 def open_loggers(names: Sequence[str], run: Path, settings: dict[str, Any]) -> list[Watcher]:
     """The loggers of a run.
 
-    Args:
-        names: names that `check_loggers` lets pass.
-        run: the run directory, absolute, where the loggers write.
-        settings: the run's recorded settings, for a logger that shows them.
+    `check_loggers` has let the names pass. The run directory, where the loggers write, is absolute;
+    the settings are the run's recorded ones, for a logger that shows them.
 
     Raises:
         UserError: Weights & Biases refuses, as without a key.
@@ -75,9 +73,6 @@ class TensorBoard:
     Written by tensorboardX, which Ray needs in any case: only looking at them needs TensorBoard.
     An event's wall time is that at which the run was first started, plus its seconds of training,
     so that files that are written again say the same.
-
-    Args:
-        run: the run directory.
     """
 
     def __init__(self, run: Path) -> None:
@@ -100,7 +95,7 @@ class TensorBoard:
             str(self._directory),
             purge_step=0,
             flush_secs=FLUSH_SECONDS,
-            # Else two starts within a second would have one name, and who looks on miss the second.
+            # Two starts within a second would otherwise share a name, and viewers miss the second.
             filename_suffix=f".{time.time_ns()}",
         )
 
@@ -120,11 +115,7 @@ class TensorBoard:
 
 
 class CsvFile:
-    """`log.csv`: a column for everything that is logged, empty where a step has none.
-
-    Args:
-        run: the run directory.
-    """
+    """`log.csv`: a column for everything that is logged, empty where a step has none."""
 
     def __init__(self, run: Path) -> None:
         self._path = run / CSV
@@ -172,10 +163,6 @@ class WeightsAndBiases:
     A run that is started again goes on in the same one. Steps that are there already stay as they
     are: they are repeated only after a crash, with the same results. Offline nothing is there yet,
     so that each start leaves a whole run, of which the last is to be synced.
-
-    Args:
-        run: the run directory.
-        settings: the run's recorded settings.
 
     Raises:
         UserError: Weights & Biases refuses, as without a key.

@@ -16,9 +16,7 @@ RATE_STEPS = 20
 class ProgressState:
     """What is known of a run at its last logged step.
 
-    Args:
-        steps: the steps of the whole run.
-        flops: the FLOPs of the whole run.
+    `steps` and `flops` are those of the whole run.
     """
 
     def __init__(self, steps: int, flops: float) -> None:
@@ -66,7 +64,7 @@ class ProgressState:
             cross_entropy = last["ce"] if "ce" in last else last["loss"]
             parts.append(f"perplexity {math.exp(min(cross_entropy, 700.0)):.2f}")
         if self._rates:
-            rate = len(self._rates) / sum(1 / one for one in self._rates)
+            rate = len(self._rates) / sum(1 / each for each in self._rates)
             parts.append(f"{rate:,.0f} tokens/s")
         if "skipped" in last:
             parts.append(f"{last['skipped']} steps without an update")
@@ -79,17 +77,12 @@ class ProgressState:
 class ProgressDisplay:
     """Shows a run's progress on stderr; a watcher of its log.
 
-    Args:
-        name: the name of the run.
-        steps: the steps of the whole run.
-        state: what is known of the run.
-        console: a terminal or a log; by default stderr.
+    `steps` and `flops` are those of the whole run. The console may be a terminal or a log; by
+    default it is stderr.
     """
 
-    def __init__(
-        self, name: str, steps: int, state: ProgressState, console: Console | None = None
-    ) -> None:
-        self._state = state
+    def __init__(self, name: str, steps: int, flops: float, console: Console | None = None) -> None:
+        self._state = ProgressState(steps, flops)
         self._shown = WorkProgress(name, steps, console)
 
     def restart(self) -> None:
@@ -104,14 +97,3 @@ class ProgressDisplay:
     def close(self) -> None:
         """Leave the last state standing."""
         self._shown.close()
-
-
-def progress_display(name: str, steps: int, flops: float) -> ProgressDisplay:
-    """Make the display of a run's progress on stderr.
-
-    Args:
-        name: the name of the run.
-        steps: the steps of the whole run.
-        flops: the FLOPs of the whole run.
-    """
-    return ProgressDisplay(name, steps, ProgressState(steps, flops))

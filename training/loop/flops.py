@@ -11,11 +11,6 @@ def training_flops(student: Checkpoint, teacher: Checkpoint | None, sequence_len
 
     They are those of three forward passes of the student, as the backward pass costs two (Kaplan
     et al. 2020, section 2.1), and of one of a teacher that runs beside it.
-
-    Args:
-        student: the network that is trained.
-        teacher: the network that runs beside it; None: none does.
-        sequence_length: tokens of a sequence.
     """
     flops = 3 * forward_flops(student.architecture, student.widths, sequence_length)
     if teacher is not None:

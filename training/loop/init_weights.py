@@ -16,11 +16,7 @@ def initialise(model: GPT, generator: torch.Generator) -> None:
 
     Weights are normal with standard deviation sqrt(2 / (5 d)) (Nguyen and Salazar 2019), but
     2 / (L sqrt(d)) in the projections that add to the residual stream (Wang and Komatsuzaki 2021),
-    with d channels and L blocks. Biases are 0, norms 1.
-
-    Args:
-        model: either kind of network, on the CPU.
-        generator: the source of randomness.
+    with d channels and L blocks. Biases are 0, norms 1. The network is on the CPU.
     """
     channels, layers = model.config.n_embd, len(model.transformer.h)
     for name, module in model.named_modules():

@@ -20,10 +20,6 @@ def matmul_rate(device: torch.device, precision: Literal["float32", "bfloat16"])
     The rate is measured, not looked up by the device's name: it then holds for any device, at its
     present clock and number of threads. A product never reaches the peak that a
     data sheet states, so a utilisation relative to this is higher than one relative to that.
-
-    Args:
-        device: device to measure, as training will use it.
-        precision: dtype of the product.
     """
     size = SIZES.get(device.type, SIZES["cuda"])
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32

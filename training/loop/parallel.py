@@ -75,11 +75,7 @@ def spread_student(
 ) -> nn.Module:
     """Put a student where it trains.
 
-    Args:
-        student: the student on the CPU, the same on all workers.
-        process: this worker's place among all workers.
-        execution: how the student is spread and computed.
-        precision: dtype of matrix products.
+    The student is on the CPU, the same on all workers.
 
     Returns:
         The module to call in training: the student itself, or a wrapper of it.
@@ -118,21 +114,16 @@ def shard(
     and backward pass, because the loss uses the head's weights by themselves. In bfloat16, blocks
     are gathered in that, where autocast would cast them to it in any case; the parts themselves,
     gradients as they are added up, and the residual stream stay in float32. (Autocast leaves the
-    norms' weights, a few thousandths of all, in float32: gathered, these are rounded too.)
-
-    Args:
-        network: the network on the CPU.
-        process: this worker's place among all workers.
-        precision: dtype of matrix products.
-        dtype: dtype of the weights.
+    norms' weights, a few thousandths of all, in float32: gathered, these are rounded too.) The
+    network is on the CPU; `precision` is that of its matrix products, `dtype` that of its weights.
     """
     if process.device.type == "cuda":
         torch.cuda.set_device(process.device)
     mesh = init_device_mesh(process.device.type, (process.workers,))
-    gathered = None
+    has_layer_norm = any(isinstance(module, nn.LayerNorm) for module in network.model.modules())
     # The CPU's LayerNorm takes no bfloat16 weights for a float32 input.
-    if precision == "bfloat16" and not _has_layer_norm_on_cpu(network.model, process.device):
-        gathered = torch.bfloat16
+    needs_float32 = process.device.type == "cpu" and has_layer_norm
+    gathered = torch.bfloat16 if precision == "bfloat16" and not needs_float32 else None
     for block in network.model.transformer.h:
         policy = MixedPrecisionPolicy(gathered, torch.float32, cast_forward_inputs=False)
         _cast_parameters(block, dtype)
@@ -147,17 +138,11 @@ def _cast_parameters(module: nn.Module, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
-def _has_layer_norm_on_cpu(model: GPT, device: torch.device) -> bool:
-    return device.type == "cpu" and any(isinstance(m, nn.LayerNorm) for m in model.modules())
-
-
 @contextmanager
 def synchronised(network: nn.Module, now: bool) -> Iterator[None]:
     """Let a backward pass add gradients up over the workers, or leave that to a later one.
 
-    Args:
-        network: the module that `spread_student` returns.
-        now: whether gradients are added up.
+    `network` is the module that `spread_student` returns.
     """
     if isinstance(network, FSDPModule):
         network.set_requires_gradient_sync(now)
@@ -170,10 +155,6 @@ def synchronised(network: nn.Module, now: bool) -> Iterator[None]:
 
 def clip_gradients(model: GPT, most: float) -> Tensor:
     """Scale gradients down to a norm over all workers' parts.
-
-    Args:
-        model: the student's network.
-        most: the largest norm.
 
     Returns:
         The norm before scaling, a scalar on the device.
@@ -195,7 +176,7 @@ def compile_blocks(model: GPT, device: torch.device) -> None:
         torch.compile(_probe)(torch.ones(8, device=device))
     except TorchDynamoException as error:
         raise UserError(f"--compile does not work here: {first_line(error)}") from error
-    # Else torch would give up after eight different blocks, and run the others as they are.
+    # Otherwise torch would give up after eight different blocks, and run the others uncompiled.
     config.recompile_limit += 2 * len(model.transformer.h)
     for block in model.transformer.h:
         block.forward = torch.compile(block.forward)

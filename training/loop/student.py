@@ -17,12 +17,7 @@ from training.losses.settings import LossSettings
 
 
 class Student(nn.Module):
-    """The network that is trained, with its loss: it maps tokens to summed losses.
-
-    Args:
-        model: the network to train.
-        settings: settings of the loss.
-    """
+    """The network that is trained, with its loss: it maps tokens to summed losses."""
 
     def __init__(self, model: GPT, settings: LossSettings) -> None:
         super().__init__()

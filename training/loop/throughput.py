@@ -28,9 +28,6 @@ class Throughput:
 
         The model FLOPs utilisation (Chowdhery et al. 2022, appendix B) is relative to what
         `matmul_rate` measures, and counts the teacher's forward pass as work.
-
-        Args:
-            seconds: the time that the step took.
         """
         settings = self.state.settings
         speed = settings.tokens_per_step / seconds

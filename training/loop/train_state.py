@@ -114,12 +114,7 @@ class TrainState:
 
 
 def initial_state(job: WorkerJob, process: WorkerProcess) -> TrainState:
-    """Load the networks onto the worker's device, for the first step.
-
-    Args:
-        job: what the worker is given.
-        process: the worker's place among all workers.
-    """
+    """Load the networks onto the worker's device, for the first step."""
     settings, device = job.settings, process.device
     if device.type == "cpu":
         torch.set_num_threads(job.threads)

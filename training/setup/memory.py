@@ -84,9 +84,7 @@ class MemoryDemand:
     def choose(self, workers: int, memory: int) -> Execution:
         """The first execution that fits, or the one that comes nearest to it.
 
-        Args:
-            workers: number of workers.
-            memory: bytes of each worker's device.
+        The memory is that of each worker's device, in bytes.
         """
         fits = (e for e in self.executions if self.needed(e, workers) <= SHARE * memory)
         return next(fits, min(self.executions, key=lambda e: self.needed(e, workers)))

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from evo.data.hub import pin_sources
+from evo.data.hub import pin_optional, pin_sources
 from evo.errors import UserError
 from evo.model.checkpoint import Checkpoint
 from training.config import PretrainConfig
@@ -111,10 +111,7 @@ class TrainingRun:
     def job(self, *, text: tuple[Any, ...], validation: Any, threads: int) -> WorkerJob:
         """What each worker is given.
 
-        Args:
-            text: blocks of each source, or references to them.
-            validation: blocks of the validation text, or a reference to them; None without it.
-            threads: threads of a worker on the CPU.
+        Blocks may be references to them; `validation` is None without it.
         """
         settings, sources = self.settings, self.inputs.text
         extents = tuple(source.extent for source in sources.sources)
@@ -143,7 +140,9 @@ def open_run(config: PretrainConfig) -> TrainingRun:
         UserError: bad input.
     """
     directory = Path(config.out).absolute()
-    config = _pinned(config, directory)
+    text = pin_sources(config.sources, directory, "text")
+    validation_text = pin_optional(config.validation_text, directory, "validation_text")
+    config = replace(config, text=text, validation_text=validation_text)
     inputs = read_inputs(config)
     workers, gpus_per_worker = workers_and_gpus(config.workers, config.gpus_per_worker)
     settings = resolve(config, inputs, "cuda" if gpus_per_worker else "cpu")
@@ -162,12 +161,3 @@ def _located(teacher: Teacher | None) -> Path | TeacherLogits | None:
     if isinstance(teacher, TeacherLogits):
         return replace(teacher, directory=teacher.directory.absolute())
     return None
-
-
-def _pinned(config: PretrainConfig, directory: Path) -> PretrainConfig:
-    """The config with the commits of the hub's data sets with which the run was begun."""
-    text = pin_sources(config.sources, directory, "text")
-    if config.validation_text is None:
-        return replace(config, text=text)
-    (validation_text,) = pin_sources([config.validation_text], directory, "validation_text")
-    return replace(config, text=text, validation_text=validation_text)

@@ -31,13 +31,7 @@ class LogitsMaker:
     ) -> None:
         """Load the teacher.
 
-        Args:
-            teacher: checkpoint directory.
-            settings: settings of the logits.
-            blocks: token ids of each source, shape [N, T].
-            on_gpu: whether the teacher runs on a GPU.
-            micro_batch: sequences that run at once.
-            threads: threads on the CPU.
+        The blocks are token ids of each source, shape [N, T].
         """
         if not on_gpu:
             torch.set_num_threads(threads)
@@ -48,10 +42,6 @@ class LogitsMaker:
 
     def make(self, path: Path, number: int) -> Summed:
         """Write a shard.
-
-        Args:
-            path: file of the shard.
-            number: number of the shard.
 
         Raises:
             UserError: the shard cannot be written.

@@ -25,10 +25,8 @@ from training.losses.divergences import TopK, top_k_of
 class TeacherNetwork(nn.Module):
     """A network that is distilled: it maps tokens to the hidden states that its head takes.
 
-    It is a module of its own because its forward gathers a sharded teacher's weights.
-
-    Args:
-        model: the network, without gradients.
+    It is a module of its own because its forward gathers a sharded teacher's weights. The network
+    is without gradients.
     """
 
     def __init__(self, model: GPT) -> None:
@@ -54,10 +52,8 @@ def load_teacher(
 ) -> TeacherNetwork:
     """Load a checkpoint as a teacher, without gradients, on the CPU.
 
-    Args:
-        directory: the checkpoint directory.
-        precision: dtype of matrix products, and of the weights unless they are mapped.
-        mapped: whether the weights stay in their file, as they are stored, for `parallel.shard`.
+    `precision` is the dtype of matrix products, and of the weights unless they are mapped: those
+    stay in their file, as they are stored, for `parallel.shard`.
     """
     stored = checkpoint.load(directory)
     model = stored.mapped_model() if mapped else stored.model(teacher_dtype(precision))

@@ -32,7 +32,7 @@ from safetensors import SafetensorError, safe_open
 from evo.data.token_shards import Blocks
 from evo.errors import UserError, first_line
 from evo.storage.checksums import Summed, check
-from evo.storage.files import atomic_file
+from evo.storage.files import write_whole
 from evo.storage.run_directory import read_settings
 from training.losses.divergences import TopK
 
@@ -131,8 +131,7 @@ def read_manifest(directory: Path) -> dict[str, Summed]:
 def write_manifest(directory: Path, shards: Iterable[Summed]) -> None:
     """Write the manifest of the finished shards, whole or not at all."""
     listed = [asdict(shard) for shard in shards]
-    with atomic_file(directory / MANIFEST) as temporary:
-        temporary.write_text(json.dumps(listed, indent=1) + "\n")
+    write_whole(directory / MANIFEST, json.dumps(listed, indent=1) + "\n")
 
 
 @dataclass(frozen=True)

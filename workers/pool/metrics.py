@@ -65,10 +65,7 @@ class SearchMetrics:
     def __init__(self, *, run: str, space: str, bin: str) -> None:
         """Start the heartbeat.
 
-        Args:
-            run: name of the run.
-            space: name of the search space.
-            bin: the bin as it was given.
+        The bin is named as it was given.
         """
         tags = {"run": run, "space": space, "bin": bin}
         self._gauges = {

@@ -13,7 +13,6 @@ import secrets
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -129,10 +128,7 @@ class SharedPool:
         return sum(search in (None, unit.search) for unit in self._units.values())
 
     def wait(self, timeout: float) -> list[ScoredUnit]:
-        """Scored units as they come, in no order that can be relied on.
-
-        Args:
-            timeout: seconds after which to return even without any.
+        """Scored units as they come, in no order that can be relied on; waits `timeout` seconds.
 
         Returns:
             At least one unit, unless the time has passed or nothing is pending.
@@ -162,12 +158,7 @@ class SharedPool:
     def __enter__(self) -> SharedPool:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _exchange(self, timeout: float) -> Answer:

@@ -126,15 +126,8 @@ class SharedPoolActor:
     ) -> None:
         """Start serving.
 
-        Args:
-            name: its own, as an actor.
-            teacher: a checkpoint directory.
-            teacher_hash: of its weights.
-            scoring: how to score.
-            settings: how many workers.
-            idle: seconds for which to wait for a job when there is none.
-            worker: the class of the actors.
-            lease: seconds after which a job that was not heard of is taken for dead.
+        The arguments are those of `SharedPool`, the name being the actor's own. A job that was not
+        heard of for `lease` seconds is taken for dead.
         """
         self._name, self._teacher, self._teacher_hash = name, Path(teacher), teacher_hash
         self._scoring, self._settings, self._worker = scoring, settings, worker
@@ -155,11 +148,7 @@ class SharedPoolActor:
     ) -> Welcome | None:
         """A job wants to use the pool.
 
-        Args:
-            job: an id of its own.
-            teacher_hash: of the teacher that it needs.
-            scoring: as it needs it.
-            blocks: its text, shape [N, T].
+        The job has an id and a text of its own; the blocks are token ids, shape [N, T].
 
         Returns:
             None where the pool is about to end.

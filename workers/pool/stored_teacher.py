@@ -54,11 +54,7 @@ class StoredTeacher:
 
 
 class TeacherStore:
-    """A teacher that is copied into the object store when it is first needed there.
-
-    Args:
-        teacher: the network.
-    """
+    """A teacher that is copied into the object store when it is first needed there."""
 
     def __init__(self, teacher: Network) -> None:
         self._teacher = teacher

@@ -60,14 +60,7 @@ class WorkerGroup:
         settings: PoolSettings,
         worker: type,
     ) -> None:
-        """Ask for the workers; returns at once.
-
-        Args:
-            teacher: whose subnets are scored.
-            scoring: how to score.
-            settings: how many workers.
-            worker: the class of the actors.
-        """
+        """Ask for the workers; returns at once."""
         self.workers: list[WorkerHandle] = []
         self._resources: dict[str, float] = {"CPU": scoring.threads}
         if settings.gpus_per_worker:
@@ -78,7 +71,7 @@ class WorkerGroup:
         self._has_started = False
         self._start_deaths = 0
         self._no_start_before = self._no_look_before = 0.0
-        # By reference: a worker that does not look at it need not import what it is made of.
+        # It is a reference: a worker that does not look at it need not import what it is made of.
         self._work = ray.put((teacher, scoring))
         options: dict[str, Any] = {
             "num_cpus": scoring.threads,
@@ -133,8 +126,7 @@ class WorkerGroup:
     def check(self, waiting: int) -> None:
         """Log it when workers have died or are missing, and give up if none has ever come.
 
-        Args:
-            waiting: units that no worker has.
+        `waiting` is the number of units that no worker has.
 
         Raises:
             UserError: no worker has started within the timeout.
@@ -146,10 +138,11 @@ class WorkerGroup:
             raise UserError(
                 self._messages.none_has_started(self._asked or len(self.workers), waited)
             )
-        lacks = 0 < alive < asked and not self._messages.has_mentioned_lack
-        # While the cluster has room for all, the others are about to start.
-        if lacks and (waited > MESSAGE_INTERVAL or self._total_room() < asked):
-            self._messages.log_lack(asked, alive)
+        if 0 < alive < asked and not self._messages.has_mentioned_lack:
+            room = self._room(node["Resources"] for node in ray.nodes() if node["Alive"])
+            # While the cluster has room for all, the others are about to start.
+            if waited > MESSAGE_INTERVAL or room < asked:
+                self._messages.log_lack(asked, alive)
         self._messages.log_none_alive(waiting, is_so=self._has_started and not alive)
 
     def close(self) -> None:
@@ -170,9 +163,6 @@ class WorkerGroup:
             return 0  # those that start would be counted twice
         self._no_look_before = now + LOOK_INTERVAL
         return self._room(available_resources_per_node().values())
-
-    def _total_room(self) -> int:
-        return self._room(node["Resources"] for node in ray.nodes() if node["Alive"])
 
     def _room(self, nodes: Iterable[dict[str, float]]) -> int:
         """How many workers nodes with these resources can hold together."""

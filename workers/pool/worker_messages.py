@@ -42,8 +42,7 @@ class WorkerMessages:
     def log_deaths(self, *, at_once: bool = False) -> None:
         """Log the deaths since the last message, if there are any and that was long ago.
 
-        Args:
-            at_once: do not wait.
+        With `at_once` the time does not count.
         """
         now = time.monotonic()
         if not self._deaths or not (at_once or now > self._no_deaths_before):
@@ -65,9 +64,7 @@ class WorkerMessages:
     def log_none_alive(self, units: int, *, is_so: bool) -> None:
         """Log from time to time that no worker is alive.
 
-        Args:
-            units: how many wait.
-            is_so: whether no worker is alive now.
+        `units` wait; `is_so` says whether no worker is alive now.
         """
         now = time.monotonic()
         if not is_so:
@@ -78,12 +75,7 @@ class WorkerMessages:
             logger.warning("no worker is alive, %d units wait; the cluster has %s", units, cluster)
 
     def none_has_started(self, asked: int, seconds: float) -> str:
-        """The message that ends a pool none of whose workers has started.
-
-        Args:
-            asked: how many were asked for.
-            seconds: for which they were waited for.
-        """
+        """The message that ends a pool none of whose workers has started."""
         return (
             f"no scoring worker has started in {seconds:.0f} s: asked for {asked} with "
             f"{_described(self._resources)} each, the cluster has "

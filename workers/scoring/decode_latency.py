@@ -53,13 +53,8 @@ def random_model(
 ) -> GPT:
     """A network of these widths with random weights, to be timed.
 
-    Args:
-        config: the teacher's.
-        widths: its own.
-        tied: whether embedding and output head are one matrix.
-        dtype: of the weights.
-        device: where it is put.
-        length: the longest sequence it is to see.
+    The config is the teacher's, the widths are the network's own; `length` is the longest sequence
+    that it is to see.
     """
     with torch.device("meta"):
         model = build(config, widths)

@@ -14,20 +14,14 @@ DEVICE_SHARE = 0.5
 def worker_memory(share: float) -> float:
     """Bytes of the GPU that one worker may take now.
 
-    Args:
-        share: the part of the GPU's memory that is this worker's.
+    `share` is the part of the GPU's memory that is this worker's.
     """
     free, total = torch.cuda.mem_get_info()
     return min(free, share * total)
 
 
 def on_device(weights: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
-    """The weights on the GPU, tied ones once; or as they are, where they would not fit.
-
-    Args:
-        weights: by name.
-        share: the part of the GPU's memory that is this worker's.
-    """
+    """The weights on the GPU, tied ones once; or as they are, where they would not fit."""
     unique = {id(tensor): tensor for tensor in weights.values()}
     if sum(tensor.nbytes for tensor in unique.values()) > DEVICE_SHARE * worker_memory(share):
         return dict(weights)

@@ -35,11 +35,8 @@ class TeacherCache:
     ) -> None:
         """Runs nothing yet.
 
-        Args:
-            teacher: on the device where it is to run.
-            blocks: token ids, shape [N, T].
-            divergence: for which the states are.
-            capacity: bytes.
+        The teacher is on the device where it is to run; the blocks are token ids, shape [N, T]; the
+        capacity is in bytes.
         """
         self.teacher = teacher
         self._blocks, self._divergence, self._capacity = blocks, divergence, capacity
@@ -74,12 +71,7 @@ def shared_model(
 
     A block's weights are fetched when it runs and let go after, so that a teacher runs which is
     larger than the device, or is stored in another dtype: there is room for one block.
-
-    Args:
-        network: the teacher, whose weights are only read.
-        dtype: in which it runs.
-        device: on which it runs.
-        sequence_length: the longest sequence it is to see.
+    `sequence_length` is the longest sequence that it is to see.
     """
     with torch.device("meta"):
         model = GPT(network.config).requires_grad_(False)

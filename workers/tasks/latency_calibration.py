@@ -19,22 +19,12 @@ ROUNDS = 3
 def calibrate(teacher: Network, settings: ScoringSettings, gpus: float) -> Latencies:
     """The latencies from which others are predicted: one worker's time, and no other's beside it.
 
-    Args:
-        teacher: whose shapes are measured, with random weights.
-        settings: device, dtype, threads and the length at which to measure.
-        gpus: share of a GPU that the worker reserves.
+    Shapes have random weights. The worker reserves `gpus` of a GPU.
     """
     assert settings.latency_length is not None
     shapes = calibration_shapes(teacher.architecture)
-    measured = on_worker(
-        _measure,
-        (teacher.config, teacher.tied),
-        shapes,
-        settings,
-        settings=settings,
-        gpus=gpus,
-        cpus=0,
-    )
+    network = teacher.config, teacher.tied
+    measured = on_worker(_measure, network, shapes, settings=settings, gpus=gpus, cpus=0)
     return Latencies(settings.latency_length, settings.device, shapes, tuple(measured))
 
 

@@ -44,25 +44,15 @@ def find_micro_batch(
         settings: how to score; the micro-batch is not looked at.
         gpus: share of a GPU that a worker reserves.
     """
-    return on_worker(
-        _find,
-        teacher,
-        candidate,
-        blocks,
-        settings,
-        settings=settings,
-        gpus=gpus,
-        cpus=settings.threads,
-    )
+    cpus = settings.threads
+    return on_worker(_find, teacher, candidate, blocks, settings=settings, gpus=gpus, cpus=cpus)
 
 
 def largest_within(limit: float, most: int, peak: Callable[[int], float]) -> int:
     """The largest power of two, up to `most`, of which the peak is within the limit; at least 1.
 
-    Args:
-        limit: bytes.
-        most: no more than this.
-        peak: bytes that a micro-batch takes at its peak; infinite where there are not so many.
+    `peak` gives the bytes that a micro-batch takes at its peak, infinite where there are not so
+    many; the limit is in bytes.
     """
     fits = 1
     while 2 * fits <= most and peak(2 * fits) <= limit:
@@ -83,11 +73,8 @@ def _find(
 def try_on(scorer: Scorer, candidate: Subnet, most: int, share: float) -> int:
     """The micro-batch of a scorer on this process's GPU.
 
-    Args:
-        scorer: whose teacher is where it will be.
-        candidate: the largest of the run.
-        most: sequences to try at once, at most; the text has as many.
-        share: the part of the GPU's memory that is this worker's.
+    The candidate is the largest of the run. No more than `most` sequences are tried, as the text
+    has no more; `share` is the part of the GPU's memory that is this worker's.
     """
     limit = MEMORY_SHARE * worker_memory(share)  # of what the teacher has left over
     model = scorer.model(candidate.pack(), candidate.id)

@@ -21,9 +21,9 @@ def on_worker(
     """What a function returns on a worker.
 
     Args:
-        function: called there with the arguments.
+        function: called there with the arguments, then the settings.
         arguments: large ones are put into the object store by Ray.
-        settings: whose threads torch uses there.
+        settings: torch uses their number of threads there.
         gpus: share of a GPU that the worker reserves.
         cpus: cores that the worker reserves; 0 where all may belong to a named pool, which lives
             longer than this search.
@@ -33,12 +33,12 @@ def on_worker(
     """
     task = ray.remote(num_cpus=cpus, num_gpus=gpus)(_run)
     try:
-        return ray.get(task.remote(function, settings.threads, *arguments))
+        return ray.get(task.remote(function, settings, *arguments))
     except RayTaskError as error:
         raise_user_error(error)
         raise
 
 
-def _run(function: Callable[..., T], threads: int, *arguments: Any) -> T:
-    torch.set_num_threads(threads)
-    return function(*arguments)
+def _run(function: Callable[..., T], settings: ScoringSettings, *arguments: Any) -> T:
+    torch.set_num_threads(settings.threads)
+    return function(*arguments, settings)

@@ -55,7 +55,6 @@ class RankingInputs:
             self.store.get(),
             *arguments,
             self.blocks,
-            self.settings,
             settings=self.settings,
             gpus=self.gpus,
             cpus=0,

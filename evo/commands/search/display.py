@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
@@ -21,11 +20,8 @@ logger = logging.getLogger("evo.search")
 class SearchDisplay:
     """Shows searches while they run; a context manager.
 
-    Args:
-        names: the names of the searches.
-        budget: the budget of each search.
-        console: the console on which the live table is drawn, if it is a terminal.
-        is_nll: whether fitness is an NLL, whose perplexity is then shown.
+    The live table is drawn where the console is a terminal. Where fitness is an NLL, its perplexity
+    is shown too.
     """
 
     def __init__(
@@ -46,12 +42,7 @@ class SearchDisplay:
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._is_live:
             self._live.stop()
 

@@ -64,13 +64,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
 
 
 class Driver:
-    """Keeps the pool fed until every search has ended.
-
-    Args:
-        config: of the run, whose name, budget and kind of fitness are shown.
-        searches: resumed from their files.
-        pool: who scores.
-    """
+    """Keeps the pool fed until every search has ended."""
 
     def __init__(
         self, config: SearchConfig, searches: Sequence[Search], pool: Pool | SharedPool

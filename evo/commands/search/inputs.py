@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from evo.commands.search.config import SearchConfig
 from evo.data.fitness_text import Mixture, load_mixture
-from evo.data.hub import pin_sources
+from evo.data.hub import pin_optional, pin_sources
 from evo.data.token_blocks import Text, load_text, sequence_length_of
 from evo.errors import UserError
 from evo.genome import PROXIES
@@ -113,7 +113,9 @@ def read_inputs(config: SearchConfig) -> SearchInputs:
     Raises:
         UserError: bad input; nothing has been written.
     """
-    config = _pinned(config)
+    text = pin_sources(config.sources, config.out, "text")
+    order_text = pin_optional(config.order_text, config.out, "order_text")
+    config = replace(config, text=text, order_text=order_text)
     teacher = checkpoint.load(config.teacher)
     if not teacher.widths.is_uniform:
         raise UserError(f"{config.teacher} is layer-wise: a teacher's blocks must be alike")
@@ -131,15 +133,15 @@ def read_inputs(config: SearchConfig) -> SearchInputs:
             max_tokens=max_tokens,
         )
 
-    text = load_mixture(load, config.sources, config.text_weights, config.max_tokens)
-    order_text = load(config.order_text) if config.order_text else text
+    fitness_text = load_mixture(load, config.sources, config.text_weights, config.max_tokens)
+    ranking_text = load(config.order_text) if config.order_text else fitness_text
     for head_size in config.head_sizes or []:
         with_head_size(teacher.config, head_size)  # refuses what cannot be cut
     index = Order.by_index(teacher.architecture.dimensions)
     for bin in bins:  # refuses what cannot be reached
         for space in config.spaces:
             _space(config, teacher, limits, space, bin, index)
-    rows, row_length = text.blocks.shape
+    rows, row_length = fitness_text.blocks.shape
     spread_out = spread(rows)
     stages = Stages.of(config.rung_settings, rows, max(1, config.shard_tokens // row_length))
     return SearchInputs(
@@ -151,22 +153,14 @@ def read_inputs(config: SearchConfig) -> SearchInputs:
         scoring=scoring,
         latencies=latencies,
         bins=bins,
-        text=text,
-        order_text=order_text,
-        blocks=text.blocks[spread_out],
+        text=fitness_text,
+        order_text=ranking_text,
+        blocks=fitness_text.blocks[spread_out],
         screening=Screening(
-            stages, config.rung_settings, SequenceWeights(text.weights[spread_out])
+            stages, config.rung_settings, SequenceWeights(fitness_text.weights[spread_out])
         ),
         starts=_starts(config, teacher),
     )
-
-
-def _pinned(config: SearchConfig) -> SearchConfig:
-    text = pin_sources(config.sources, config.out, "text")
-    if config.order_text is None:
-        return replace(config, text=text)
-    (order_text,) = pin_sources([config.order_text], config.out, "order_text")
-    return replace(config, text=text, order_text=order_text)
 
 
 def _limits(config: SearchConfig, teacher: Checkpoint) -> WidthLimits:

@@ -14,7 +14,7 @@ from evo.search.niches import best_of_niches
 from evo.search.pareto_front import best_of_bins, pareto_front, points_of
 from evo.search.search import Search
 from evo.search.winner import save_candidate
-from evo.storage.files import atomic_file
+from evo.storage.files import write_whole
 from evo.storage.strict_json import dumps, plain
 
 
@@ -25,10 +25,7 @@ def conclude(
 ) -> dict[str, Any]:
     """Extract the winners and write the summary.
 
-    Args:
-        inputs: whose searches they are.
-        searches: all ended.
-        winners: the NLL of those candidates whose rows have none.
+    `winners` gives the NLL of those candidates whose rows have none.
     """
     concluded = [_conclude(inputs, search, winners) for search in searches]
     points = [
@@ -48,8 +45,7 @@ def conclude(
         "best": [asdict(point) for point in best_of_bins(points)],
         "front": [asdict(point) for point in pareto_front(points)],
     }
-    with atomic_file(inputs.config.out / "summary.json") as temporary:
-        temporary.write_text(dumps(summary, indent=2) + "\n")
+    write_whole(inputs.config.out / "summary.json", dumps(summary, indent=2) + "\n")
     return plain(summary)
 
 
@@ -75,7 +71,7 @@ def _conclude(
         save_candidate(
             inputs.teacher, row, winner, space=space.name, bin=bin.name, seed=inputs.config.seed
         )
-    summary = {
+    return {
         "name": search.name,
         "space": space.name,
         "bin": bin.name,
@@ -101,7 +97,6 @@ def _conclude(
         "ended": search.ended,
         "winner": str(winner.resolve()) if row else None,
     }
-    return summary
 
 
 def _niche(best: Row) -> dict[str, Any]:

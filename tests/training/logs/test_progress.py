@@ -48,12 +48,12 @@ def test_the_time_left_is_at_the_speed_since_this_start() -> None:
 
 
 def test_a_run_that_never_began_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    ProgressDisplay("run", 10, ProgressState(10, 1e3)).close()
+    ProgressDisplay("run", 10, 1e3).close()
     assert capsys.readouterr().err == ""
 
 
 def test_a_log_has_a_line_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
-    display = ProgressDisplay("run", 100, ProgressState(100, 1e14))
+    display = ProgressDisplay("run", 100, 1e14)
     display.restart()
     display.rows([row(10)])
     assert capsys.readouterr().err == ""
@@ -63,7 +63,7 @@ def test_a_log_has_a_line_at_the_end(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_the_bar_on_a_terminal_says_the_same() -> None:
     console = Console(force_terminal=True, width=160, record=True, color_system=None)
-    bar = ProgressDisplay("run", 100, ProgressState(100, 1e14), console)
+    bar = ProgressDisplay("run", 100, 1e14, console)
     bar.restart()
     bar.rows([row(10, tokens_per_second=300.0)])
     bar.close()
