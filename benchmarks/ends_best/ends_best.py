@@ -184,8 +184,8 @@ def markdown(cells: dict[str, dict[str, Any]], machine: dict[str, Any], tokens: 
         "# The network that ends best",
         "",
         f"`{SPACE}`, bin {BIN}; perplexity on stdlib:validation after {tokens:,} tokens of "
-        f"training of the network that a train-off of {FINALISTS} finalists chose, and of the others after "
-        "as many FLOPs in all: the search's and the train-off's are counted.",
+        f"training of the network that a train-off of {FINALISTS} finalists chose, and of the "
+        "others after as many FLOPs in all: the search's and the train-off's are counted.",
         "",
         sentence(machine),
     ]
