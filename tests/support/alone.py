@@ -47,7 +47,8 @@ def settings_of(
     """Settings of a run of tiny networks on the CPU."""
     settings = {
         "init": "weights", "steps": steps, "batch": batch, "sequence_length": length,
-        "micro_batch": 2, "learning_rate": 3e-3, "warmup_steps": 5, "weight_decay": 0.1,
+        "micro_batch": 2, "learning_rate": 3e-3, "warmup_steps": 5,
+        "schedule": "cosine", "decay_steps": steps - 5, "weight_decay": 0.1,
         "gradient_clip": 1.0, "validate_every": 40, "seed": 0, "precision": "float32",
         "device": "cpu", "loss": LossSettings(), "flops_per_token": 1, "checkpoint_every": 10,
         "log_blocks": False, "on_nan": "stop",
