@@ -12,13 +12,16 @@ CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python)
 SUPPORTED := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 .DELETE_ON_ERROR:
-.PHONY: quickstart test lint format install constraints clean
+.PHONY: quickstart test test-all lint format install constraints clean
 
 quickstart: $(STAMP)
 	$(BIN)/evo quickstart $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m tests.run $(ARGS)
+
+test-all: test
+	$(BIN)/python -m tests.run --slow $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

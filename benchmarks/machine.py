@@ -22,7 +22,7 @@ def measured_on(packages: tuple[str, ...] = ("torch", "litgpt", "numpy")) -> dic
         cpu = names[0].partition(":")[2].strip() if names else cpu
         flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
         vectors = next((kind for kind in ("avx512f", "avx2") if kind in flags), None)
-    script = Path(sys.argv[0]).stem
+    script = Path(sys.argv[0]).relative_to(Path(__file__).parents[1]).with_suffix("")
     return {
         "cpu": cpu,
         "vectors": vectors,  # ratios of matrix products differ with it
@@ -30,7 +30,7 @@ def measured_on(packages: tuple[str, ...] = ("torch", "litgpt", "numpy")) -> dic
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
-        "command": " ".join(["python -m", f"benchmarks.{script}", *sys.argv[1:]]),
+        "command": " ".join(["python -m", ".".join(script.parts), *sys.argv[1:]]),
         "date": datetime.now(UTC).date().isoformat(),
         "load_average": [round(load, 2) for load in os.getloadavg()],
     }

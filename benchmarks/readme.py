@@ -10,21 +10,24 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PAGES = (
-    "rungs", "scaling", "proposals", "vs_whittle", "orders_and_spaces", "scoring", "memory",
-    "interruptions", "prepare", "train_throughput", "distillation", "training_interruptions",
-    "learning_rates",
+    "search/rungs", "pool/scaling", "search/proposals", "whittle/vs_whittle",
+    "spaces/orders_and_spaces", "scoring/scoring", "pool/memory", "pool/interruptions",
+    "training/prepare", "training/train_throughput", "training/distillation",
+    "training/training_interruptions", "training/learning_rates",
 )  # fmt: skip
 HEAD = """# Benchmarks
 
 Every figure that is claimed anywhere, with the command that measures it and the machine it was
-measured on. `python -m benchmarks.NAME` measures again and rewrites NAME.json and NAME.md;
-`python -m benchmarks.readme` rewrites this page.
+measured on. `python -m benchmarks.FOLDER.NAME` measures again and rewrites NAME.json and NAME.md
+beside itself; `python -m benchmarks.readme` rewrites this page.
 """
 
 
 def page(name: str) -> str:
-    """A benchmark's page, its headings one level down."""
-    return re.sub(r"(?m)^#", "##", (HERE / f"{name}.md").read_text()).strip() + "\n"
+    """A benchmark's page, its headings one level down, its pictures found from here."""
+    text = re.sub(r"(?m)^#", "##", (HERE / f"{name}.md").read_text())
+    folder = name.partition("/")[0]
+    return re.sub(r"\]\((\w+\.png)\)", rf"]({folder}/\1)", text).strip() + "\n"
 
 
 def main() -> None:

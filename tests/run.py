@@ -1,6 +1,8 @@
 """Run the tests in two processes: those that use Ray in one, all others in the other.
 
-    python -m tests.run [ARGUMENTS OF PYTEST]
+    python -m tests.run [--slow] [ARGUMENTS OF PYTEST]
+
+Tests with the mark `slow` run with --slow, and then no others.
 
 Ray's tests share one Ray, and must not compete with others of their kind for its CPUs; meanwhile
 the others use the core that a waiting driver leaves. The output of the others follows when both
@@ -23,15 +25,21 @@ NO_TESTS = 5
 def main() -> int:
     """Run both, and return pytest's exit status: of the first process that failed."""
     began = time.monotonic()
-    pytest = [sys.executable, "-m", "pytest", "-q", *sys.argv[1:]]
+    arguments = sys.argv[1:]
+    speed = "slow" if "--slow" in arguments else "not slow"
+    arguments = [argument for argument in arguments if argument != "--slow"]
+    pytest = [sys.executable, "-m", "pytest", "-q", *arguments, "-m"]
     with tempfile.TemporaryFile("w+") as output:
         others = subprocess.Popen(
-            [*pytest, "-m", "not ray"], stdout=output, stderr=subprocess.STDOUT
+            [*pytest, f"not ray and {speed}"], stdout=output, stderr=subprocess.STDOUT
         )
         lines = []
         try:
             with subprocess.Popen(
-                [*pytest, "-m", "ray"], stdout=subprocess.PIPE, text=True, errors="replace"
+                [*pytest, f"ray and {speed}"],
+                stdout=subprocess.PIPE,
+                text=True,
+                errors="replace",
             ) as with_ray:
                 assert with_ray.stdout is not None
                 for line in with_ray.stdout:

@@ -29,7 +29,7 @@ VALIDATION_TOKENS = 16384
 BATCH_TOKENS = 4096
 
 LEARNING_RATES = {"random": 8e-3, "winner": 4e-3, "distilled": 4e-3}
-"""The best of a grid for each arm: benchmarks/learning_rates.md."""
+"""The best of a grid for each arm: benchmarks/training/learning_rates.md."""
 
 LABELS = {
     "random": "random weights",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from evo.search.rung_settings import Rungs
 
 FEWEST_SEQUENCES = 2
-"""The least sequences of a stage. Searches that began on one ended worse (benchmarks/rungs.md)."""
+"""The least sequences of a stage; with one, searches ended worse (benchmarks/search/rungs.md)."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Stages:
         """The same stages, screening on other sequences than in the generation before.
 
         A search whose candidates are always chosen on the same few sequences learns these
-        (benchmarks/rungs.md). A single stage is not rotated.
+        (benchmarks/search/rungs.md). A single stage is not rotated.
         """
         step = self.sizes[0] % self.sizes[-1]
         return replace(self, begin=generation * step % self.sizes[-1])

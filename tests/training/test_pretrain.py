@@ -203,6 +203,7 @@ def test_a_killed_driver_goes_on_at_the_next_step(
     assert_loggers_show_the_log(config.out)
 
 
+@pytest.mark.slow
 def test_a_mixture_of_a_prepared_corpus_and_a_stream(
     config: PretrainConfig, tmp_path: Path
 ) -> None:

@@ -164,7 +164,9 @@ def test_a_switch_of_kept_with_dropped_keeps_the_widths():
     assert set(switched_in) == set(DIMENSIONS)
 
 
-@pytest.mark.parametrize("name", ["coarse-layerwise", "fine-layerwise"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("coarse-layerwise", marks=pytest.mark.slow), "fine-layerwise"]
+)
 def test_better_than_random_search_at_equal_evaluations(name):
     budget = Budget(population=20, generations=29)
     planted = Planted(0)

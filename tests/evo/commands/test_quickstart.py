@@ -27,6 +27,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(quickstart, name, value)
 
 
+@pytest.mark.slow
 def test_quickstart_ends_with_its_table_its_pictures_and_three_models(
     short: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

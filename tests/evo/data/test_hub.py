@@ -147,6 +147,7 @@ def test_a_later_commit_changes_nothing_for_a_corpus_that_was_begun(tmp_path: Pa
         assert pin_sources([pinned], out, "text") == Manifest.load(out).text == [pinned]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_later_commit_changes_nothing_for_a_run_that_was_begun(tmp_path: Path) -> None:
     model = tiny_checkpoints.neox(tmp_path / "model", vocabulary=300, padded=320)

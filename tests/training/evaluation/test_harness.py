@@ -60,7 +60,9 @@ def read_once(build):
     def built(paths):
         index = {}
         for path in paths:
-            index.update(own(path) if path == Path(lm_eval.tasks.__file__).parent else build([path]))
+            index.update(
+                own(path) if path == Path(lm_eval.tasks.__file__).parent else build([path])
+            )
         return index
 
     return built
@@ -356,6 +358,7 @@ def test_the_flags_of_the_harness(winner, tasks, tmp_path, capsys):
     assert "results.samples.jsonl exists already" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # reads the harness's 14,000 files
 def test_groups_tags_and_patterns(winner, tasks):
     """As many results as lm-evaluation-harness makes of these names, each task once."""
     (tasks / "together.yaml").write_text(

@@ -34,6 +34,7 @@ def losses(run: Path) -> list[float]:
     return [row["loss"] for row in log.rows(run)[1:]]
 
 
+@pytest.mark.slow
 def test_a_run_waits_for_room_and_goes_on_with_the_workers_for_which_there_is_some(
     cluster: Cluster,
     tmp_path: Path,

@@ -70,6 +70,7 @@ def run_names(grid: list[str]) -> list[str]:
     return [trial.name for trial in make_trials(grid, [], 1, np.random.default_rng(0))]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_killed_and_run_again_it_repeats_no_finished_run_and_goes_on_in_half_of_one(
     config: SweepConfig,
@@ -115,6 +116,7 @@ def test_killed_and_run_again_it_repeats_no_finished_run_and_goes_on_in_half_of_
     assert_same_run(second, alone.out)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_one_is_stopped_early_and_one_fails_and_the_rest_goes_on(
     config: SweepConfig,

@@ -117,6 +117,7 @@ def test_searches_share_evenly(pool, subnets):
     drain(pool)
 
 
+@pytest.mark.slow
 def test_killed_workers_change_nothing(pool, subnets, expected):
     units = units_of(subnets, searches="abcd")
     pool.submit(units)
@@ -138,6 +139,7 @@ class Poison(str):
         return os._exit, (1,)
 
 
+@pytest.mark.slow
 def test_a_unit_that_kills_its_workers_fails_alone(pool, subnets, expected):
     units = units_of(subnets)
     poison = Unit("a", Poison("poison"), b"", 0, 0, 5)

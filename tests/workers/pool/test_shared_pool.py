@@ -203,6 +203,7 @@ def test_a_killed_pool_changes_nothing(first, subnets, expected):
     assert_exact(results + drain(first), units, expected, "one")
 
 
+@pytest.mark.slow
 def test_silent_jobs_are_forgotten_and_the_pool_ends_with_its_last_user(
     first, loaded, subnets, expected
 ):
@@ -232,6 +233,7 @@ def test_silent_jobs_are_forgotten_and_the_pool_ends_with_its_last_user(
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_two_searches_one_after_the_other_share_a_pool(loaded, tmp_path):
     tokens = tmp_path / "tokens.npy"
     np.save(tokens, np.random.default_rng(0).integers(0, 100, 16 * 40))

@@ -82,6 +82,7 @@ class Other:
         pass
 
 
+@pytest.mark.slow
 def test_as_many_workers_as_there_is_room_for_while_nodes_come_and_go(
     stored, cluster, units, caplog
 ):

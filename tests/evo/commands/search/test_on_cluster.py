@@ -120,6 +120,7 @@ def series(metrics: str) -> set[tuple[str, str]]:
     }
 
 
+@pytest.mark.slow
 def test_a_submitted_search_ends_well_and_shows_every_metric_without_a_gap(
     head: Head, teacher: Callable[[str], Path], tmp_path: Path
 ) -> None:
