@@ -72,6 +72,12 @@ COMMANDS = {
         "evo.commands.pretrain:PretrainConfig",
         "evo.commands.pretrain:run",
     ),
+    "select": Command(
+        "pretrain a search's finalists side by side, halve them until the winner is left",
+        "training.selection.config:SelectConfig",
+        "evo.commands.select:run",
+        ("run",),
+    ),
     "sweep": Command(
         "pretraining runs over settings, side by side, and which of them is best",
         "evo.commands.sweep:SweepConfig",

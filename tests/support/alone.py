@@ -15,7 +15,7 @@ from evo.errors import UserError
 from training.data.sampler import Extent, Sampler
 from training.logs import log
 from training.loop.loop import train
-from training.loop.parallel import Execution, WorkerProcess
+from training.loop.parallel import Execution, WorkerProcess, process_group
 from training.loop.run_settings import RunSettings
 from training.loop.train_state import WorkerJob
 from training.losses.settings import LossSettings
@@ -120,10 +120,5 @@ def _train_in_process(job: WorkerJob, rank: int, workers: int, store: str, error
 
 
 def _train_in_group(job: WorkerJob, rank: int, workers: int, store: str) -> None:
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=workers
-    )
-    try:
+    with process_group(rank, workers, store):
         train(job, WorkerProcess(rank, workers, torch.device("cpu")))
-    finally:
-        torch.distributed.destroy_process_group()

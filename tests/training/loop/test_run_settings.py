@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from tests.support.alone import settings_of
@@ -23,7 +25,7 @@ def test_a_run_up_to_its_decay_is_the_beginning_of_every_longer_one() -> None:
 
 def test_it_then_falls_evenly_to_a_tenth() -> None:
     falling = rates(100)[80:]
-    drops = [before - after for before, after in zip(falling, falling[1:], strict=False)]
+    drops = [before - after for before, after in pairwise(falling)]
     assert drops == pytest.approx([0.9 / 20] * 19)
     assert falling[-1] == pytest.approx(0.1 + 0.9 / 20)
 
