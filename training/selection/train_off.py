@@ -78,8 +78,11 @@ class TrainOff:
     def pretraining(self, finalist: Finalist) -> PretrainConfig:
         """The settings of the planned run of a finalist, as `evo pretrain` takes them."""
         return replace(
-            _planned(self.config, self.out / MODELS / finalist.candidate),
-            out=self.out / RUNS / finalist.candidate,
+            _planned(
+                self.config,
+                model=self.out / MODELS / finalist.candidate,
+                out=self.out / RUNS / finalist.candidate,
+            ),
             workers=None,
             threads=self.config.threads if self.whole.settings.device == "cpu" else None,
         )
@@ -111,7 +114,7 @@ def open_train_off(config: SelectConfig) -> TrainOff:
     out = config.out or default_out(config.run, bin)
     finalists = finalist_files.load(out) or choose(config.run, bin, config.finalists)
     teacher = searched_teacher(config.run)
-    whole = open_run(replace(_planned(config, teacher.path), out=out))
+    whole = open_run(_planned(config, model=teacher.path, out=out))
     # The same checkpoint, whose hash is known already.
     whole = replace(whole, inputs=replace(whole.inputs, student=teacher))
     settings = whole.settings
@@ -125,9 +128,9 @@ def open_train_off(config: SelectConfig) -> TrainOff:
     return TrainOff(config, bin, out, finalists, whole, plan_rounds(len(finalists), last))
 
 
-def _planned(config: SelectConfig, model: Path) -> PretrainConfig:
+def _planned(config: SelectConfig, *, model: Path, out: Path) -> PretrainConfig:
     """The planned run of a checkpoint, on one worker."""
     common = {field.name: getattr(config, field.name) for field in fields(TrainingConfig)}
     return PretrainConfig(
-        **common, model=model, out=model, schedule="wsd", workers=1, threads=config.threads
+        **common, model=model, out=out, schedule="wsd", workers=1, threads=config.threads
     )

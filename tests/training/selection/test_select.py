@@ -23,6 +23,7 @@ from evo.model import checkpoint
 from evo.ray_connection import connect
 from tests.support import tiny_checkpoints
 from tests.support.alone import launch_here
+from tests.support.corpora import random_documents, write_jsonl
 from tests.support.drivers import kill_driver
 from tests.support.images import pixels
 from tests.support.searched import searched
@@ -194,6 +195,30 @@ def test_pretraining_goes_on_with_the_winner_as_if_never_stopped(
     pretrain(alone, launch=launch_here)
     assert_same_run(planned.out, alone.out)
     assert checkpoint.load(planned.out / "model").widths == checkpoint.load(planned.model).widths
+
+
+@pytest.mark.timeout(600)
+def test_distilled_on_text_that_is_read_as_a_stream(config: SelectConfig, tmp_path: Path) -> None:
+    connect()
+    (tmp_path / "streamed").mkdir()
+    write_jsonl(tmp_path / "streamed" / "train.jsonl", random_documents(400, seed=0, most=30))
+    streamed = replace(
+        config,
+        out=tmp_path / "out",
+        text=f"hf:{tmp_path / 'streamed'}:train",
+        sequence_length=LENGTH,
+        shuffle_tokens=7 * LENGTH,
+        teacher=teacher_path(),
+        finalists=2,
+    )
+    select(streamed)
+    planned = continuation(streamed)
+    assert len(log.rows(planned.out)) == 17
+    alone = replace(planned, out=tmp_path / "alone")
+    for each in (planned, alone):
+        pretrain(each, launch=launch_here)
+    assert_same_run(planned.out, alone.out)
+    assert "divergence" in log.rows(planned.out)[-1]
 
 
 def test_all_finalists_diverge(config: SelectConfig, tmp_path: Path) -> None:
