@@ -197,6 +197,7 @@ def test_pretraining_goes_on_with_the_winner_as_if_never_stopped(
     assert checkpoint.load(planned.out / "model").widths == checkpoint.load(planned.model).widths
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_distilled_on_text_that_is_read_as_a_stream(config: SelectConfig, tmp_path: Path) -> None:
     connect()
