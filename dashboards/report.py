@@ -15,6 +15,7 @@ from dashboards.html import UNKNOWN, code, element, identifier, page, picture, t
 from dashboards.pictures import search_curves
 from dashboards.search_run import RunRecord, SearchRecord, read_run
 from dashboards.search_section import search_section
+from dashboards.selection_section import selection_section
 from evo.storage.files import write_whole
 
 PAGE = "index.html"
@@ -27,8 +28,8 @@ def report(run: Path, out: Path) -> Path:
 
     Args:
         run: directory of `evo search`.
-        out: directory for `index.html`, `curves.png`, of several bins `front.png`, and two
-            pictures per search.
+        out: directory for `index.html`, `curves.png`, of several bins `front.png`, a picture per
+            train-off, and two per search.
 
     Returns:
         The page.
@@ -38,6 +39,7 @@ def report(run: Path, out: Path) -> Path:
     """
     record = read_run(run)
     body = [*_header(record), *_overview(record, out)]
+    body.extend(selection_section(run, [bin.strip() for bin in record.settings["bins"]], out))
     for search in record.searches:
         body.extend(search_section(record, search, out))
     body.append(_settings(record))

@@ -69,7 +69,7 @@ def read_run(run: Path) -> RunRecord:
             f"{run} is no run of `evo search`: its settings name no bins and spaces; give the "
             "directory that was its --out"
         )
-    summary = _read_json(run / "summary.json")
+    summary = read_json(run / "summary.json")
     ended = {row["name"]: row for row in summary["searches"]} if summary else {}
     names = [f"{space}@{bin.strip()}" for bin in settings["bins"] for space in settings["spaces"]]
     searches = [_read_search(run / "searches" / name, ended.get(name)) for name in names]
@@ -106,7 +106,12 @@ def _teacher_dimensions(order_path: Path) -> Dimensions | None:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The content of a file; None where there is none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     if not path.is_file():
         return None
     try:

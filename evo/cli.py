@@ -70,6 +70,11 @@ COMMANDS = {
         "train a checkpoint, or its shape from random weights, with or without distillation",
         "evo.commands.pretrain:PretrainConfig",
     ),
+    "select": Command(
+        "pretrain a search's finalists side by side, halve them until the winner is left",
+        "evo.commands.select:SelectConfig",
+        ("run",),
+    ),
     "sweep": Command(
         "pretraining runs over settings, side by side, and which of them is best",
         "evo.commands.sweep:SweepConfig",

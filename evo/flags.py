@@ -133,12 +133,13 @@ def _wanted(kind: Any) -> str:
 
 
 def _show_inherited_help(parser: Any, config_class: type) -> None:
-    """What base classes' docstrings say of fields that the class's own does not describe."""
-    for base in config_class.__mro__[1:]:
-        for param in docstring_parser.parse(base.__doc__ or "").params:
-            for action in parser._actions:
-                if action.dest == param.arg_name and not action.help:
-                    action.help = param.description
+    """Describe each field as its class does, or as the nearest base class does."""
+    described: dict[str, str | None] = {}
+    for each in config_class.__mro__:
+        for param in docstring_parser.parse(each.__doc__ or "").params:
+            described.setdefault(param.arg_name, param.description)
+    for action in parser._actions:
+        action.help = described.get(action.dest, action.help)
 
 
 def _show_dashes(parser: Any) -> None:

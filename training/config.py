@@ -1,4 +1,4 @@
-"""The settings of `evo pretrain` and `evo cache-logits`, as the user gives them."""
+"""The settings of training, of `evo pretrain` and of `evo cache-logits`, as the user gives them."""
 
 from __future__ import annotations
 
@@ -13,28 +13,24 @@ from training.losses.settings import DivergenceKind, Tail
 
 POSITIVE = (
     "tokens", "validation_tokens", "batch_tokens", "learning_rate", "validate_every",
-    "checkpoint_every", "workers", "micro_batch", "threads", "temperature", "top_k",
-    "gradient_clip", "shuffle_tokens",
+    "checkpoint_every", "micro_batch", "temperature", "top_k", "gradient_clip", "shuffle_tokens",
 )  # fmt: skip
 NOT_NEGATIVE = ("alpha", "beta", "weight_decay", "seed", "gpus_per_worker")
 
 
-@dataclass(frozen=True)
-class PretrainConfig:
-    """Settings of a pretraining run.
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How a network is trained, whichever it is.
 
     Attributes:
-        model: checkpoint directory of the network to train.
         text: sources of the training text; one that is too short is repeated in epochs, each in
             an order of its own. Data sets of the hub, and files of more than 1 GiB, are read as
             streams; a directory of `evo prepare` may be of any size.
         tokens: train on at least this number of tokens; the last batch is whole.
-        out: run directory. Started again with the same settings, a run goes on where it was.
         text_weights: how much each source of a mixed text counts; by default by its tokens.
         shuffle_tokens: a stream is shuffled in windows of this number of tokens, three of which
             each node of the cluster holds in memory.
         log_blocks: whether to log which blocks each step had, and not only their hash.
-        init: start from the checkpoint's weights, or from random ones in its shape.
         teacher: checkpoint directory to distil from; none: cross-entropy alone.
         teacher_logits: a directory of `evo cache-logits` to distil from, instead of running the
             teacher; with --teacher beside it, it must be that teacher's.
@@ -59,37 +55,27 @@ class PretrainConfig:
         sequence_length: tokens of a sequence; by default that of --teacher-logits, else the
             model's block size, 2048 at most.
         seed: seeds the order of the text, and random weights.
-        workers: number of workers that train in parallel, always on the same batches; by default
-            one per GPU, or one.
         gpus_per_worker: share of a GPU for each worker, or 0 for the CPU; by default 1 where there
             are GPUs.
         micro_batch: sequences that run through the model at once; by default as many as fit in
             half a GiB of activations on the CPU, and 8 GiB on a GPU.
         precision: dtype of matrix products; by default bfloat16 on GPUs, float32 on the CPU.
-        threads: threads of each worker on the CPU; by default the cores divided by the workers.
         warmup: share of the steps in which the learning rate rises.
+        decay: share of the steps in which the learning rate falls, of a wsd schedule.
         weight_decay: AdamW's, on matrices only.
         gradient_clip: the largest norm of the gradient.
-        parallel: every worker holds the whole network in training (ddp), or its part of weights,
-            gradients and optimiser states (fsdp); auto: fsdp where the whole would fill more than
-            80% of a GPU's memory, or of a worker's part of the memory that Ray counts on CPUs.
-        shard_teacher: whether each worker holds only its part of the teacher; by default where
-            it does not fit beside the student.
         activation_checkpointing: keep blocks' inputs alone and run blocks again in the backward
             pass: a third more FLOPs than are counted, for a fraction of the activations' memory.
         compile: run blocks through torch.compile.
         on_nan: whether a step whose loss or gradient is not finite ends the run, or its update is
             left out and counted; ten such steps in a row end the run.
-        loggers: copies of log.jsonl that are kept beside it: tensorboard, wandb, csv; any number.
     """
 
-    model: Path
     text: list[str] | str
     tokens: int
-    out: Path
     text_weights: list[float] | None = None
     shuffle_tokens: int = 2**23
-    init: Literal["weights", "random"] = "weights"
+    log_blocks: bool = False
     teacher: Path | None = None
     teacher_logits: Path | None = None
     alpha: float = 0.2
@@ -106,21 +92,16 @@ class PretrainConfig:
     checkpoint_every: int | None = None
     sequence_length: int | None = None
     seed: int = 0
-    workers: int | None = None
     gpus_per_worker: float | None = None
     micro_batch: int | None = None
     precision: Literal["float32", "bfloat16"] | None = None
-    threads: int | None = None
     warmup: float = 0.02
+    decay: float = 0.2
     weight_decay: float = 0.1
     gradient_clip: float = 1.0
-    log_blocks: bool = False
-    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
-    shard_teacher: bool | None = None
     activation_checkpointing: bool = False
     compile: bool = False
     on_nan: Literal["stop", "skip"] = "stop"
-    loggers: list[LoggerName] = field(default_factory=lambda: ["tensorboard"])
 
     def __post_init__(self) -> None:
         check(self, POSITIVE, lambda value: value > 0, "more than 0")
@@ -132,18 +113,60 @@ class PretrainConfig:
             raise UserError("--top-k is of a teacher's tokens: name a --teacher")
         if not 0 <= self.warmup < 1:
             raise UserError(f"--warmup {self.warmup}: it is a share of the steps, 0 to below 1")
+        if not 0 < self.decay <= 1 - self.warmup:
+            raise UserError(
+                f"--decay {self.decay}: it is a share of the steps, above 0 and at most the "
+                f"{1 - self.warmup:g} that --warmup leaves"
+            )
         if self.sequence_length is not None and self.sequence_length < 2:
             raise UserError(
                 f"--sequence-length {self.sequence_length} leaves nothing to predict: "
                 "give at least 2"
             )
         _check_gpus(self.gpus_per_worker)
-        check_loggers(self.loggers)
 
     @property
     def sources(self) -> list[str]:
         """The sources of the training text as a list."""
         return [self.text] if isinstance(self.text, str) else list(self.text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(TrainingConfig):
+    """Settings of a pretraining run.
+
+    Attributes:
+        model: checkpoint directory of the network to train.
+        out: run directory. Started again with the same settings, a run goes on where it was.
+        init: start from the checkpoint's weights, or from random ones in its shape.
+        schedule: how the learning rate falls after the warm-up: as a cosine; or not before the last
+            --decay of the steps, and then linearly (wsd: warm-up, stable, decay). Both end at a
+            tenth of the peak.
+        workers: number of workers that train in parallel, always on the same batches; by default
+            one per GPU, or one.
+        threads: threads of each worker on the CPU; by default the cores divided by the workers.
+        parallel: every worker holds the whole network in training (ddp), or its part of weights,
+            gradients and optimiser states (fsdp); auto: fsdp where the whole would fill more than
+            80% of a GPU's memory, or of a worker's part of the memory that Ray counts on CPUs.
+        shard_teacher: whether each worker holds only its part of the teacher; by default where
+            it does not fit beside the student.
+        loggers: copies of log.jsonl that are kept beside it: tensorboard, wandb, csv; any number.
+    """
+
+    model: Path
+    out: Path
+    init: Literal["weights", "random"] = "weights"
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    workers: int | None = None
+    threads: int | None = None
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    shard_teacher: bool | None = None
+    loggers: list[LoggerName] = field(default_factory=lambda: ["tensorboard"])
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, ("workers", "threads"), lambda value: value > 0, "more than 0")
+        check_loggers(self.loggers)
 
 
 @dataclass(frozen=True)

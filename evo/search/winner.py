@@ -67,12 +67,25 @@ def extract_candidate(run: Path, search: str | None, candidate: str | None, out:
         raise UserError(f"{problem}: --search is one of {', '.join(searches) or 'none'}")
     rows = History(run / "searches" / search).rows
     row = _pick(rows, candidate, search)
-    teacher = checkpoint.load(Path(settings["teacher"]))
-    if teacher.hash != settings["teacher_hash"]:
-        raise UserError(f"the teacher in {teacher.path} is not the one that {run} searched")
+    teacher = searched_teacher(run)
     space, _, bin = search.partition("@")
     save_candidate(teacher, row, out, space=space, bin=bin, seed=settings["seed"])
     return row
+
+
+def searched_teacher(run: Path) -> Checkpoint:
+    """The teacher that a run has searched.
+
+    Raises:
+        UserError: no such run, or its teacher has changed since.
+    """
+    settings = read_settings(run)
+    if "teacher" not in settings or "teacher_hash" not in settings:
+        raise UserError(f"{run} is no run of `evo search`: its settings name no teacher")
+    teacher = checkpoint.load(Path(settings["teacher"]))
+    if teacher.hash != settings["teacher_hash"]:
+        raise UserError(f"the teacher in {teacher.path} is not the one that {run} searched")
+    return teacher
 
 
 def _pick(rows: list[Row], candidate: str | None, search: str) -> Row:

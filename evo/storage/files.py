@@ -12,11 +12,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from evo.errors import UserError
 
 ABANDONED_SECONDS = 24 * 3600
 """The time without a change after which nobody writes to a temporary directory any more."""
+
+
+LOOK_SECONDS = 0.1
 
 
 @contextmanager
@@ -87,20 +91,35 @@ def refuse_occupied(path: Path) -> None:
 
 
 @contextmanager
-def exclusive(directory: Path) -> Iterator[None]:
+def exclusive(directory: Path, *, patience: float = 0.0) -> Iterator[None]:
     """Keep other processes of this machine from working in a directory at the same time.
+
+    Args:
+        directory: the directory.
+        patience: seconds for which another process may go on; one whose driver was killed soon
+            ends.
 
     Raises:
         UserError: another one is at work there.
     """
+    until = time.monotonic() + patience
     with output_errors(directory), (directory / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another process is at work in {directory}: wait for it, or name another --out"
-            ) from None
+        while not _locked(file):
+            if time.monotonic() >= until:
+                raise UserError(
+                    f"another process is at work in {directory}: wait for it, or name another --out"
+                )
+            time.sleep(LOOK_SECONDS)
         yield
+
+
+def _locked(file: IO[str]) -> bool:
+    """Lock a file, if no other process has."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager

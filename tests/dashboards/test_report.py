@@ -32,6 +32,7 @@ from evo.model.importance import importance_by_activation
 from evo.search.history import frame
 from evo.search.search import Search
 from evo.search.shard_score import ShardScore
+from tests.support import selections
 from tests.support.histories import DIMENSIONS, evolve, score_generation
 from workers.scoring.scorer import Scorer
 
@@ -190,6 +191,22 @@ def test_the_table_is_the_summary(run: Path, page: Page) -> None:
         assert row[8] == one["ended"] == "budget"
         assert one["winner"] in page.text
         assert f"the bin: {one['low']:,} to {one['high']:,}" in page.text
+
+
+def test_a_train_off_says_by_what_its_winner_was_chosen(run: Path, tmp_path: Path) -> None:
+    assert "Train-off" not in Page(report(run, tmp_path / "before")).text
+    shutil.copytree(run, tmp_path / "run")
+    out = tmp_path / "run" / "select" / "40%"
+    out.mkdir(parents=True)
+    (out / "summary.json").write_text(json.dumps(selections.summary()))
+    page = Page(report(tmp_path / "run", tmp_path / "after"))
+    assert "Train-off of 40%" in page.text
+    assert "chosen by validation NLL after 200 tokens of training" in page.text
+    assert "took 30% of the planned run's FLOPs" in page.text
+    assert page.row("a" * 16)[3:] == ["90.00", "50.00", "30.00", ""]
+    assert page.row("d" * 16)[3:] == ["60.00", "–", "–", "the loss is <nan>"]
+    assert "evo pretrain --model m --out o" in page.text
+    assert (tmp_path / "after" / "selection-40%.png").read_bytes() in page.pictures
 
 
 def test_the_header_says_what_was_searched_with_what(run: Path, page: Page) -> None:

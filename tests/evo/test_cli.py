@@ -65,6 +65,25 @@ def test_no_arguments_at_all():
     assert parse_config("evo rest", Resting, []) == Resting()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Frying(Resting):
+    """Fry.
+
+    Attributes:
+        pan: in what.
+    """
+
+    pan: Path
+
+
+def test_inherited_fields_are_described(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        parse_config("evo fry", Frying, ["--help"])
+    shown = capsys.readouterr().out
+    assert "in what." in shown
+    assert "how long." in shown
+
+
 def test_every_kind_of_value():
     config = bake(
         "a", "b", "--out", "o", "--flours", "rye", "25%", "--heat", "200", "--mode=grill",

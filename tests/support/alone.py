@@ -15,7 +15,7 @@ from evo.errors import UserError
 from training.data.sampler import Extent, Sampler
 from training.logs import log
 from training.loop.loop import train
-from training.loop.parallel import Execution, WorkerProcess
+from training.loop.parallel import Execution, WorkerProcess, process_group
 from training.loop.run_settings import RunSettings
 from training.loop.train_state import WorkerJob
 from training.losses.settings import LossSettings
@@ -47,7 +47,8 @@ def settings_of(
     """Settings of a run of tiny networks on the CPU."""
     settings = {
         "init": "weights", "steps": steps, "batch": batch, "sequence_length": length,
-        "micro_batch": 2, "learning_rate": 3e-3, "warmup_steps": 5, "weight_decay": 0.1,
+        "micro_batch": 2, "learning_rate": 3e-3, "warmup_steps": 5,
+        "schedule": "cosine", "decay_steps": steps - 5, "weight_decay": 0.1,
         "gradient_clip": 1.0, "validate_every": 40, "seed": 0, "precision": "float32",
         "device": "cpu", "loss": LossSettings(), "flops_per_token": 1, "checkpoint_every": 10,
         "log_blocks": False, "on_nan": "stop",
@@ -119,10 +120,5 @@ def _train_in_process(job: WorkerJob, rank: int, workers: int, store: str, error
 
 
 def _train_in_group(job: WorkerJob, rank: int, workers: int, store: str) -> None:
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=workers
-    )
-    try:
+    with process_group(rank, workers, store):
         train(job, WorkerProcess(rank, workers, torch.device("cpu")))
-    finally:
-        torch.distributed.destroy_process_group()

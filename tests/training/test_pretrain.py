@@ -362,6 +362,7 @@ def test_an_error_for_the_user_comes_from_a_worker_that_is_not_tried_again(
         ({"workers": 7}, "cannot be shared by 7 workers"),
         ({"gpus_per_worker": 2.0}, "--gpus-per-worker 2"),
         ({"warmup": 1.0}, "--warmup 1.0"),
+        ({"warmup": 0.5, "decay": 0.6}, "at most the 0.5 that --warmup leaves"),
         ({"loggers": ["csv", "csv"]}, "name each once"),
         ({"text": "stdlib:train"}, "no tokenizer"),
         ({"text_weights": [1.0, 2.0]}, "one for each of the 1"),

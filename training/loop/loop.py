@@ -30,16 +30,28 @@ MOST_SKIPPED = 10
 """This number of steps in a row whose update is left out ends a run."""
 
 
-def train(job: WorkerJob, process: WorkerProcess) -> None:
+class Diverged(UserError):
+    """The loss or the gradient is not finite."""
+
+
+def train(job: WorkerJob, process: WorkerProcess, *, stop_after: int | None = None) -> float | None:
     """Train one model; run by every worker.
 
     Args:
         job: what all workers are given.
-        place: where this one stands.
+        process: the worker's place among all workers.
+        stop_after: step after which to stop, with a checkpoint from which the run goes on; by
+            default the run's last, after which the network is written. No setting of the run.
+
+    Returns:
+        The NLL of the validation text, in nats summed over targets, where the run is stopped; None
+        at its end.
 
     Raises:
-        UserError: the loss is not finite, the memory or the disk is full.
+        Diverged: the loss is not finite.
+        UserError: the memory or the disk is full; the run is beyond the step at which to stop.
     """
+    last = job.settings.steps if stop_after is None else stop_after
     what, hint = "the networks do", "give --parallel fsdp, --shard-teacher true or more --workers"
     try:
         state = initial_state(job, process)
@@ -47,16 +59,24 @@ def train(job: WorkerJob, process: WorkerProcess) -> None:
         if job.settings.micro_batch > 1:
             what = f"micro-batches of {job.settings.micro_batch} sequences do"
             hint = "start again with a smaller --micro-batch"
-        _run(state)
+        if state.step > last:
+            raise UserError(
+                f"{job.directory} has {state.step} steps of training, and is wanted with {last}: "
+                "remove the directory to train anew"
+            )
+        _run(state, last)
+        if stop_after is not None:
+            return _validation_nll(state, _validation_blocks(state))
         save_result(state)
+        return None
     except torch.OutOfMemoryError as error:
         raise UserError(f"{what} not fit in memory: {hint}") from error
 
 
-def _run(state: TrainState) -> None:
-    """Take all steps that are left, and log a row for each."""
+def _run(state: TrainState, last: int) -> None:
+    """Take all steps that are left up to the last one, and log a row for each."""
     job, settings = state.job, state.settings
-    validation = np.empty((0, 0), np.int32) if job.validation is None else job.validation
+    validation = _validation_blocks(state)
     if state.process.rank == 0:
         log.cut_back(job.directory, state.step if state.step else -1)
     throughput = measure_throughput(state)
@@ -72,11 +92,11 @@ def _run(state: TrainState) -> None:
         job.text,
         rank=state.process.rank,
         workers=state.process.workers,
-        steps=range(state.step, settings.steps),
+        steps=range(state.step, last),
         teacher_logits=state.teacher if isinstance(state.teacher, TeacherLogits) else None,
     )
     with prefetch as local_batches:
-        _steps(state, throughput, local_batches, validation)
+        _steps(state, throughput, local_batches, validation, last)
 
 
 def _steps(
@@ -84,9 +104,10 @@ def _steps(
     throughput: Throughput,
     local_batches: Iterator[LocalBatch],
     validation: Blocks,
+    last: int,
 ) -> None:
     job, settings = state.job, state.settings
-    while state.step < settings.steps:
+    while state.step < last:
         began = time.perf_counter()
         local_batch = next(local_batches)
         row = _train_step(state, local_batch)
@@ -98,7 +119,7 @@ def _steps(
         row |= _blocks(state, local_batch)
         if state.process.rank == 0:
             log.append(job.directory, row)
-        if state.step % settings.checkpoint_every == 0 or state.step == settings.steps:
+        if state.step % settings.checkpoint_every == 0 or state.step == last:
             commit(state)
 
 
@@ -165,7 +186,7 @@ def _leave_out(state: TrainState, row: dict[str, Any], norm: float) -> dict[str,
     Loss and norm are those of all workers, so all of them decide alike.
 
     Raises:
-        UserError: such a step is to end the run, or too many have followed each other.
+        Diverged: such a step is to end the run, or too many have followed each other.
     """
     state.skipped += 1
     state.skipped_in_a_row += 1
@@ -174,12 +195,12 @@ def _leave_out(state: TrainState, row: dict[str, Any], norm: float) -> dict[str,
         name, value = "loss", row["loss"]
         if math.isfinite(value):
             name, value = "norm of the gradient", norm
-        raise UserError(
+        raise Diverged(
             f"the {name} is {value} at step {state.step}: {hint}, or leave such steps out with "
             "--on-nan skip"
         )
     if state.skipped_in_a_row == MOST_SKIPPED:
-        raise UserError(
+        raise Diverged(
             f"the loss or the gradient is not finite in {MOST_SKIPPED} steps in a row, up to step "
             f"{state.step}: {hint}"
         )
@@ -211,7 +232,18 @@ def _micro_batches(rows: int, turns: int) -> Iterator[tuple[slice, bool, bool]]:
         yield (slice(start, stop) if counts else slice(0, 1)), counts, turn == turns - 1
 
 
+def _validation_blocks(state: TrainState) -> Blocks:
+    validation = state.job.validation
+    return np.empty((0, 0), np.int32) if validation is None else validation
+
+
 def _validation_perplexity(state: TrainState, blocks: Blocks) -> float:
+    mean = _validation_nll(state, blocks) / (len(blocks) * (blocks.shape[1] - 1))
+    return math.exp(mean) if mean < 700 else math.inf
+
+
+def _validation_nll(state: TrainState, blocks: Blocks) -> float:
+    """The NLL of blocks in nats, summed over targets and workers."""
     share = np.arange(len(blocks))[state.process.rank :: state.process.workers]
     # As many rows for every worker, as in training; those at the end are not summed.
     rows = blocks[np.resize(share, math.ceil(len(blocks) / state.process.workers))]
@@ -219,5 +251,4 @@ def _validation_perplexity(state: TrainState, blocks: Blocks) -> float:
         sums = state.student.summed_nll(rows, state.settings.micro_batch)
     nll = sums[: len(share)].sum()
     total = state.sum_over_workers(torch.tensor([nll], dtype=torch.float64))
-    mean = total.item() / (len(blocks) * (blocks.shape[1] - 1))
-    return math.exp(mean) if mean < 700 else math.inf
+    return total.item()

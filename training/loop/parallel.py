@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+import torch.distributed
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
@@ -43,6 +44,24 @@ class WorkerProcess:
     rank: int
     workers: int
     device: torch.device
+
+
+@contextmanager
+def process_group(rank: int, workers: int, store: str) -> Iterator[None]:
+    """A process group on the CPU, for workers that Ray Train did not start.
+
+    Args:
+        rank: the worker's number, from 0.
+        workers: number of workers.
+        store: path of a file, not yet there, by which the workers find each other.
+    """
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=workers
+    )
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ class RunSettings:
         micro_batch: sequences that run through a worker's model at once.
         learning_rate: the peak, reached after warm-up.
         warmup_steps: steps over which the learning rate rises from 0.
+        schedule: how the learning rate falls: as a cosine, or linearly after a stable part (wsd).
+        decay_steps: steps over which the learning rate falls, the last ones of the run.
         weight_decay: AdamW's, on matrices only.
         gradient_clip: the largest norm of the gradient.
         validate_every: steps from one validation to the next; 0: no validation.
@@ -51,6 +53,8 @@ class RunSettings:
     micro_batch: int
     learning_rate: float
     warmup_steps: int
+    schedule: Literal["cosine", "wsd"]
+    decay_steps: int
     weight_decay: float
     gradient_clip: float
     validate_every: int
@@ -75,18 +79,24 @@ class RunSettings:
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """The settings on which the result depends, as plain values."""
-        return {name: value for name, value in asdict(self).items() if name not in UNRECORDED}
+        """The settings on which the result depends, as plain values.
+
+        A cosine is left out, as runs have nothing of it that were begun when there was no other.
+        """
+        left_out = UNRECORDED + (("schedule", "decay_steps") if self.schedule == "cosine" else ())
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0.
 
-        It rises linearly in the warm-up and then falls as a cosine to a tenth of the peak.
+        It rises linearly in the warm-up, and falls to a tenth of the peak in the last steps. Until
+        it falls it does not depend on the length of the run.
         """
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
-        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        return self.learning_rate * (DECAY + (1 - DECAY) * (1 + cos(pi * progress)) / 2)
+        progress = max(0, step - (self.steps - self.decay_steps)) / max(1, self.decay_steps)
+        left = (1 + cos(pi * progress)) / 2 if self.schedule == "cosine" else 1 - progress
+        return self.learning_rate * (DECAY + (1 - DECAY) * left)
 
     def validates_after(self, step: int) -> bool:
         """Whether there is a validation after this number of steps."""

@@ -26,6 +26,7 @@ from training.loop.loop import train
 from training.loop.parallel import Execution, WorkerProcess
 from training.loop.train_state import WorkerJob
 from training.run_directory import CHECKPOINTS
+from training.setup.inputs import Inputs
 from training.setup.memory import SHARE, MemoryDemand
 from training.setup.ray_internals import had_no_room
 from training.setup.training_run import TrainingRun
@@ -59,16 +60,18 @@ def launch_on_ray_train(run: TrainingRun) -> None:
     """
     connect()
     workers = allocate_workers(run.workers, run.gpus_per_worker, run.config.threads, living_nodes())
-    validation = run.inputs.validation
-    job = run.job(
-        text=tuple(
-            source.blocks if isinstance(source.blocks, StreamedText) else ray.put(source.blocks)
-            for source in run.inputs.text.sources
-        ),
-        validation=None if validation is None else ray.put(validation.blocks),
-        threads=run.config.threads or workers.threads,
-    )
+    text, validation = shared_text(run.inputs)
+    job = run.job(text=text, validation=validation, threads=run.config.threads or workers.threads)
     _fit_again_while_workers_die(job, workers, run.demand)
+
+
+def shared_text(inputs: Inputs) -> tuple[tuple[Any, ...], Any]:
+    """What workers are given of the text and of the validation text: references, and streams."""
+    text = tuple(
+        source.blocks if isinstance(source.blocks, StreamedText) else ray.put(source.blocks)
+        for source in inputs.text.sources
+    )
+    return text, None if inputs.validation is None else ray.put(inputs.validation.blocks)
 
 
 def _fit_again_while_workers_die(
@@ -187,6 +190,21 @@ def _run_worker(job: WorkerJob) -> None:
     Raises:
         UserError: this node does not see the run directory; or as `train`.
     """
+    context = ray.train.get_context()
+    train(
+        received(job),
+        WorkerProcess(
+            context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device()
+        ),
+    )
+
+
+def received(job: WorkerJob) -> WorkerJob:
+    """A job with its text, on the worker that is given it.
+
+    Raises:
+        UserError: this node does not see the run directory.
+    """
     if not (job.directory / SETTINGS).is_file():
         raise UserError(
             f"{job.directory} is not there on {socket.gethostname()}: --out must be on a file "
@@ -194,10 +212,4 @@ def _run_worker(job: WorkerJob) -> None:
         )
     text = tuple(ray.get(part) if isinstance(part, ray.ObjectRef) else part for part in job.text)
     validation = None if job.validation is None else ray.get(job.validation)
-    context = ray.train.get_context()
-    train(
-        replace(job, text=text, validation=validation),
-        WorkerProcess(
-            context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device()
-        ),
-    )
+    return replace(job, text=text, validation=validation)

@@ -39,6 +39,10 @@ def resolve(config: PretrainConfig, inputs: Inputs, device: Literal["cpu", "cuda
     batch = max(1, (config.batch_tokens or default_batch_tokens(config.tokens)) // length)
     steps = ceil(config.tokens / (batch * length))
     width = student.widths.channels * student.widths.layers
+    warmup_steps = round(config.warmup * steps)
+    decay_steps = steps - warmup_steps
+    if config.schedule == "wsd":
+        decay_steps = min(decay_steps, max(1, round(config.decay * steps)))
     validate_every = config.validate_every or max(1, steps // 20)
     return RunSettings(
         init=config.init,
@@ -49,7 +53,9 @@ def resolve(config: PretrainConfig, inputs: Inputs, device: Literal["cpu", "cuda
         or default_micro_batch(batch, length, width, ACTIVATION_BYTES[device]),
         learning_rate=config.learning_rate
         or default_learning_rate(parameters(student.architecture, student.widths)),
-        warmup_steps=round(config.warmup * steps),
+        warmup_steps=warmup_steps,
+        schedule=config.schedule,
+        decay_steps=decay_steps,
         weight_decay=config.weight_decay,
         gradient_clip=config.gradient_clip,
         validate_every=0 if inputs.validation is None else validate_every,

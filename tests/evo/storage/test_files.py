@@ -1,5 +1,6 @@
 import os
 import socket
+import threading
 
 import pytest
 
@@ -120,3 +121,23 @@ def test_only_one_process_at_a_time_works_in_a_directory(tmp_path):
         pass
     with exclusive(tmp_path):  # free again
         pass
+
+
+def test_who_is_patient_waits_for_another_process_to_end(tmp_path):
+    leave = threading.Event()
+
+    def work():
+        with exclusive(tmp_path):
+            entered.set()
+            leave.wait()
+
+    entered = threading.Event()
+    other = threading.Thread(target=work)
+    other.start()
+    entered.wait()
+    with pytest.raises(UserError, match="another process"), exclusive(tmp_path, patience=0.01):
+        pass
+    threading.Timer(0.2, leave.set).start()
+    with exclusive(tmp_path, patience=30):
+        assert leave.is_set()
+    other.join()

@@ -1,0 +1,40 @@
+"""The line that goes on with the winner."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from evo.flags import parse_config
+from training.config import PretrainConfig
+from training.selection.continuation import command
+
+
+def parsed(line: str) -> PretrainConfig:
+    program, name, *arguments = shlex.split(line)
+    assert (program, name) == ("evo", "pretrain")
+    return parse_config("evo pretrain", PretrainConfig, arguments)
+
+
+def test_it_says_all_that_differs_from_the_defaults() -> None:
+    config = PretrainConfig(
+        model=Path("a model"),
+        text=["hf:some/thing:train", "it's here.txt"],
+        text_weights=[3.0, 1.0],
+        tokens=1000,
+        out=Path("runs/25%"),
+        schedule="wsd",
+        learning_rate=3e-4,
+        top_k=None,
+        teacher=Path("teacher"),
+        compile=True,
+        threads=1,
+        gpus_per_worker=0,
+        loggers=["csv", "tensorboard"],
+    )
+    assert parsed(command(config)) == config
+
+
+def test_defaults_are_left_out() -> None:
+    config = PretrainConfig(model=Path("m"), text="t", tokens=5, out=Path("o"))
+    assert command(config) == "evo pretrain --text t --tokens 5 --model m --out o"

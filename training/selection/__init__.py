@@ -1,0 +1,1 @@
+"""`evo select`: the finalists of a search pretrained side by side, halved until one is left."""

@@ -1,0 +1,60 @@
+"""The settings of `evo select`, as the user gives them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from evo.errors import UserError
+from training.config import TrainingConfig, check
+
+SHARE = 0.1
+"""The default of --share, a guess that nothing has measured yet. Training of those who lose takes
+log2(finalists) times this share of the planned run: 0.4 of it with 16 finalists."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectConfig(TrainingConfig):
+    """Pretrain the finalists of a search side by side, halve them until one is left.
+
+    A train-off chooses among a bin's candidates by how well they train, where the search could only
+    choose by what they are before any training. Each round doubles the training of those that are
+    left, and the better half of them by validation NLL goes on (successive halving, Jamieson and
+    Talwalkar 2016). The winner's training is the beginning of the planned run, which
+    `evo pretrain --schedule wsd` goes on with. Interrupted, the same command goes on.
+
+    Attributes:
+        run: run directory of `evo search`.
+        tokens: tokens of the planned pretraining, of which the train-off is the beginning.
+        out: directory of the train-off; by default RUN/select/BIN.
+        bin: which of the run's bins, needed where it has several; its spaces compete together.
+        finalists: number of candidates that begin: the best of each number of layers, then the
+            second bests, and so on.
+        share: share of the planned tokens on which the last two are trained when the winner is
+            chosen.
+        validation_text: source of the text by which the winner is chosen.
+        workers: number of finalists that train at the same time, each by itself; by default as many
+            as the cluster has room for.
+        threads: threads of each on the CPU, also of the run that goes on with the winner.
+    """
+
+    run: Path
+    out: Path | None = None
+    bin: str | None = None
+    finalists: int = 16
+    share: float = SHARE
+    workers: int | None = None
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, ("workers", "threads"), lambda value: value > 0, "more than 0")
+        check(self, ("finalists",), lambda value: value >= 2, "at least 2")
+        check(self, ("share",), lambda value: 0 < value < 1, "above 0 and below 1")
+        if self.validation_text is None:
+            raise UserError("a train-off compares losses on other text: give --validation-text")
+
+
+def default_out(run: Path, bin: str) -> Path:
+    """The directory of a bin's train-off where the user names none."""
+    return run / "select" / bin

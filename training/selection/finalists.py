@@ -1,0 +1,158 @@
+"""The finalists of a bin: taken from the histories of its searches once, then cut out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from evo.errors import UserError, first_line
+from evo.model.checkpoint import Checkpoint
+from evo.search.history import History, Row
+from evo.search.niches import in_turns
+from evo.search.winner import save_candidate
+from evo.storage.files import atomic_file
+from evo.storage.run_directory import read_settings
+from evo.storage.strict_json import dumps
+
+FILE = "finalists.json"
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A candidate that takes part in a train-off.
+
+    Attributes:
+        candidate: its id.
+        search: the search that found it, SPACE@BIN.
+        layers: its blocks.
+        params: its parameters.
+        fitness: what the search minimised.
+    """
+
+    candidate: str
+    search: str
+    layers: int
+    params: int
+    fitness: float
+
+
+def bin_of(run: Path, bin: str | None) -> str:
+    """The bin whose candidates compete.
+
+    Args:
+        run: run directory of `evo search`.
+        bin: the bin that the user names; may be None where the run has only one.
+
+    Raises:
+        UserError: no such run, or no such bin in it.
+    """
+    read_settings(run)
+    bins = sorted({path.name.partition("@")[2] for path in _searches(run, "*")})
+    if not bins:
+        raise UserError(f"{run} is no run of `evo search`: there are no searches in it")
+    if bin is None and len(bins) == 1:
+        return bins[0]
+    if bin not in bins:
+        problem = "say which bin" if bin is None else f"{run} has no bin {bin!r}"
+        raise UserError(f"{problem}: --bin is one of {', '.join(bins)}")
+    return bin
+
+
+def choose(run: Path, bin: str, count: int) -> list[Finalist]:
+    """The finalists of a bin, from the histories of all its spaces.
+
+    They are the best of each number of layers, then the second bests, and so on, for a search's
+    fitness knows little of how networks of different depths train.
+
+    Args:
+        run: run directory of `evo search`.
+        bin: one of its bins.
+        count: number of finalists; fewer are taken where there are fewer.
+
+    Raises:
+        UserError: fewer than two candidates are scored in full.
+    """
+    found = _found(run, bin)
+    rows = in_turns(row for _, row in found.values())[:count]
+    if len(rows) < 2:
+        raise UserError(
+            f"{run} has {len(rows)} candidates in {bin} that are scored in full, and a train-off "
+            "needs two: let the search go on"
+        )
+    return [
+        Finalist(row.candidate, found[row.candidate][0], row.layers, row.params, row.fitness)
+        for row in rows
+    ]
+
+
+def load(directory: Path) -> list[Finalist] | None:
+    """The finalists with which a train-off was begun; None before there are any.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = directory / FILE
+    if not path.is_file():
+        return None
+    try:
+        return [Finalist(**one) for one in json.loads(path.read_text())]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged: {first_line(error)}") from error
+
+
+def save(finalists: Sequence[Finalist], directory: Path) -> None:
+    """Write the finalists down, so that they stay the same if the search goes on.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    with atomic_file(directory / FILE) as temporary:
+        temporary.write_text(dumps([asdict(one) for one in finalists], indent=1) + "\n")
+
+
+def cut_out(
+    finalists: Sequence[Finalist], run: Path, bin: str, teacher: Checkpoint, directory: Path
+) -> None:
+    """Write those finalists as checkpoints that are not there yet.
+
+    Args:
+        finalists: the finalists.
+        run: run directory of `evo search`.
+        bin: the bin that they are of.
+        teacher: the teacher that was searched.
+        directory: parent of the checkpoint directories, which are named by the candidates' ids.
+
+    Raises:
+        UserError: a finalist is not in the run's histories; a checkpoint cannot be written.
+    """
+    missing = [one for one in finalists if not (directory / one.candidate).is_dir()]
+    if not missing:
+        return
+    found, seed = _found(run, bin), read_settings(run)["seed"]
+    for one in missing:
+        if one.candidate not in found:
+            raise UserError(
+                f"{run} has no candidate {one.candidate}, with which this train-off was begun: "
+                "name the run that it is of, or another --out"
+            )
+        space = one.search.partition("@")[0]
+        row = found[one.candidate][1]
+        save_candidate(teacher, row, directory / one.candidate, space=space, bin=bin, seed=seed)
+
+
+def _found(run: Path, bin: str) -> dict[str, tuple[str, Row]]:
+    """The searches and rows of a bin's candidates, each from the first search that has it."""
+    found: dict[str, tuple[str, Row]] = {}
+    for path in _searches(run, bin):
+        for row in History(path).completed():
+            if row.status == "full":
+                found.setdefault(row.candidate, (path.name, row))
+    return found
+
+
+def _searches(run: Path, bin: str) -> list[Path]:
+    """The directories of a run's searches in a bin, or in any."""
+    paths = sorted((run / "searches").glob("*@*"))
+    return [path for path in paths if bin in ("*", path.name.partition("@")[2])]

@@ -1,0 +1,127 @@
+"""`evo select`: the rounds of a train-off, from the finalists to the winner."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evo.errors import UserError
+from evo.ray_connection import connect
+from evo.storage.files import exclusive, write_whole
+from evo.storage.run_directory import claim_run
+from evo.storage.strict_json import dumps
+from training import run_directory
+from training.run_directory import CHECKPOINTS, SUMMARY
+from training.selection import finalists as finalist_files
+from training.selection.config import SelectConfig
+from training.selection.finalists import cut_out
+from training.selection.progress import TrainOffProgress
+from training.selection.rounds import Round, Score, ranked, survivors
+from training.selection.scores import Scores
+from training.selection.summary import Ended, summary_of
+from training.selection.train_off import FREE, MODELS, TrainOff, open_train_off
+from training.selection.units import Unit, train_units
+from training.setup.launch import shared_text
+from training.setup.training_run import TrainingRun
+from training.setup.worker_resources import WorkerResources, say_waiting
+
+logger = logging.getLogger("evo.training")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A train-off that has ended.
+
+    Attributes:
+        summary: content of its `summary.json`, see `training.selection.summary`.
+        out: its directory, as the user named it.
+    """
+
+    summary: dict[str, Any]
+    out: Path
+
+
+def select(config: SelectConfig) -> Selection:
+    """Run a train-off, or go on with one that was cut off; a finished one is left alone.
+
+    Leaves in its directory `finalists/` (the checkpoints that began), `runs/` (the run directory of
+    each, of which the winner's has a checkpoint to go on from), and `summary.json`.
+
+    Args:
+        config: the settings that the user has given.
+
+    Raises:
+        UserError: bad input, before anything is written; or all finalists have diverged.
+    """
+    train_off = open_train_off(config)
+    directory = train_off.directory
+    claim_run(directory, train_off.recorded, free=FREE)
+    with exclusive(directory):
+        if (directory / SUMMARY).is_file():
+            print(f"{directory} is finished: nothing is left to do")
+            return Selection(json.loads((directory / SUMMARY).read_text()), train_off.out)
+        if finalist_files.load(directory) is None:
+            finalist_files.save(train_off.finalists, directory)
+        teacher = train_off.whole.inputs.student
+        cut_out(train_off.finalists, config.run, train_off.bin, teacher, directory / MODELS)
+        runs = {one.candidate: train_off.run_of(one) for one in train_off.finalists}
+        for run in runs.values():
+            claim_run(run.directory, run.recorded, free=run_directory.FREE)
+        summary = summary_of(train_off, runs, _halve(train_off, runs))
+        write_whole(directory / SUMMARY, dumps(summary, indent=2) + "\n")
+    return Selection(summary, train_off.out)
+
+
+def _halve(train_off: TrainOff, runs: Mapping[str, TrainingRun]) -> list[Ended]:
+    """Run all rounds that are left; return all rounds."""
+    scores = Scores(train_off.directory)
+    workers = _workers(train_off)
+    text, validation = shared_text(train_off.whole.inputs)
+    jobs = {
+        candidate: run.job(text=text, validation=validation, threads=train_off.config.threads)
+        for candidate, run in runs.items()
+    }
+    standing, ended = list(runs), list[Ended]()
+    with TrainOffProgress(train_off, runs) as progress:
+        for number, each in enumerate(train_off.rounds, 1):
+            done = scores.at(each.step, standing)
+            units = [Unit(one, each.step, jobs[one]) for one in standing if one not in done]
+
+            def keep(unit: Unit, score: Score, *, number: int = number) -> None:
+                scores.add(unit.step, unit.candidate, score)
+                progress.scored(number, unit.candidate, score)
+
+            train_units(units, workers, on_score=keep, on_look=progress.look)
+            ended.append(_end(each, scores.at(each.step, standing)))
+            standing = ended[-1].survivors
+            for candidate in set(ended[-1].scores) - set(standing):
+                # Nothing goes on from these; with the optimiser's states they are large.
+                shutil.rmtree(runs[candidate].directory / CHECKPOINTS, ignore_errors=True)
+            if len(standing) == 1:
+                break
+    return ended
+
+
+def _end(each: Round, scores: dict[str, Score]) -> Ended:
+    left = survivors(scores)
+    if not left:
+        first = ranked(scores)[0]
+        raise UserError(f"no finalist is left at step {each.step}; {first}: {scores[first].reason}")
+    return Ended(each.step, scores, left)
+
+
+def _workers(train_off: TrainOff) -> WorkerResources:
+    """How many finalists train at the same time, and on what."""
+    connect()
+    config, gpus = train_off.config, train_off.whole.gpus_per_worker
+    count = config.workers or len(train_off.finalists)
+    workers = WorkerResources(count, 1.0 if gpus else float(config.threads), gpus)
+    if not (room := workers.room()):
+        say_waiting(WorkerResources(1, workers.cpus, gpus))
+    logger.info("%d finalists, %d at a time", len(train_off.finalists), min(count, max(1, room)))
+    return workers
