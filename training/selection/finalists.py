@@ -12,7 +12,7 @@ from evo.model.checkpoint import Checkpoint
 from evo.search.history import History, Row
 from evo.search.niches import in_turns
 from evo.search.winner import save_candidate
-from evo.storage.files import atomic_file
+from evo.storage.files import write_whole
 from evo.storage.run_directory import read_settings
 from evo.storage.strict_json import dumps
 
@@ -108,8 +108,8 @@ def save(finalists: Sequence[Finalist], directory: Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    with atomic_file(directory / FILE) as temporary:
-        temporary.write_text(dumps([asdict(one) for one in finalists], indent=1) + "\n")
+    rows = [asdict(finalist) for finalist in finalists]
+    write_whole(directory / FILE, dumps(rows, indent=1) + "\n")
 
 
 def cut_out(

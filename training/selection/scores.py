@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from evo.errors import UserError, first_line
-from evo.storage.files import atomic_file
+from evo.storage.files import write_whole
 from evo.storage.strict_json import dumps
 from training.selection.rounds import Score
 
@@ -54,5 +54,4 @@ class Scores:
             [step, candidate, score.nll, score.reason]
             for (step, candidate), score in sorted(self._scores.items(), key=lambda one: one[0])
         ]
-        with atomic_file(self._path) as temporary:
-            temporary.write_text("[\n" + ",\n".join(map(dumps, rows)) + "\n]\n")
+        write_whole(self._path, "[\n" + ",\n".join(map(dumps, rows)) + "\n]\n")
