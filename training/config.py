@@ -27,6 +27,7 @@ class TrainingConfig:
             an order of its own. Data sets of the hub, and files of more than 1 GiB, are read as
             streams; a directory of `evo prepare` may be of any size.
         tokens: train on at least this number of tokens; the last batch is whole.
+        init: start from the checkpoint's weights, or from random ones in its shape.
         text_weights: how much each source of a mixed text counts; by default by its tokens.
         shuffle_tokens: a stream is shuffled in windows of this number of tokens, three of which
             each node of the cluster holds in memory.
@@ -73,6 +74,7 @@ class TrainingConfig:
 
     text: list[str] | str
     tokens: int
+    init: Literal["weights", "random"] = "weights"
     text_weights: list[float] | None = None
     shuffle_tokens: int = 2**23
     log_blocks: bool = False
@@ -138,7 +140,6 @@ class PretrainConfig(TrainingConfig):
     Attributes:
         model: checkpoint directory of the network to train.
         out: run directory. Started again with the same settings, a run goes on where it was.
-        init: start from the checkpoint's weights, or from random ones in its shape.
         schedule: how the learning rate falls after the warm-up: as a cosine; or not before the last
             --decay of the steps, and then linearly (wsd: warm-up, stable, decay). Both end at a
             tenth of the peak.
@@ -155,7 +156,6 @@ class PretrainConfig(TrainingConfig):
 
     model: Path
     out: Path
-    init: Literal["weights", "random"] = "weights"
     schedule: Literal["cosine", "wsd"] = "cosine"
     workers: int | None = None
     threads: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import shutil
 from collections.abc import Callable
@@ -220,6 +221,16 @@ def test_distilled_on_text_that_is_read_as_a_stream(config: SelectConfig, tmp_pa
         pretrain(each, launch=launch_here)
     assert_same_run(planned.out, alone.out)
     assert "divergence" in log.rows(planned.out)[-1]
+
+
+def test_the_best_shape_of_random_weights(config: SelectConfig, tmp_path: Path) -> None:
+    connect()
+    shapes = replace(config, out=tmp_path / "out", init="random", finalists=2)
+    select(shapes)
+    uniform = math.log(checkpoint.load(teacher_path()).vocabulary)
+    for one in summary_of(shapes)["finalists"]:
+        assert one["nll_before"] == pytest.approx(uniform, rel=0.05)
+    assert continuation(shapes).init == "random"
 
 
 def test_all_finalists_diverge(config: SelectConfig, tmp_path: Path) -> None:
