@@ -32,7 +32,7 @@ from evo.model.importance import importance_by_activation
 from evo.search.history import frame
 from evo.search.search import Search
 from evo.search.shard_score import ShardScore
-from tests.support import selections
+from tests.dashboards import selections
 from tests.support.histories import DIMENSIONS, evolve, score_generation
 from workers.scoring.scorer import Scorer
 

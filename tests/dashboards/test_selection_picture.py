@@ -9,8 +9,8 @@ from matplotlib.colors import to_hex
 
 from dashboards.axes import WINNER
 from dashboards.selection_picture import PALETTE, draw_selection
+from tests.dashboards.selections import summary
 from tests.support.images import pixels
-from tests.support.selections import summary
 
 
 def test_the_winner_stands_out_and_the_others_are_coloured_by_their_layers(tmp_path: Path) -> None:

@@ -151,6 +151,7 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         self._check_choices()
+        self._check_algorithm()
         check_weights(self.sources, self.text_weights)
         if self.kl_top_k is not None and self.fitness != "kl":
             raise UserError(f"--kl-top-k {self.kl_top_k} is of use with --fitness kl only")
@@ -186,13 +187,23 @@ class SearchConfig:
                 f"--cost latency is measured where candidates are scored, which --fitness "
                 f"{self.fitness} does not: leave one of them away"
             )
+        if self.shard_tokens < 1:
+            raise UserError(f"shards of {self.shard_tokens} tokens cannot be: give at least 1")
+        if self.pool_idle < 0:
+            raise UserError(f"--pool-idle {self.pool_idle:g} cannot be: give 0 seconds or more")
+        if self.seed < 0:
+            raise UserError(f"a seed of {self.seed} cannot be: give 0 or more")
+        # Each of these validates its own part; numpy is imported only where widths are limited.
+        _ = self.budget, self.rates, self.rung_settings, self.scoring, self.pool_settings
+        if self.multiple_of or self.floors:
+            _ = self.limits
+
+    def _check_algorithm(self) -> None:
         if self.niches == "layers" and self.algorithm != "evolution":
             raise UserError(
                 f"--niches layers keeps elites of every number of layers, and --algorithm "
                 f"{self.algorithm} keeps none: leave one of them away"
             )
-        if self.shard_tokens < 1:
-            raise UserError(f"shards of {self.shard_tokens} tokens cannot be: give at least 1")
         if self.algorithm == "one-shot" and self.in_bin == "reject":
             raise UserError(
                 "--algorithm one-shot moves its candidate into the bin, which --in-bin reject "
@@ -208,14 +219,6 @@ class SearchConfig:
                 "--start-from moves candidates into the bins, which --in-bin reject rules out: "
                 "leave one of them away"
             )
-        if self.pool_idle < 0:
-            raise UserError(f"--pool-idle {self.pool_idle:g} cannot be: give 0 seconds or more")
-        if self.seed < 0:
-            raise UserError(f"a seed of {self.seed} cannot be: give 0 or more")
-        # Each of these validates its own part; numpy is imported only where widths are limited.
-        _ = self.budget, self.rates, self.rung_settings, self.scoring, self.pool_settings
-        if self.multiple_of or self.floors:
-            _ = self.limits
 
     def _check_choices(self) -> None:
         choices = (
