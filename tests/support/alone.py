@@ -48,12 +48,14 @@ def settings_of(
     settings = {
         "init": "weights", "steps": steps, "batch": batch, "sequence_length": length,
         "micro_batch": 2, "learning_rate": 3e-3, "warmup_steps": 5,
-        "schedule": "cosine", "decay_steps": steps - 5, "weight_decay": 0.1,
+        "schedule": "cosine", "weight_decay": 0.1,
         "gradient_clip": 1.0, "validate_every": 40, "seed": 0, "precision": "float32",
         "device": "cpu", "loss": LossSettings(), "flops_per_token": 1, "checkpoint_every": 10,
         "log_blocks": False, "on_nan": "stop",
     }  # fmt: skip
-    return RunSettings(**settings | changes)
+    settings |= changes
+    settings.setdefault("decay_steps", settings["steps"] - settings["warmup_steps"])
+    return RunSettings(**settings)
 
 
 def job_of(directory: Path, student: Path, text: np.ndarray, **changes: object) -> WorkerJob:
