@@ -154,6 +154,7 @@ def test_rounds_halve_by_validation_nll(undisturbed: SelectConfig) -> None:
         assert left == (["step-16"] if one is summary["finalists"][0] else [])
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_killed_on_two_workers_it_is_what_it_is_on_one(
     config: SelectConfig, undisturbed: SelectConfig, capsys: pytest.CaptureFixture[str]
@@ -181,6 +182,7 @@ def test_killed_on_two_workers_it_is_what_it_is_on_one(
         select(replace(config, share=0.3))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_pretraining_goes_on_with_the_winner_as_if_never_stopped(
     undisturbed: SelectConfig, tmp_path: Path
