@@ -32,13 +32,12 @@ from training.config import PretrainConfig
 from training.logs import log
 from training.loop.flops import training_flops
 from training.pretrain import pretrain
-from training.selection.config import SelectConfig
+from training.selection.config import FINALISTS, SelectConfig
 from training.selection.select import select
 
 HERE = Path(__file__).parent
 SPACE, BIN = "coarse-uniform", "25%"
 FITNESS_TOKENS, POPULATION, GENERATIONS = 8192, 16, 9
-FINALISTS = 16
 LENGTH = 256
 TRAINING = {
     "text": "stdlib:train",
@@ -136,7 +135,6 @@ def measure(cell: Cell, home: Path, arms: list[str]) -> dict[str, Any]:
         SelectConfig(
             run=run,
             tokens=cell.tokens,
-            finalists=FINALISTS,
             learning_rate=LEARNING_RATE,
             seed=cell.seed,
             **TRAINING,  # type: ignore[arg-type]

@@ -8,9 +8,11 @@ from pathlib import Path
 from evo.errors import UserError
 from training.config import TrainingConfig, check
 
-SHARE = 0.1
-"""The default of --share, a guess that nothing has measured yet. Training of those who lose takes
-log2(finalists) times this share of the planned run: 0.4 of it with 16 finalists."""
+SHARE, FINALISTS = 0.1, 8
+"""The defaults of --share and --finalists. Training of those who lose takes log2(finalists) times
+the share of the planned run, 0.3 of it. With more finalists the first round, whose length is the
+share / (finalists / 2) of the run, would end within the default --warmup of 0.02, where the learning
+rate has hardly risen and the order says little."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,7 @@ class SelectConfig(TrainingConfig):
     run: Path
     out: Path | None = None
     bin: str | None = None
-    finalists: int = 16
+    finalists: int = FINALISTS
     share: float = SHARE
     workers: int | None = None
     threads: int = 1
