@@ -10,9 +10,9 @@ from training.config import TrainingConfig, check
 
 SHARE, FINALISTS = 0.1, 8
 """The defaults of --share and --finalists. Training of those who lose takes log2(finalists) times
-the share of the planned run, 0.3 of it. With more finalists the first round, whose length is the
-share / (finalists / 2) of the run, would end within the default --warmup of 0.02, where the learning
-rate has hardly risen and the order says little."""
+the share of the planned run, 0.3 of it. The first round is a share / (finalists / 2) of the run:
+with more finalists it would end within the default --warmup of 0.02, where the learning rate has
+hardly risen and the order says little."""
 
 
 @dataclass(frozen=True, kw_only=True)
