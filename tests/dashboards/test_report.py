@@ -289,6 +289,7 @@ def test_a_run_that_still_goes_on(unfinished: Path, tmp_path: Path) -> None:
     assert not (unfinished / "searches" / "fine-layerwise@60%").exists()
 
 
+@pytest.mark.slow
 def test_several_bins_have_a_front(unfinished: Path, tmp_path: Path) -> None:
     assert not (report(unfinished, tmp_path / "one").parent / "front.png").exists()
     evolve(unfinished / "searches" / "coarse-uniform@60%", share=60, stop_after=1)

@@ -196,6 +196,7 @@ class Deadly(Chunk):
         return os._exit, (1,)
 
 
+@pytest.mark.slow
 def test_a_piece_that_kills_every_worker_ends_it(config: PrepareConfig) -> None:
     first, *_, last = chunks_of(config.sources)
     (config.out / "records").mkdir(parents=True)

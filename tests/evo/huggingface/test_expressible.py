@@ -173,6 +173,7 @@ def test_candidates_of_small_teachers(family, sizes, teacher: Callable[[str], Pa
                 assert native_heads(config, subnet.widths) >= config.n_head
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_every_candidate_of_a_search_exports_natively(
     teacher: Callable[[str], Path], tmp_path: Path, shared_ray: None

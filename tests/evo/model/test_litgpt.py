@@ -60,6 +60,7 @@ def test_the_scorer_loads_no_package_that_its_networks_do_not_need():
     assert not HEAVY & set(loaded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [LAZY + "import litgpt.pretrain\n" + GENUINE, LAZY + STAND_IN])
 def test_litgpt_is_whole_when_something_else_of_it_is_used(code):
     run(code)

@@ -81,6 +81,7 @@ def test_a_run_goes_on_with_another_number_of_workers_each_time(
     assert_close(job, other)
 
 
+@pytest.mark.slow
 def test_two_workers_that_were_cut_off_end_as_if_they_had_not_been(
     job: WorkerJob, other: WorkerJob, tmp_path: Path
 ) -> None:

@@ -103,6 +103,7 @@ def test_a_run_goes_on_sharded_and_whole_in_turn(job: WorkerJob, tmp_path: Path)
     assert_close(job.directory, tmp_path)
 
 
+@pytest.mark.slow
 def test_weights_that_are_gathered_in_bfloat16(job: WorkerJob, tmp_path: Path) -> None:
     settings = replace(job.settings, steps=10, precision="bfloat16")
     for execution, workers in ((Execution(), 1), (SHARDED, 2)):

@@ -225,6 +225,7 @@ def test_distilled_on_text_that_is_read_as_a_stream(config: SelectConfig, tmp_pa
     assert "divergence" in log.rows(planned.out)[-1]
 
 
+@pytest.mark.slow
 def test_the_best_shape_of_random_weights(config: SelectConfig, tmp_path: Path) -> None:
     connect()
     shapes = replace(config, out=tmp_path / "out", init="random", finalists=2)

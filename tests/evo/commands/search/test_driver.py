@@ -319,6 +319,7 @@ def test_what_an_earlier_run_scored_comes_from_the_cache(
         assert after["tokens_scored"] == before["tokens_scored"]
 
 
+@pytest.mark.slow
 def test_a_start_from_another_run(reference: Path, settings: Callable, tmp_path: Path) -> None:
     changes = {"start_from": reference, "seed": 1, "generations": 1, **FEWER}
     summary = search(settings(tmp_path / "run", **changes))
