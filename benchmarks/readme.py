@@ -13,7 +13,8 @@ PAGES = (
     "search/rungs", "pool/scaling", "search/proposals", "whittle/vs_whittle",
     "spaces/orders_and_spaces", "scoring/scoring", "pool/memory", "pool/interruptions",
     "training/prepare", "training/train_throughput", "training/distillation",
-    "training/training_interruptions", "training/learning_rates",
+    "training/training_interruptions", "training/learning_rates", "ends_best/ends_best",
+    "ends_best/niches", "ends_best/looks_ahead",
 )  # fmt: skip
 HEAD = """# Benchmarks
 
