@@ -77,7 +77,7 @@ class Cell:
 def found(cell: Cell, home: Path, name: str, **changes: Any) -> tuple[Path, dict[str, Any]]:
     """A search: its directory, and what `summary.json` says of it."""
     out = home / name
-    given = {"population": POPULATION, "generations": GENERATIONS, "niches": "none"} | changes
+    given = {"population": POPULATION, "generations": GENERATIONS} | changes
     config = SearchConfig(
         teacher=cell.checkpoint,
         text="stdlib:train",

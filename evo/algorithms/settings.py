@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from evo.errors import UserError
-
-Niches = Literal["none", "layers"]
-NICHES: tuple[Niches, ...] = ("none", "layers")
-"""By what the elites are kept apart: not at all, or by the number of kept layers."""
-
-DEFAULT_NICHES: Niches = "none"
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from evo.errors import UserError
 ABANDONED_SECONDS = 24 * 3600
 """The time without a change after which nobody writes to a temporary directory any more."""
 
-
 LOOK_SECONDS = 0.1
+"""A lock that another process holds is tried again this often."""
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from math import exp
-from types import TracebackType
 from typing import Self
 
 from evo.progress import WorkProgress, duration, seconds_left
@@ -40,15 +39,10 @@ class TrainOffProgress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for reader in self._readers.values():
             reader.close()
-        self._shown.__exit__(kind, error, traceback)
+        self._shown.__exit__(kind)
 
     def look(self) -> None:
         """Show how many steps all finalists together have had."""

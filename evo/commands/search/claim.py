@@ -37,7 +37,6 @@ def _settings(inputs: SearchInputs) -> dict[str, Any]:
         "teacher": str(inputs.teacher.path.resolve()),
         "out": str(config.out.resolve()),
         "text": config.sources,
-        "niches": config.kept_apart_by,
         "dtype": scoring.dtype,
         "device": scoring.device,
         "micro_batch": scoring.micro_batch,

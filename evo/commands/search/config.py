@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from evo.algorithms.settings import DEFAULT_NICHES, NICHES, Budget, Niches, Rates
+from evo.algorithms.settings import Budget, Rates
 from evo.data.text_weights import check_weights
 from evo.errors import UserError
 from evo.genome import COSTS, PROXIES, RANKINGS, SPACES
@@ -60,7 +60,7 @@ class SearchConfig:
             not matter if that run goes on.
         niches: layers keeps the elites apart by their number of layers (MAP-Elites): candidates
             compete with those of their own depth, and the search ends with good ones of every
-            depth; none keeps the best of all. With evolution only; by default none.
+            depth. With evolution only; by default the best of all are kept.
         elites: how many of the best candidates are parents; each niche has an even share, at least
             one.
         mutation_rate: share of offspring that mutate one elite.
@@ -123,7 +123,7 @@ class SearchConfig:
     seed: int = 0
     algorithm: Literal["evolution", "random", "local", "one-plus-lambda", "one-shot"] = "evolution"
     start_from: Path | None = None
-    niches: Niches | None = None
+    niches: Literal["layers"] | None = None
     elites: int = 10
     mutation_rate: float = 0.5
     crossover_rate: float = 0.4
@@ -232,8 +232,8 @@ class SearchConfig:
                 raise UserError(
                     f"unknown {name} {getattr(self, name)!r}: give one of {', '.join(known)}"
                 )
-        if self.niches not in (None, *NICHES):
-            raise UserError(f"unknown niches {self.niches!r}: give one of {', '.join(NICHES)}")
+        if self.niches not in (None, "layers"):
+            raise UserError(f"unknown niches {self.niches!r}: layers is the only kind")
 
     @property
     def sources(self) -> list[str]:
@@ -249,11 +249,6 @@ class SearchConfig:
     def rates(self) -> Rates:
         """Where offspring come from."""
         return Rates(self.elites, self.mutation_rate, self.crossover_rate)
-
-    @property
-    def kept_apart_by(self) -> Niches:
-        """By what the elites are kept apart; algorithms without elites have nothing to keep."""
-        return self.niches or (DEFAULT_NICHES if self.algorithm == "evolution" else "none")
 
     @property
     def limits(self) -> WidthLimits:

@@ -244,5 +244,5 @@ def _starts(config: SearchConfig, teacher: Checkpoint) -> list[Taken]:
         config.start_from,
         teacher.hash,
         config.budget.population,
-        niches=config.kept_apart_by == "layers",
+        niches=config.niches is not None,
     )

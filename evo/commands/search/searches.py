@@ -90,7 +90,7 @@ def _strategy(config: SearchConfig, space: Space, seed: list[int]) -> Strategy:
         return OnePlusLambda(space, config.budget, seed)
     if config.algorithm == "one-shot":
         return OneShot(space, config.budget, seed)
-    if config.kept_apart_by == "layers":
+    if config.niches:
         return MapElites(space, config.budget, seed, config.rates)
     return Evolution(space, config.budget, seed, config.rates)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import psutil
 import pytest
 import ray
 import torch
+import yaml
 from litgpt import GPT, Config
 
 from evo.commands.search.config import SearchConfig
@@ -35,6 +37,8 @@ from evo.model.nll import summed_nll
 from evo.search.history import History
 from evo.search.stages import Stages, spread
 from evo.search.winner import extract_candidate
+from evo.storage.run_directory import FILE as SETTINGS
+from evo.storage.run_directory import read_settings
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
@@ -258,6 +262,18 @@ def test_a_finished_run_is_left_alone(reference: Path, settings: Callable) -> No
     assert len(summary["searches"]) == 8
     after = {path: path.stat().st_mtime_ns for path in reference.rglob("*") if path.is_file()}
     assert after == before
+
+
+def test_a_run_that_was_begun_before_there_were_niches_is_the_same_run(
+    reference: Path, settings: Callable, tmp_path: Path
+) -> None:
+    shutil.copytree(reference, tmp_path / "run")
+    recorded = read_settings(tmp_path / "run")
+    del recorded["niches"]
+    (tmp_path / "run" / SETTINGS).write_text(
+        yaml.safe_dump(recorded | {"out": str(tmp_path / "run")})
+    )
+    assert len(search(settings(tmp_path / "run"))["searches"]) == 8
 
 
 def test_other_settings_are_refused_with_the_difference(
