@@ -37,6 +37,7 @@ def test_litgpt_loads_it() -> None:
     assert theirs.decode(theirs.encode(text)) == text
 
 
+@pytest.mark.slow
 def test_knows_python() -> None:
     found = evaluate(teacher_path(), "stdlib:validation", max_tokens=30_000, device="cpu")
     assert found["perplexity"] < 12

@@ -212,6 +212,7 @@ def test_it_compiles_as_one_graph(teacher, tmp_path):
         torch.testing.assert_close(logits, expected, **TOLERANCE)
 
 
+@pytest.mark.slow
 def test_it_needs_neither_litgpt_nor_this_package(teacher, tmp_path):
     winner = cut(teacher("qwen3"), tmp_path / "winner", uniform=False)
     export(ExportConfig(winner, tmp_path / "hf"))

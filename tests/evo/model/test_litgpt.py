@@ -71,7 +71,9 @@ def test_litgpt_that_is_there_already_is_left_alone():
     run("import sys, litgpt; import evo.model.litgpt\n" + GENUINE)
 
 
-@pytest.mark.parametrize("module", ["litgpt", "evo.model.litgpt"])
+@pytest.mark.parametrize(
+    "module", [pytest.param("litgpt", marks=pytest.mark.slow), "evo.model.litgpt"]
+)
 def test_a_pickled_config_is_read_with_and_without_the_genuine_package(module):
     config = Config(n_layer=3, n_head=2, n_embd=8)
     code = f"import {module}, pickle, sys; print(pickle.load(sys.stdin.buffer).n_layer)"

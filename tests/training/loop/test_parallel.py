@@ -195,6 +195,7 @@ def with_a_bad_token(tmp_path: Path) -> WorkerJob:
     )
 
 
+@pytest.mark.slow
 def test_steps_that_are_not_finite_are_left_out_by_all_workers(
     with_a_bad_token: WorkerJob, tmp_path: Path
 ) -> None:

@@ -236,6 +236,7 @@ def test_the_best_shape_of_random_weights(config: SelectConfig, tmp_path: Path) 
     assert continuation(shapes).init == "random"
 
 
+@pytest.mark.slow
 def test_all_finalists_diverge(config: SelectConfig, tmp_path: Path) -> None:
     connect()
     wild = replace(

@@ -187,6 +187,7 @@ MEMORY_SCRIPT = """
 """
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_the_micro_batch_and_then_fails_the_candidate():
     # Small pools of the allocator would make what is left uncertain.
     script = textwrap.dedent(MEMORY_SCRIPT)

@@ -102,9 +102,8 @@ def test_kl_to_the_teacher(run: Callable, path: Path, texts: list[str]) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "fitness", [pytest.param("magnitude", marks=pytest.mark.slow), "activation"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("fitness", ["magnitude", "activation"])
 def test_proxies_score_nothing_but_the_winner(
     run: Callable, path: Path, texts: list[str], tmp_path: Path, fitness: str
 ) -> None:
