@@ -114,18 +114,34 @@ def open_train_off(config: SelectConfig) -> TrainOff:
     out = config.out or default_out(config.run, bin)
     finalists = finalist_files.load(out) or choose(config.run, bin, config.finalists)
     teacher = searched_teacher(config.run)
-    whole = open_run(_planned(config, model=teacher.path, out=out))
+    whole, last = planned_run(config, teacher.path, out)
     # The same checkpoint, whose hash is known already.
     whole = replace(whole, inputs=replace(whole.inputs, student=teacher))
-    settings = whole.settings
-    last = round(config.share * settings.steps)
-    stable = settings.steps - settings.decay_steps
+    return TrainOff(config, bin, out, finalists, whole, plan_rounds(len(finalists), last))
+
+
+def planned_run(config: SelectConfig, teacher: Path, out: Path) -> tuple[TrainingRun, int]:
+    """The planned run with the searched teacher in a finalist's place, and a train-off's last step.
+
+    A search that a train-off is to follow checks its settings by this before it begins.
+
+    Args:
+        config: the settings that the user has given.
+        teacher: checkpoint directory of the teacher that is searched.
+        out: directory of the train-off.
+
+    Raises:
+        UserError: bad input.
+    """
+    whole = open_run(_planned(config, model=teacher, out=out))
+    steps = whole.settings.steps
+    last, stable = round(config.share * steps), steps - whole.settings.decay_steps
     if last > stable:
         raise UserError(
-            f"--share {config.share:g} ends at step {last} of {settings.steps}, and from step "
-            f"{stable} on the learning rate falls: give a smaller --share or --decay"
+            f"--share {config.share:g} ends at step {last} of {steps}, and from step {stable} on "
+            "the learning rate falls: give a smaller --share or --decay"
         )
-    return TrainOff(config, bin, out, finalists, whole, plan_rounds(len(finalists), last))
+    return whole, last
 
 
 def _planned(config: SelectConfig, *, model: Path, out: Path) -> PretrainConfig:

@@ -46,5 +46,6 @@ def _settings(inputs: SearchInputs) -> dict[str, Any]:
         "order_text_hash": inputs.order_text.hash,
         "text_note": inputs.text.note,
         "start_from": str(start_from.resolve()) if start_from else None,
+        "select": str(config.select.resolve()) if config.select else None,
         "start_hash": warm_start.digest(inputs.starts) if inputs.starts else None,
     }

@@ -6,12 +6,17 @@ from evo.commands.search.config import SearchConfig
 
 
 def run(config: SearchConfig) -> None:
-    """Search, and print a row for each search."""
+    """Search, print a row for each search, and run the train-offs that are to follow."""
     from rich.table import Table
 
     from evo.commands.search.driver import search
     from evo.console import result_console
 
+    train_offs = None
+    if config.select is not None:
+        from evo.commands.search.train_offs import read_train_offs, run_train_offs
+
+        train_offs = read_train_offs(config, config.select)
     summary = search(config)
     table = Table(title=str(config.out))
     for column in ("search", "winner", "parameters", "nll", "perplexity", "evaluations", "ended"):
@@ -28,3 +33,5 @@ def run(config: SearchConfig) -> None:
             row["ended"],
         )
     result_console().print(table)
+    if train_offs is not None:
+        run_train_offs(train_offs, summary)

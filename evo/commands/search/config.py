@@ -99,6 +99,8 @@ class SearchConfig:
             and loads the teacher; by default a search has workers of its own.
         pool_idle: seconds for which a named pool waits for another search when its last one has
             left, or is not heard of any more; 0 ends it at once. Counts where the search starts it.
+        select: YAML file of flags of `evo select`: when the searches have ended, a train-off in
+            each bin chooses the winner that trains best. May differ at every start.
         score_cache: whether to take scores from earlier runs with the same teacher, text and
             scoring settings, and to leave them to later ones, in ~/.cache/evo/scores ($EVO_CACHE
             moves it, rm -r clears it). It changes nothing but times. May differ at every start.
@@ -147,6 +149,7 @@ class SearchConfig:
     gpus_per_worker: float = 0
     pool: str | None = None
     pool_idle: float = POOL_IDLE
+    select: Path | None = None
     score_cache: bool = True
 
     def __post_init__(self) -> None:
@@ -199,6 +202,11 @@ class SearchConfig:
             _ = self.limits
 
     def _check_algorithm(self) -> None:
+        if self.select is not None and self.algorithm == "one-shot":
+            raise UserError(
+                "--algorithm one-shot has one candidate, and --select lets several train for its "
+                "place: leave one of them away"
+            )
         if self.niches == "layers" and self.algorithm != "evolution":
             raise UserError(
                 f"--niches layers keeps elites of every number of layers, and --algorithm "
@@ -280,5 +288,7 @@ class SearchConfig:
         return PoolSettings(workers=self.workers, gpus_per_worker=self.gpus_per_worker)
 
 
-FREE = ("workers", "gpus_per_worker", "pool", "pool_idle", "score_cache", "teacher", "out")
+FREE = (
+    "workers", "gpus_per_worker", "pool", "pool_idle", "select", "score_cache", "teacher", "out",
+)  # fmt: skip
 """Settings that may differ when a run is resumed; the teacher is compared by its hash."""
