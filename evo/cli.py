@@ -40,7 +40,7 @@ class Command:
 COMMANDS = {
     "quickstart": Command(
         "search the built-in teacher, pretrain the winner, compare: 5 minutes on a laptop",
-        "evo.commands.quickstart:QuickstartConfig",
+        "evo.commands.quickstart.command:QuickstartConfig",
         run="quickstart",
     ),
     "import": Command(

@@ -32,7 +32,7 @@ from training.config import PretrainConfig
 from training.logs import log
 from training.loop.flops import training_flops
 from training.pretrain import pretrain
-from training.selection.config import FINALISTS, SelectConfig
+from training.selection.config import FINALISTS, SelectConfig, default_out
 from training.selection.select import select
 
 HERE = Path(__file__).parent
@@ -56,6 +56,7 @@ ARMS = {
     "one-shot": "the teacher's order, cut once at the teacher's proportions",
     "random subnet": "a random candidate of the bin",
     "random weights": "random weights in the shape that the train-off chose",
+    "random weights, best shape": "random weights in the shape that a train-off of them chose",
     "random weights, proportional": "random weights in the teacher's proportions",
 }
 
@@ -131,15 +132,7 @@ def ended(run: Path) -> dict[str, Any]:
 def measure(cell: Cell, home: Path, arms: list[str]) -> dict[str, Any]:
     """All arms of a cell; the first says how many FLOPs each has."""
     run, of_search = found(cell, home, "niches", niches="layers")
-    selection = select(
-        SelectConfig(
-            run=run,
-            tokens=cell.tokens,
-            learning_rate=LEARNING_RATE,
-            seed=cell.seed,
-            **TRAINING,  # type: ignore[arg-type]
-        )
-    ).summary
+    selection = train_off(cell, run, init="weights")
     assert evo(shlex.split(selection["continue"])[1:]) in (0, None)
     of_search_flops = of_search["flops"] + of_search["order_flops"]
     besides = of_search_flops + selection["flops"] - selection["winner_flops"]
@@ -169,11 +162,32 @@ def measure(cell: Cell, home: Path, arms: list[str]) -> dict[str, Any]:
             out = home / "runs" / arm.replace(", ", "-").replace(" ", "-")
             result = trained(cell, Path(won["winner"]), out, total - spent, init=init)
             results[arm] = result | {"layers": depth(Path(won["winner"])), "search": spent}
-    if "random weights" in arms:
-        model = Path(selection["winner"]["model"])
-        result = trained(cell, model, home / "runs" / "random-weights", total, init="random")
-        results["random weights"] = result | {"layers": selection["winner"]["layers"], "search": 0}
+    for arm in ("random weights", "random weights, best shape"):
+        if arm in arms:
+            spent, shape = 0.0, selection
+            if arm != "random weights":
+                shape = train_off(cell, run, init="random")
+                spent = shape["flops"]
+            out = home / "runs" / arm.replace(", ", "-").replace(" ", "-")
+            model = Path(shape["winner"]["model"])
+            result = trained(cell, model, out, total - spent, init="random")
+            results[arm] = result | {"layers": shape["winner"]["layers"], "search": spent}
     return results
+
+
+def train_off(cell: Cell, run: Path, *, init: str) -> dict[str, Any]:
+    """The summary of a train-off of a search's finalists, of their weights or of their shapes."""
+    return select(
+        SelectConfig(
+            run=run,
+            out=default_out(run, BIN) if init == "weights" else run / "random",
+            tokens=cell.tokens,
+            init=init,  # type: ignore[arg-type]
+            learning_rate=LEARNING_RATE if init == "weights" else RANDOM_LEARNING_RATE,
+            seed=cell.seed,
+            **TRAINING,  # type: ignore[arg-type]
+        )
+    ).summary
 
 
 def markdown(cells: dict[str, dict[str, Any]], machine: dict[str, Any], tokens: int) -> str:

@@ -53,6 +53,8 @@ def train(job: WorkerJob, process: WorkerProcess, *, stop_after: int | None = No
     """
     last = job.settings.steps if stop_after is None else stop_after
     what, hint = "the networks do", "give --parallel fsdp, --shard-teacher true or more --workers"
+    if stop_after is not None:
+        hint = "a train-off trains each finalist on one device: give --activation-checkpointing"
     try:
         state = initial_state(job, process)
         resume(state)
@@ -61,7 +63,7 @@ def train(job: WorkerJob, process: WorkerProcess, *, stop_after: int | None = No
             hint = "start again with a smaller --micro-batch"
         if state.step > last:
             raise UserError(
-                f"{job.directory} has {state.step} steps of training, and is wanted with {last}: "
+                f"{job.directory} has {state.step} steps of training, more than the {last} of this round: "
                 "remove the directory to train anew"
             )
         _run(state, last)

@@ -16,6 +16,7 @@ from evo.storage.files import exclusive, write_whole
 from evo.storage.run_directory import claim_run
 from evo.storage.strict_json import dumps
 from training import run_directory
+from training.config import PretrainConfig
 from training.run_directory import CHECKPOINTS, SUMMARY
 from training.selection import finalists as finalist_files
 from training.selection.config import SelectConfig
@@ -40,10 +41,12 @@ class Selection:
     Attributes:
         summary: content of its `summary.json`, see `training.selection.summary`.
         out: its directory, as the user named it.
+        pretraining: settings of the planned run, with which `evo pretrain` goes on.
     """
 
     summary: dict[str, Any]
     out: Path
+    pretraining: PretrainConfig
 
 
 def select(config: SelectConfig) -> Selection:
@@ -64,7 +67,7 @@ def select(config: SelectConfig) -> Selection:
     with exclusive(directory):
         if (directory / SUMMARY).is_file():
             print(f"{directory} is finished: nothing is left to do")
-            return Selection(json.loads((directory / SUMMARY).read_text()), train_off.out)
+            return _selection(train_off, json.loads((directory / SUMMARY).read_text()))
         if finalist_files.load(directory) is None:
             finalist_files.save(train_off.finalists, directory)
         teacher = train_off.whole.inputs.student
@@ -74,7 +77,14 @@ def select(config: SelectConfig) -> Selection:
             claim_run(run.directory, run.recorded, free=run_directory.FREE)
         summary = summary_of(train_off, runs, _halve(train_off, runs))
         write_whole(directory / SUMMARY, dumps(summary, indent=2) + "\n")
-    return Selection(summary, train_off.out)
+    return _selection(train_off, summary)
+
+
+def _selection(train_off: TrainOff, summary: dict[str, Any]) -> Selection:
+    winner = next(
+        one for one in train_off.finalists if one.candidate == summary["winner"]["candidate"]
+    )
+    return Selection(summary, train_off.out, train_off.pretraining(winner))
 
 
 def _halve(train_off: TrainOff, runs: Mapping[str, TrainingRun]) -> list[Ended]:

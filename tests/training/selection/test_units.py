@@ -49,7 +49,7 @@ def test_the_nll_is_that_of_the_step_at_which_the_run_stops(job: WorkerJob, tmp_
 
 def test_a_run_that_went_further_is_not_scored(job: WorkerJob, tmp_path: Path) -> None:
     trained(job, tmp_path, 6)
-    with pytest.raises(UserError, match="has 6 steps of training, and is wanted with 4"):
+    with pytest.raises(UserError, match="has 6 steps of training, more than the 4 of this round"):
         trained(job, tmp_path, 4)
 
 

@@ -1,0 +1,1 @@
+"""`evo quickstart`: its settings, its way, and what it shows at the end."""
