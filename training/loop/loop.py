@@ -63,8 +63,8 @@ def train(job: WorkerJob, process: WorkerProcess, *, stop_after: int | None = No
             hint = "start again with a smaller --micro-batch"
         if state.step > last:
             raise UserError(
-                f"{job.directory} has {state.step} steps of training, more than the {last} of this round: "
-                "remove the directory to train anew"
+                f"{job.directory} has {state.step} steps of training, more than the {last} of this "
+                "round: remove the directory to train anew"
             )
         _run(state, last)
         if stop_after is not None:
