@@ -16,10 +16,10 @@ BINS = ("25%", "50%")
 """The first is the one whose winner is trained."""
 SPACE = "coarse-uniform"
 FITNESS_TEXT, TRAINING_TEXT, VALIDATION_TEXT = "stdlib:train", "stdlib:train", "stdlib:validation"
-FITNESS_TOKENS = 8192
-POPULATION, GENERATIONS = 16, 9
-TOKENS = 400_000
-VALIDATION_TOKENS = 16384
+FITNESS_TOKENS = 4096
+POPULATION, GENERATIONS = 16, 7
+TOKENS = 200_000
+VALIDATION_TOKENS = 8192
 BATCH_TOKENS = 4096
 
 
