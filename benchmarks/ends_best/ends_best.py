@@ -43,7 +43,7 @@ TRAINING = {
     "text": "stdlib:train",
     "validation_text": "stdlib:validation",
     "validation_tokens": 65536,
-    "batch_tokens": 4096,
+    "batch_tokens": 2048,
     "sequence_length": LENGTH,
 }
 LEARNING_RATE, RANDOM_LEARNING_RATE = 4e-3, 8e-3

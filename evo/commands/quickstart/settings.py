@@ -20,7 +20,10 @@ FITNESS_TOKENS = 4096
 POPULATION, GENERATIONS = 16, 7
 TOKENS = 200_000
 VALIDATION_TOKENS = 8192
-BATCH_TOKENS = 4096
+BATCH_TOKENS = 2048
+FINALISTS, SHARE = 4, 0.25
+"""Rounds of 12 and 24 steps: shorter ones rank by what networks are before training, see
+benchmarks/ends_best/looks_ahead.md."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,8 @@ def select_config(config: QuickstartConfig, name: str) -> SelectConfig:
         out=config.out / TRAIN_OFFS[name],
         init=ARMS[name].init,
         learning_rate=ARMS[name].learning_rate,
+        finalists=FINALISTS,
+        share=SHARE,
         **_training(config),
     )
 
