@@ -119,6 +119,8 @@ def _algorithm(settings: dict[str, Any]) -> str:
             f"; {settings['elites']} elites, {settings['mutation_rate']:.0%} mutation, "
             f"{settings['crossover_rate']:.0%} crossover, the rest samples"
         )
+    if settings.get("niches"):
+        text += "; elites of each number of layers"
     return text
 
 
@@ -130,6 +132,8 @@ def _overview(run: RunRecord, out: Path) -> Iterator[Markup]:
     yield table(headings, rows, numbers=headings[2:9])
     yield element(
         "p",
+        f"Each winner was chosen by its {run.settings['fitness']} before training; a train-off, if "
+        "there is one below, chooses by training. "
         "NLL is the mean negative log-likelihood on the fitness text, in nats per token, before "
         "any training; perplexity is its exponential. FLOPs are those of all forward passes of "
         "the search; they are counted when the run ends. Under a search's name: its winner's "

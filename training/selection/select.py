@@ -33,6 +33,9 @@ from training.setup.worker_resources import WorkerResources, say_waiting
 
 logger = logging.getLogger("evo.training")
 
+FEW_STEPS = 50
+"""Measured: benchmarks/ends_best/looks_ahead.md."""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -134,4 +137,9 @@ def _workers(train_off: TrainOff) -> WorkerResources:
     if not (room := workers.room()):
         say_waiting(WorkerResources(1, workers.cpus, gpus))
     logger.info("%d finalists, %d at a time", len(train_off.finalists), min(count, max(1, room)))
+    if (first := train_off.rounds[0].step) < FEW_STEPS:
+        logger.warning(
+            "the first round ends after %d steps: an order by fewer than %d says more of what "
+            "networks are before training than of how they end (docs/search.md)", first, FEW_STEPS
+        )  # fmt: skip
     return workers

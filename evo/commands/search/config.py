@@ -60,7 +60,8 @@ class SearchConfig:
             not matter if that run goes on.
         niches: layers keeps the elites apart by their number of layers (MAP-Elites): candidates
             compete with those of their own depth, and the search ends with good ones of every
-            depth. With evolution only; by default the best of all are kept.
+            depth. With evolution only. none keeps the best of all. By default layers with
+            --select, and none without it.
         elites: how many of the best candidates are parents; each niche has an even share, at least
             one.
         mutation_rate: share of offspring that mutate one elite.
@@ -125,7 +126,7 @@ class SearchConfig:
     seed: int = 0
     algorithm: Literal["evolution", "random", "local", "one-plus-lambda", "one-shot"] = "evolution"
     start_from: Path | None = None
-    niches: Literal["layers"] | None = None
+    niches: Literal["layers", "none"] | None = None
     elites: int = 10
     mutation_rate: float = 0.5
     crossover_rate: float = 0.4
@@ -240,8 +241,8 @@ class SearchConfig:
                 raise UserError(
                     f"unknown {name} {getattr(self, name)!r}: give one of {', '.join(known)}"
                 )
-        if self.niches not in (None, "layers"):
-            raise UserError(f"unknown niches {self.niches!r}: layers is the only kind")
+        if self.niches not in (None, "layers", "none"):
+            raise UserError(f"unknown niches {self.niches!r}: give layers or none")
 
     @property
     def sources(self) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from numpy.typing import NDArray
 
@@ -50,7 +51,8 @@ class SearchInputs:
     """What the searches of a run share.
 
     Attributes:
-        config: with the hub's data sets at the commits with which the run was begun.
+        config: with the hub's data sets at the commits with which the run was begun, and the
+            niches with which it was; None without niches.
         teacher: the checkpoint from which networks are cut.
         store: puts the teacher's weights into Ray's object store, where they are needed.
         length: tokens of a sequence.
@@ -115,7 +117,7 @@ def read_inputs(config: SearchConfig) -> SearchInputs:
     """
     text = pin_sources(config.sources, config.out, "text")
     order_text = pin_optional(config.order_text, config.out, "order_text")
-    config = replace(config, text=text, order_text=order_text)
+    config = replace(config, text=text, order_text=order_text, niches=_niches(config))
     teacher = checkpoint.load(config.teacher)
     if not teacher.widths.is_uniform:
         raise UserError(f"{config.teacher} is layer-wise: a teacher's blocks must be alike")
@@ -161,6 +163,15 @@ def read_inputs(config: SearchConfig) -> SearchInputs:
         ),
         starts=_starts(config, teacher),
     )
+
+
+def _niches(config: SearchConfig) -> Literal["layers"] | None:
+    """The niches that a search keeps: those with which it was begun, where the user names none."""
+    if config.niches is not None:
+        return "layers" if config.niches == "layers" else None
+    if (config.out / SETTINGS).is_file():
+        return read_settings(config.out).get("niches")
+    return "layers" if config.select is not None and config.algorithm == "evolution" else None
 
 
 def _limits(config: SearchConfig, teacher: Checkpoint) -> WidthLimits:

@@ -39,6 +39,7 @@ def conclude(
         "teacher": str(inputs.teacher.path.resolve()),
         "text": inputs.text.summary(),
         "fitness": inputs.config.fitness,
+        "chosen_by": f"{inputs.config.fitness} before training",
         "order": inputs.config.order,
         "order_flops": _order_flops(inputs),
         "searches": concluded,

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from evo.cli import main
+from evo.storage.run_directory import read_settings
 from tests.support import tiny_checkpoints
 
 LENGTH = 17
@@ -60,8 +61,11 @@ def test_a_train_off_follows_in_each_bin_and_the_same_command_adds_nothing(
         assert summary["rounds"][-1]["step"] == 4
         assert summary["continue"] in printed
         assert (directory / "selection.png").is_file()
+    assert read_settings(tmp_path / "run")["niches"] == "layers"
     before = (tmp_path / "run" / "summary.json").stat().st_mtime_ns
     assert main(command()) == 0
+    flag = command().index("--select")
+    assert main([*command()[:flag], *command()[flag + 2 :]]) == 0
     assert (tmp_path / "run" / "summary.json").stat().st_mtime_ns == before
 
 
