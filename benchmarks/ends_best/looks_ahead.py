@@ -19,6 +19,7 @@ from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ SPACES = ("coarse-uniform", "fine-layerwise")
 CANDIDATES, DRAWS, SCORED = 24, 400, 12
 STEPS, BATCH, LEARNING_RATE, WARMUP = 400, 8, 4e-3, 8
 VALIDATED = (2, 5, 10, 20, 50, 100, 200, 400)
+ENDS = (10, 50, STEPS)
 VALIDATION = 128
 SEQUENCES = 16
 """Sequences of the fitness text: the fewest that make sense, see search/rungs.md."""
@@ -165,7 +167,12 @@ def predictors(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     }
     for step in VALIDATED[:-1]:
         values[f"NLL after {step} steps"] = np.array([row["after"][str(step)] for row in rows])
-    values["NLL + logarithm of depth, fitted"] = _fitted(rows)
+    for step, later in pairwise(VALIDATED[1:6]):
+        before, now = values[f"NLL after {step} steps"], values[f"NLL after {later} steps"]
+        values[f"NLL after {later} steps, and half of the way from {step} steps on"] = (
+            now + (now - before) / 2
+        )
+    values["NLL + logarithms of depth and width, fitted to the others' ends"] = _fitted(rows)
     return values
 
 
@@ -207,10 +214,10 @@ def markdown(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
     lines = [
         "# What predicts the end",
         "",
-        f"Spearman's rank correlation with the NLL after {STEPS} steps of {BATCH} sequences of "
-        f"{LENGTH} tokens, AdamW at a constant {LEARNING_RATE:g}; in brackets the mean of those "
-        "within a depth; then by how much more perplexity the candidate ends that the predictor "
-        "would choose than the best of the cell's candidates.",
+        f"Spearman's rank correlation with the NLL after {', '.join(map(str, ENDS))} steps of "
+        f"{BATCH} sequences of {LENGTH} tokens, AdamW at a constant {LEARNING_RATE:g}; in brackets "
+        "the mean of those within a depth, for the last; then by how much more perplexity the "
+        "candidate ends that the predictor would choose than the best of the cell's candidates.",
         "",
         sentence(machine),
         "",
@@ -221,9 +228,12 @@ def markdown(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
     for of_cell in cells.values():
         ends = np.array([row["after"][str(STEPS)] for row in of_cell])
         for name, values in predictors(of_cell).items():
-            rho = spearmanr(values, ends).statistic
+            rho = " / ".join(
+                f"{spearmanr(values, [row['after'][str(end)] for row in of_cell]).statistic:.2f}"
+                for end in ENDS
+            )
             inside = within_depth(of_cell, values, ends)
-            table[name].append(f"{rho:.2f} ({inside:.2f}), +{regret(values, ends):.1%}")
+            table[name].append(f"{rho} ({inside:.2f}), +{regret(values, ends):.1%}")
     lines += [f"| {name} | " + " | ".join(found) + " |" for name, found in table.items()]
     lines += ["", "| cell | space | layers | channels | parameters | NLL | "]
     lines[-1] += " | ".join(f"NLL at {step}" for step in VALIDATED) + " |"
