@@ -8,11 +8,13 @@ from pathlib import Path
 from evo.errors import UserError
 from training.config import TrainingConfig, check
 
-SHARE, FINALISTS = 0.1, 8
-"""The defaults of --share and --finalists. Training of those who lose takes log2(finalists) times
-the share of the planned run, 0.3 of it. The first round is a share / (finalists / 2) of the run:
-with more finalists it would end within the default --warmup of 0.02, where the learning rate has
-hardly risen and the order says little."""
+SHARE, FINALISTS, DECAY = 0.1, 8, 0.8
+"""The defaults of --share, --finalists and --decay. Training of those who lose takes
+log2(finalists) times the share of the planned run, 0.3 of it. The first round is a
+share / (finalists / 2) of the run: with more finalists it would end within the default --warmup of
+0.02, where the learning rate has hardly risen and the order says little. The learning rate falls
+soon after the winner is chosen: a long fall ends lower than a stable part and a short one, see
+docs/search.md."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,7 @@ class SelectConfig(TrainingConfig):
             second bests, and so on.
         share: share of the planned tokens on which the last two are trained when the winner is
             chosen.
+        decay: share of the steps in which the learning rate falls; before, the winner is chosen.
         validation_text: source of the text by which the winner is chosen.
         workers: number of finalists that train at the same time, each by itself; by default as many
             as the cluster has room for.
@@ -45,6 +48,7 @@ class SelectConfig(TrainingConfig):
     bin: str | None = None
     finalists: int = FINALISTS
     share: float = SHARE
+    decay: float = DECAY
     workers: int | None = None
     threads: int = 1
 

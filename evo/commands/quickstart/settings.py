@@ -133,5 +133,6 @@ def _training(config: QuickstartConfig) -> dict[str, Any]:
         "validation_text": VALIDATION_TEXT,
         "validation_tokens": VALIDATION_TOKENS,
         "batch_tokens": BATCH_TOKENS,
+        "decay": 1 - SHARE,
         "seed": config.seed,
     }

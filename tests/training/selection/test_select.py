@@ -55,6 +55,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> SelectConfig:
         batch_tokens=BATCH * LENGTH,
         finalists=4,
         share=0.4,
+        decay=0.2,
         checkpoint_every=3,
         gpus_per_worker=0,
     )
