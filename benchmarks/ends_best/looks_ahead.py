@@ -196,9 +196,9 @@ def within_depth(rows: list[dict[str, Any]], values: np.ndarray, ends: np.ndarra
     found = [
         spearmanr(values[depths == depth], ends[depths == depth]).statistic
         for depth in np.unique(depths)
-        if (depths == depth).sum() >= 4
+        if (depths == depth).sum() >= 4 and np.ptp(values[depths == depth]) > 0
     ]
-    return float(np.nanmean(found)) if found else float("nan")
+    return float(np.mean(found)) if found else float("nan")
 
 
 def regret(values: np.ndarray, ends: np.ndarray) -> float:
