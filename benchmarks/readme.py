@@ -14,7 +14,7 @@ PAGES = (
     "spaces/orders_and_spaces", "scoring/scoring", "pool/memory", "pool/interruptions",
     "training/prepare", "training/train_throughput", "training/distillation",
     "training/training_interruptions", "training/learning_rates", "ends_best/ends_best",
-    "ends_best/niches", "ends_best/looks_ahead",
+    "ends_best/decay", "ends_best/niches", "ends_best/looks_ahead",
 )  # fmt: skip
 HEAD = """# Benchmarks
 
