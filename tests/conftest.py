@@ -14,9 +14,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks are slowest on contended cores
 
 
-TRAINING = Path(__file__).parent / "training"
-
-
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tokenised text is cached in a directory of this run."""
@@ -25,9 +22,6 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that share a Ray come first, so that a Ray of a test's own does not end it between."""
-    for item in items:
-        if TRAINING in item.path.parents:
-            item.add_marker("training")
     items.sort(key=lambda item: "shared_ray" not in getattr(item, "fixturenames", ()))
 
 

@@ -1,12 +1,12 @@
-"""Run the tests in two processes, each with half of the work.
+"""Run the tests in two processes: those that use Ray in one, all others in the other.
 
     python -m tests.run [--slow] [ARGUMENTS OF PYTEST]
 
-Tests that use Ray run in one and all others in the other: Ray's tests wait for their workers, and
-meanwhile the others use the core that a waiting driver leaves. Those with the mark `slow`, which
-run with --slow and then alone, nearly all use Ray: there each process has a Ray of its own, one for
-the tests of training and one for all else. The output of the second follows when both have ended.
-The last line adds up both results.
+Tests with the mark `slow` run with --slow, and then no others.
+
+Ray's tests share one Ray, and must not compete with others of their kind for its CPUs; meanwhile
+the others use the core that a waiting driver leaves. The output of the others follows when both
+have ended. The last line adds up both results.
 """
 
 from __future__ import annotations
@@ -18,12 +18,6 @@ import tempfile
 import time
 from collections import Counter
 
-HALVES = {
-    False: ("ray and not slow", "not ray and not slow"),
-    True: ("slow and not training", "slow and training"),
-}
-"""What the two processes run without and with --slow, as pytest's `-m` says it."""
-
 NO_TESTS = 5
 """pytest's exit status where no test was selected."""
 
@@ -32,23 +26,28 @@ def main() -> int:
     """Run both, and return pytest's exit status: of the first process that failed."""
     began = time.monotonic()
     arguments = sys.argv[1:]
-    first_half, second_half = HALVES["--slow" in arguments]
+    speed = "slow" if "--slow" in arguments else "not slow"
     arguments = [argument for argument in arguments if argument != "--slow"]
     pytest = [sys.executable, "-m", "pytest", "-q", *arguments, "-m"]
     with tempfile.TemporaryFile("w+") as output:
-        second = subprocess.Popen([*pytest, second_half], stdout=output, stderr=subprocess.STDOUT)
+        others = subprocess.Popen(
+            [*pytest, f"not ray and {speed}"], stdout=output, stderr=subprocess.STDOUT
+        )
         lines = []
         try:
             with subprocess.Popen(
-                [*pytest, first_half], stdout=subprocess.PIPE, text=True, errors="replace"
-            ) as first:
-                assert first.stdout is not None
-                for line in first.stdout:
+                [*pytest, f"ray and {speed}"],
+                stdout=subprocess.PIPE,
+                text=True,
+                errors="replace",
+            ) as with_ray:
+                assert with_ray.stdout is not None
+                for line in with_ray.stdout:
                     lines.append(line)
                     print(line, end="", flush=True)
-            second.wait()
+            others.wait()
         finally:
-            second.kill()
+            others.kill()
         output.seek(0)
         text = output.read()
     print(text, end="")
@@ -59,7 +58,7 @@ def main() -> int:
     counts.pop("deselected", None)
     total = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
     print(f"{total or 'no tests ran'} in {time.monotonic() - began:.2f}s")
-    statuses = [status for status in (first.returncode, second.returncode) if status != NO_TESTS]
+    statuses = [status for status in (with_ray.returncode, others.returncode) if status != NO_TESTS]
     return next((status for status in statuses if status), 0) if statuses else NO_TESTS
 
 
