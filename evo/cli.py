@@ -39,7 +39,7 @@ class Command:
 
 COMMANDS = {
     "quickstart": Command(
-        "search the built-in teacher, pretrain the winner, compare: 5 minutes on a laptop",
+        "search the built-in teacher, pretrain the winner, compare: 6 minutes on a laptop",
         "evo.commands.quickstart.command:QuickstartConfig",
         run="quickstart",
     ),

@@ -8,13 +8,11 @@ from pathlib import Path
 from evo.errors import UserError
 from training.config import TrainingConfig, check
 
-SHARE, FINALISTS, DECAY = 0.1, 8, 0.8
-"""The defaults of --share, --finalists and --decay. Training of those who lose takes
-log2(finalists) times the share of the planned run, 0.3 of it. The first round is a
-share / (finalists / 2) of the run: with more finalists it would end within the default --warmup of
-0.02, where the learning rate has hardly risen and the order says little. The learning rate falls
-soon after the winner is chosen: a long fall ends lower than a stable part and a short one, see
-docs/search.md."""
+SHARE, FINALISTS = 0.1, 8
+"""The defaults of --share and --finalists. Training of those who lose takes log2(finalists) times
+the share of the planned run, 0.3 of it. The first round is a share / (finalists / 2) of the run:
+with more finalists it would end within the default --warmup of 0.02, where the learning rate has
+hardly risen and the order says little."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +46,7 @@ class SelectConfig(TrainingConfig):
     bin: str | None = None
     finalists: int = FINALISTS
     share: float = SHARE
-    decay: float = DECAY
+    decay: float = 0.8  # one long fall ends lower: benchmarks/ends_best/decay.md
     workers: int | None = None
     threads: int = 1
 

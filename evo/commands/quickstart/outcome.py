@@ -39,7 +39,6 @@ def summary_of(
         name: summary["flops"] - summary["winner_flops"] for name, summary in selections.items()
     }
     before = search_flops + train_offs["winner"]
-    winner = selections["winner"]["winner"]
     arms = {}
     for name, curve in curves.items():
         shape = selections.get(name, selections["winner"])["winner"]
@@ -65,8 +64,7 @@ def summary_of(
         "train_off_flops": train_offs["winner"],
         "random_train_off_flops": train_offs["random-best"],
         "chosen_by": selections["winner"]["chosen_by"],
-        "winner": winner,
-        "winner_before_training": small["candidate"],
+        "winner": selections["winner"]["winner"],
         "baseline": baseline,
         "arms": arms,
         "searches": found["searches"],

@@ -33,7 +33,7 @@ class Arm:
     Attributes:
         label: in words.
         init: the weights that it starts from.
-        learning_rate: the best of a grid: benchmarks/training/learning_rates.md.
+        learning_rate: the best of a grid, under a cosine: benchmarks/training/learning_rates.md.
         distils: whether it learns from the teacher, too.
     """
 
@@ -57,7 +57,7 @@ TRAIN_OFFS = {"winner": "train-off", "random-best": "train-off-random"}
 class QuickstartConfig:
     """Search the built-in teacher on this machine, pretrain the winner, and compare.
 
-    Takes 5 to 6 minutes on 2 cores. Interrupted, the same command goes on.
+    Takes 6 minutes on 2 cores. Interrupted, the same command goes on.
 
     Attributes:
         out: directory for all results.

@@ -11,6 +11,7 @@ from evo.commands.select import run as select
 from evo.errors import UserError
 from evo.flags import parse_config
 from training.selection.config import SelectConfig, default_out
+from training.selection.rounds import plan_rounds
 from training.selection.train_off import planned_run
 
 
@@ -37,7 +38,8 @@ def read_train_offs(config: SearchConfig, file: Path) -> SelectConfig:
         raise UserError(
             f"--select {file}: leave bin and out away, there is a train-off in each bin"
         )
-    planned_run(settings, config.teacher, default_out(config.out, config.bins[0]))
+    _, last = planned_run(settings, config.teacher, default_out(config.out, config.bins[0]))
+    plan_rounds(settings.finalists, last)
     return settings
 
 

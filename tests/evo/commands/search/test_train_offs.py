@@ -76,6 +76,7 @@ def test_a_train_off_follows_in_each_bin_and_the_same_command_adds_nothing(
         ({"finalist": 3}, "finalist"),
         ({"bin": "50%"}, "leave bin and out away"),
         ({"share": 0.9}, "give a smaller --share"),
+        ({"share": 0.05, "finalists": 8}, "give fewer --finalists"),
         ({"text": "nowhere/*.txt"}, "nowhere"),
         ({"validation_text": None}, "give --validation-text"),
     ],
