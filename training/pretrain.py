@@ -54,11 +54,15 @@ def pretrain(
             watcher = ProgressDisplay(directory.name, settings.steps, settings.flops)
         with log_tail(directory, [watcher, *loggers]):
             launch(run)
-        return _finish(run)
+        return finish(run)
 
 
-def _finish(run: TrainingRun) -> dict[str, Any]:
-    """Write the summary, and remove what only an interrupted run needs."""
+def finish(run: TrainingRun) -> dict[str, Any]:
+    """Write the summary of a run that has ended, and remove what only an interrupted one needs.
+
+    Raises:
+        UserError: its workers' results are not there.
+    """
     directory = run.directory
     rows = log.rows(directory)
     if not rows or not (directory / RESULT).is_dir():

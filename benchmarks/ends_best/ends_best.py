@@ -13,16 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.larger_teacher import larger_teacher
 from benchmarks.machine import measured_on, sentence
-from evo.cli import main as evo
 from evo.commands.search.config import SearchConfig
 from evo.commands.search.driver import search
 from evo.embedded import teacher_path
@@ -31,9 +29,9 @@ from evo.storage.files import atomic_file, cache_directory
 from training.config import PretrainConfig
 from training.logs import log
 from training.loop.flops import training_flops
-from training.pretrain import pretrain
 from training.selection.config import FINALISTS, SelectConfig, default_out
-from training.selection.select import select
+from training.selection.select import Selection, select
+from training.side_by_side import pretrain_side_by_side
 
 HERE = Path(__file__).parent
 SPACE, BIN = "coarse-uniform", "25%"
@@ -45,6 +43,7 @@ TRAINING = {
     "validation_tokens": 65536,
     "batch_tokens": 2048,
     "sequence_length": LENGTH,
+    "validate_every": 100,
 }
 LEARNING_RATE, RANDOM_LEARNING_RATE = 4e-3, 8e-3
 """The best of a grid: training/learning_rates.md."""
@@ -59,6 +58,21 @@ ARMS = {
     "random weights, best shape": "random weights in the shape that a train-off of them chose",
     "random weights, proportional": "random weights in the teacher's proportions",
 }
+
+
+@dataclass(frozen=True)
+class Start:
+    """What an arm trains.
+
+    Attributes:
+        model: the network.
+        init: the weights that it starts from.
+        spent: FLOPs that it took to find it.
+    """
+
+    model: Path
+    init: Literal["weights", "random"]
+    spent: float
 
 
 @dataclass(frozen=True)
@@ -93,24 +107,18 @@ def found(cell: Cell, home: Path, name: str, **changes: Any) -> tuple[Path, dict
     return out, summary["searches"][0] | {"order_flops": summary["order_flops"]}
 
 
-def trained(cell: Cell, model: Path, out: Path, flops: float, *, init: str) -> dict[str, Any]:
+def planned(cell: Cell, start: Start, out: Path, flops: float) -> PretrainConfig:
     """A run of a checkpoint that spends so many FLOPs."""
-    rate = LEARNING_RATE if init == "weights" else RANDOM_LEARNING_RATE
-
-    def run(tokens: int, directory: Path) -> PretrainConfig:
-        return PretrainConfig(
-            model=model,
-            tokens=tokens,
-            out=directory,
-            init=init,  # type: ignore[arg-type]
-            learning_rate=rate,
-            seed=cell.seed,
-            **TRAINING,  # type: ignore[arg-type]
-        )
-
-    tokens = round(flops / flops_per_token(model))
-    pretrain(run(tokens, out))
-    return ended(out)
+    return PretrainConfig(
+        model=start.model,
+        tokens=round(flops / flops_per_token(start.model)),
+        out=out,
+        init=start.init,
+        learning_rate=LEARNING_RATE if start.init == "weights" else RANDOM_LEARNING_RATE,
+        seed=cell.seed,
+        threads=1,
+        **TRAINING,  # type: ignore[arg-type]
+    )
 
 
 def flops_per_token(model: Path) -> int:
@@ -132,62 +140,73 @@ def ended(run: Path) -> dict[str, Any]:
 def measure(cell: Cell, home: Path, arms: list[str]) -> dict[str, Any]:
     """All arms of a cell; the first says how many FLOPs each has."""
     run, of_search = found(cell, home, "niches", niches="layers")
-    selection = train_off(cell, run, init="weights")
-    assert evo(shlex.split(selection["continue"])[1:]) in (0, None)
-    of_search_flops = of_search["flops"] + of_search["order_flops"]
-    besides = of_search_flops + selection["flops"] - selection["winner_flops"]
-    chosen = ended(Path(selection["winner"]["run"]))
-    total = chosen["flops"] + besides
-    results = {
-        CHOSEN: chosen
-        | {
-            "layers": selection["winner"]["layers"],
-            "search": of_search_flops,
-            "train_off": selection["flops"] - selection["winner_flops"],
-            "tokens_of_decision": selection["rounds"][-1]["tokens"],
-        }
+    chosen = train_off(cell, run, init="weights")
+    summary = chosen.summary
+    search_flops = of_search["flops"] + of_search["order_flops"]
+    train_off_flops = summary["flops"] - summary["winner_flops"]
+    total = summary["planned_flops"] + search_flops + train_off_flops
+    starts = {CHOSEN: Start(chosen.pretraining.model, "weights", search_flops + train_off_flops)}
+    starts |= {arm: start(cell, home, arm, chosen, run) for arm in arms if arm != CHOSEN}
+    runs = {CHOSEN: chosen.pretraining} | {
+        arm: planned(cell, each, home / "runs" / directory_name(arm), total - each.spent)
+        for arm, each in starts.items()
+        if arm != CHOSEN
     }
-    whole = {"population": 1, "generations": 0}
-    for arm, name, changes, init in (
-        ("chosen before training", "none", {}, "weights"),
-        ("one-shot", "one-shot", {"algorithm": "one-shot"} | whole, "weights"),
-        ("random subnet", "random", {"algorithm": "random"} | whole, "weights"),
-        ("random weights, proportional", "one-shot", {"algorithm": "one-shot"} | whole, "random"),
-    ):
-        if arm in arms:
-            _, won = found(cell, home, name, **changes)
-            spent = 0.0 if init == "random" else won["order_flops"]
-            if arm == "chosen before training":
-                spent += won["flops"]
-            out = home / "runs" / arm.replace(", ", "-").replace(" ", "-")
-            result = trained(cell, Path(won["winner"]), out, total - spent, init=init)
-            results[arm] = result | {"layers": depth(Path(won["winner"])), "search": spent}
-    for arm in ("random weights", "random weights, best shape"):
-        if arm in arms:
-            spent, shape = 0.0, selection
-            if arm != "random weights":
-                shape = train_off(cell, run, init="random")
-                spent = shape["flops"]
-            out = home / "runs" / arm.replace(", ", "-").replace(" ", "-")
-            model = Path(shape["winner"]["model"])
-            result = trained(cell, model, out, total - spent, init="random")
-            results[arm] = result | {"layers": shape["winner"]["layers"], "search": spent}
+    pretrain_side_by_side(home.name, list(runs.values()))
+    results = {
+        arm: ended(Path(runs[arm].out)) | {"layers": depth(each.model), "spent": each.spent}
+        for arm, each in starts.items()
+    }
+    results[CHOSEN] |= {
+        "train_off": train_off_flops,
+        "tokens_of_decision": summary["rounds"][-1]["tokens"],
+        "finalists": [
+            {name: one[name] for name in ("candidate", "layers", "nll_before", "nll")}
+            for one in summary["finalists"]
+        ],
+    }
     return results
 
 
-def train_off(cell: Cell, run: Path, *, init: str) -> dict[str, Any]:
-    """The summary of a train-off of a search's finalists, of their weights or of their shapes."""
+def start(cell: Cell, home: Path, arm: str, chosen: Selection, run: Path) -> Start:
+    """The network of an arm, found with as little as the arm needs."""
+    whole = {"population": 1, "generations": 0}
+    if arm == "chosen before training":
+        _, won = found(cell, home, "none")
+        return Start(Path(won["winner"]), "weights", won["flops"] + won["order_flops"])
+    if arm == "random subnet":
+        _, won = found(cell, home, "random", algorithm="random", **whole)
+        return Start(Path(won["winner"]), "weights", won["order_flops"])
+    if arm == "random weights":
+        return Start(chosen.pretraining.model, "random", 0.0)
+    if arm == "random weights, best shape":
+        shape = train_off(cell, run, init="random")
+        spent = shape.summary["flops"] - shape.summary["winner_flops"]
+        return Start(shape.pretraining.model, "random", spent)
+    _, won = found(cell, home, "one-shot", algorithm="one-shot", **whole)
+    if arm == "one-shot":
+        return Start(Path(won["winner"]), "weights", won["order_flops"])
+    return Start(Path(won["winner"]), "random", 0.0)
+
+
+def directory_name(arm: str) -> str:
+    """The directory of an arm's run."""
+    return arm.replace(", ", "-").replace(" ", "-")
+
+
+def train_off(cell: Cell, run: Path, *, init: Literal["weights", "random"]) -> Selection:
+    """A train-off of a search's finalists, of their weights or of their shapes."""
     return select(
         SelectConfig(
             run=run,
             out=default_out(run, BIN) if init == "weights" else run / "random",
             tokens=cell.tokens,
-            init=init,  # type: ignore[arg-type]
+            init=init,
             learning_rate=LEARNING_RATE if init == "weights" else RANDOM_LEARNING_RATE,
             seed=cell.seed,
             **TRAINING,  # type: ignore[arg-type]
         )
-    ).summary
+    )
 
 
 def markdown(cells: dict[str, dict[str, Any]], machine: dict[str, Any], tokens: int) -> str:
@@ -229,7 +248,7 @@ def markdown(cells: dict[str, dict[str, Any]], machine: dict[str, Any], tokens: 
             ]
             mean = statistics.geometric_mean(one["validation_perplexity"] for one in there)
             ratio = statistics.geometric_mean(paired) - 1
-            before = statistics.mean(one["search"] + one.get("train_off", 0) for one in there)
+            before = statistics.mean(one["spent"] for one in there)
             lines.append(
                 f"| **{arm}**: {ARMS[arm]} | {', '.join(str(one['layers']) for one in there)} | "
                 f"{before:.2e} | "

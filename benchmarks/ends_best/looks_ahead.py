@@ -92,7 +92,8 @@ def candidates(cell: Cell) -> list[tuple[str, Subnet]]:
         ranked = sorted(drawn[name, depth].values(), key=at.fitness)
         places = np.linspace(0, len(ranked) // 2, min(each, len(ranked))).round().astype(int)
         chosen += [(name, ranked[place]) for place in dict.fromkeys(places.tolist())]
-    return chosen[:: max(1, len(chosen) // CANDIDATES)][:CANDIDATES]
+    taken = np.linspace(0, len(chosen) - 1, min(CANDIDATES, len(chosen))).round().astype(int)
+    return [chosen[place] for place in taken.tolist()]
 
 
 def measure(cell: Cell, space: str, genome: bytes) -> dict[str, Any]:
@@ -167,7 +168,7 @@ def predictors(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     }
     for step in VALIDATED[:-1]:
         values[f"NLL after {step} steps"] = np.array([row["after"][str(step)] for row in rows])
-    for step, later in pairwise(VALIDATED[1:6]):
+    for step, later in pairwise(VALIDATED[1:7]):
         before, now = values[f"NLL after {step} steps"], values[f"NLL after {later} steps"]
         values[f"NLL after {later} steps, and half of the way from {step} steps on"] = (
             now + (now - before) / 2

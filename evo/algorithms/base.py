@@ -40,8 +40,8 @@ class Proposal:
 
     Attributes:
         subnet: what it keeps.
-        operator: how it was made: `sample`, `mutation`, `crossover`, `switch`, `enumeration`, or
-            `start`, from another run's.
+        operator: how it was made: `sample`, `mutation`, `crossover`, `switch`, `enumeration`,
+            `one-shot`, or `start`, from another run's.
         parents: ids of the candidates it was made from.
     """
 
@@ -78,7 +78,7 @@ class Strategy(ABC):
             None while there is.
         improved: the last generation in which the best of a niche became better.
         starts: what the first generation begins with, each once, a population at most; set before
-            the first `ask`, as it is by `evo.search.warm_start`.
+            the first `ask`.
     """
 
     def __init__(self, space: Space, budget: Budget, seed: Seed) -> None:

@@ -9,11 +9,15 @@ teacher's family would have at that size. What a search finds has to be better t
 from __future__ import annotations
 
 import numpy as np
+from numpy.random import Generator
 
 from evo.algorithms.base import Proposal
 from evo.algorithms.random_search import RandomSearch
 from evo.genome.fit_to_bin import WidthPlan, cost_of
 from evo.genome.space import Space
+
+OPERATOR = "one-shot"
+"""The operator of such a candidate in a history."""
 
 FACTORS = 1000
 """How many factors from 0 to 1 are tried."""
@@ -23,10 +27,23 @@ class OneShot(RandomSearch):
     """A single candidate."""
 
     def _propose(self) -> Proposal:
-        return Proposal(self.space.prefix(proportional(self.space), self.rng), "one-shot")
+        return one_shot(self.space, self.rng)
 
     def _new(self) -> Proposal | None:
         return None if self.seen else self._propose()
+
+
+def one_shot(space: Space, rng: Generator) -> Proposal:
+    """The candidate by one-shot pruning.
+
+    Args:
+        space: with the order of importance.
+        rng: breaks ties on the way into the bin.
+
+    Raises:
+        UserError: the space rejects what lies outside of its bin, and this does.
+    """
+    return Proposal(space.prefix(proportional(space), rng), OPERATOR)
 
 
 def proportional(space: Space) -> WidthPlan:

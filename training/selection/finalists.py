@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from evo.algorithms import one_shot as one_shot_pruning
 from evo.errors import UserError, first_line
 from evo.model.checkpoint import Checkpoint
 from evo.search.history import History, Row
@@ -64,7 +65,9 @@ def choose(run: Path, bin: str, count: int) -> list[Finalist]:
     """The finalists of a bin, from the histories of all its spaces.
 
     They are the best of each number of layers, then the second bests, and so on, for a search's
-    fitness knows little of how networks of different depths train.
+    fitness knows little of how networks of different depths train. The last place is that of the
+    network by one-shot pruning where a search has proposed it, whatever its fitness is: what a
+    train-off chooses should not end worse than what needs no search.
 
     Args:
         run: run directory of `evo search`.
@@ -75,12 +78,16 @@ def choose(run: Path, bin: str, count: int) -> list[Finalist]:
         UserError: fewer than two candidates are scored in full.
     """
     found = _found(run, bin)
-    rows = in_turns(row for _, row in found.values())[:count]
+    candidates = [row for _, row in found.values()]
+    rows = in_turns(candidates)[:count]
     if len(rows) < 2:
         raise UserError(
             f"{run} has {len(rows)} candidates in {bin} that are scored in full, and a train-off "
             "needs two: let the search go on"
         )
+    one_shot = next((row for row in candidates if row.operator == one_shot_pruning.OPERATOR), None)
+    if one_shot is not None and one_shot not in rows:
+        rows = [*rows[: count - 1], one_shot]
     return [
         Finalist(row.candidate, found[row.candidate][0], row.layers, row.params, row.fitness)
         for row in rows
@@ -143,11 +150,13 @@ def cut_out(
 
 
 def _found(run: Path, bin: str) -> dict[str, tuple[str, Row]]:
-    """The searches and rows of a bin's candidates, each from the first search that has it."""
+    """The searches and rows of a bin's candidates that are scored in full or are by one-shot
+    pruning, each from the first search that has it."""
     found: dict[str, tuple[str, Row]] = {}
     for path in _searches(run, bin):
         for row in History(path).completed():
-            if row.status == "full":
+            by_one_shot = row.operator == one_shot_pruning.OPERATOR and row.status != "failed"
+            if row.status == "full" or by_one_shot:
                 found.setdefault(row.candidate, (path.name, row))
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from evo.storage.run_directory import claim_run
 from evo.storage.strict_json import dumps
 from training import run_directory
 from training.config import PretrainConfig
+from training.loop.loop import Diverged
 from training.run_directory import CHECKPOINTS, SUMMARY
 from training.selection import finalists as finalist_files
 from training.selection.config import SelectConfig
@@ -26,9 +28,9 @@ from training.selection.rounds import Round, Score, ranked, survivors
 from training.selection.scores import Scores
 from training.selection.summary import Ended, summary_of
 from training.selection.train_off import FREE, MODELS, TrainOff, open_train_off
-from training.selection.units import Unit, train_units
 from training.setup.launch import shared_text
 from training.setup.training_run import TrainingRun
+from training.setup.units import Result, Unit, train_units
 from training.setup.worker_resources import WorkerResources, say_waiting
 
 logger = logging.getLogger("evo.training")
@@ -103,13 +105,16 @@ def _halve(train_off: TrainOff, runs: Mapping[str, TrainingRun]) -> list[Ended]:
     with TrainOffProgress(train_off, runs) as progress:
         for number, each in enumerate(train_off.rounds, 1):
             done = scores.at(each.step, standing)
-            units = [Unit(one, each.step, jobs[one]) for one in standing if one not in done]
+            units = [Unit(one, jobs[one], each.step) for one in standing if one not in done]
 
-            def keep(unit: Unit, score: Score, *, number: int = number) -> None:
-                scores.add(unit.step, unit.candidate, score)
-                progress.scored(number, unit.candidate, score)
+            def keep(
+                unit: Unit, result: Result, *, number: int = number, step: int = each.step
+            ) -> None:
+                score = _score(result, step)
+                scores.add(step, unit.name, score)
+                progress.scored(number, unit.name, score)
 
-            train_units(units, workers, on_score=keep, on_look=progress.look)
+            train_units(units, workers, on_end=keep, on_look=progress.look)
             ended.append(_end(each, scores.at(each.step, standing)))
             standing = ended[-1].survivors
             for candidate in set(ended[-1].scores) - set(standing):
@@ -118,6 +123,14 @@ def _halve(train_off: TrainOff, runs: Mapping[str, TrainingRun]) -> list[Ended]:
             if len(standing) == 1:
                 break
     return ended
+
+
+def _score(result: Result, step: int) -> Score:
+    if isinstance(result, Diverged):
+        return Score(None, str(result))
+    if result is None or not math.isfinite(result):
+        return Score(None, f"the NLL of the validation text is {result} after step {step}")
+    return Score(result)
 
 
 def _end(each: Round, scores: dict[str, Score]) -> Ended:

@@ -1,8 +1,8 @@
 """`evo quickstart`: the whole way on a laptop, from the embedded teacher to four trained models.
 
-Search two bins, let the finalists of the smaller one train for the winner's place, pretrain the
-winner with distillation and without, and random weights: in the shape that trains best from them,
-and in the winner's. All for the same number of tokens.
+Search two bins, let the finalists of the smaller one train for the winner's place, and random
+weights for the best shape; then pretrain, side by side, the winner with distillation and without,
+and random weights in their best shape and in the winner's. All for the same number of tokens.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from evo.commands.quickstart.settings import (
 )
 from evo.console import result_console
 from evo.storage.files import write_whole
+from training.config import PretrainConfig
 
 
 def quickstart(config: QuickstartConfig) -> dict[str, Any]:
@@ -34,8 +35,8 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     from dashboards.selection_picture import PICTURE, draw_selection
     from evo.commands.quickstart.outcome import closing, draw, summary_of, table
     from evo.commands.search.driver import search
-    from training.pretrain import pretrain
     from training.selection.select import select
+    from training.side_by_side import pretrain_side_by_side
 
     console = result_console()
     console.print(f"[bold]1. Search[/] the embedded teacher for {SPACE} subnets of "
@@ -46,26 +47,25 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
             f"   {part['bin']}: {part['evaluations']} candidates, best perplexity "
             f"{part['perplexity']:.2f} with {part['params']:,} parameters: {part['winner']}"
         )
-    selections, runs = {}, dict[str, Path]()
+    selections, arms = {}, dict[str, PretrainConfig]()
     for number, name in ((2, "winner"), (3, "random-best")):
         console.print(
             f"[bold]{number}. Train off[/] the finalists of {BINS[0]}: {ARMS[name].label}"
         )
         selected = select(select_config(config, name))
-        selections[name] = selected.summary
+        selections[name], arms[name] = selected.summary, selected.pretraining
         draw_selection(selected.summary, selected.out / PICTURE)
         winner = selected.summary["winner"]
         console.print(f"   {winner['layers']} layers, {winner['params']:,} parameters, chosen by "
                       f"{selected.summary['chosen_by']}")  # fmt: skip
-        console.print(f"   [bold]Pretrain[/] on: {ARMS[name].label}")
-        pretrain(selected.pretraining)
-        runs[name] = Path(selected.pretraining.out)
     model = Path(selections["winner"]["winner"]["model"])
-    for number, name in enumerate(("distilled", "random"), 4):
-        console.print(f"[bold]{number}. Pretrain[/] {ARMS[name].label}")
-        pretrain(pretrain_config(config, name, model))
-        runs[name] = config.out / name
-    summary = summary_of(found, selections, {name: runs[name] for name in ARMS})
+    arms |= {name: pretrain_config(config, name, model) for name in ("distilled", "random")}
+    console.print("[bold]4. Pretrain[/] side by side:")
+    for name, arm in ARMS.items():
+        console.print(f"   {arm.label}: {arms[name].out}")
+    pretrain_side_by_side("pretraining", [arms[name] for name in ARMS])
+    runs = {name: Path(arms[name].out) for name in ARMS}
+    summary = summary_of(found, selections, runs)
     write_whole(config.out / "summary.json", json.dumps(summary, indent=2) + "\n")
     draw(config.out, found, summary)
     console.print(table(summary))

@@ -134,5 +134,6 @@ def _training(config: QuickstartConfig) -> dict[str, Any]:
         "validation_tokens": VALIDATION_TOKENS,
         "batch_tokens": BATCH_TOKENS,
         "decay": 1 - SHARE,
+        "threads": 1,
         "seed": config.seed,
     }

@@ -6,13 +6,14 @@ import hashlib
 from dataclasses import asdict
 
 import numpy as np
+from numpy.random import Generator
 
-from evo.algorithms.base import Strategy
+from evo.algorithms.base import Proposal, Strategy
 from evo.algorithms.evolution import Evolution
 from evo.algorithms.local_search import LocalSearch
 from evo.algorithms.map_elites import MapElites
 from evo.algorithms.one_plus_lambda import OnePlusLambda
-from evo.algorithms.one_shot import OneShot
+from evo.algorithms.one_shot import OneShot, one_shot
 from evo.algorithms.random_search import RandomSearch
 from evo.commands.search.config import SearchConfig
 from evo.commands.search.inputs import SearchInputs
@@ -74,11 +75,22 @@ def _search(
     history = History(inputs.config.out / "searches" / name)
     seed = _seed(inputs.config.seed, name)
     strategy = _strategy(inputs.config, space, seed)
-    if inputs.starts and history.state is None:
+    if history.state is None:
         rng = np.random.default_rng([*seed, 1])  # a stream of its own
-        population = inputs.config.budget.population
-        strategy.starts = warm_start.starts(inputs.starts, space, population, rng)
+        strategy.starts = _starts(inputs, space, rng)
     return Search(name, strategy, history, inputs.screening, cache, proxy)
+
+
+def _starts(inputs: SearchInputs, space: Space, rng: Generator) -> list[Proposal]:
+    """What a search begins with besides samples: what is taken from another run and, so that it
+    takes part in a train-off, the network by one-shot pruning."""
+    config, population = inputs.config, inputs.config.budget.population
+    found = warm_start.starts(inputs.starts, space, population, rng)
+    if config.niches and config.in_bin == "fit" and len(found) < population:
+        pruned = one_shot(space, rng)
+        if pruned.subnet.id not in {proposal.subnet.id for proposal in found}:
+            found.append(pruned)
+    return found
 
 
 def _strategy(config: SearchConfig, space: Space, seed: list[int]) -> Strategy:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from evo.algorithms import one_shot
 from evo.embedded import teacher_path
 from evo.errors import UserError
 from evo.model import checkpoint
-from evo.search.history import History
+from evo.search.history import History, Status
 from tests.support.searched import searched
 from training.selection import finalists
 from training.selection.finalists import Finalist, bin_of, choose, cut_out
@@ -41,6 +43,28 @@ def test_the_best_of_each_depth_in_all_spaces_then_the_second_bests(run: Path) -
     for one in first:
         assert one.fitness == min(other.fitness for other in chosen if other.layers == one.layers)
     assert choose(run, "25%", 5) == chosen[:5]
+
+
+@pytest.mark.parametrize("status", ["screened", "full", "failed"])
+def test_the_network_by_one_shot_pruning_has_the_last_place(tmp_path: Path, status: Status) -> None:
+    run = searched(tmp_path / "run", teacher_path(), {"coarse-uniform@25%": 9})
+    history = History(run / "searches" / "coarse-uniform@25%")
+    worst = max((row for row in history.rows if row.status == "full"), key=lambda row: row.fitness)
+    pruned = replace(worst, operator=one_shot.OPERATOR, status=status)
+    history.rows.remove(worst)
+    assert history.state is not None
+    history.fold([pruned], history.state)
+    chosen = choose(run, "25%", 4)
+    assert len(chosen) == 4
+    takes_part = worst.candidate in {one.candidate for one in chosen}
+    assert takes_part == (status != "failed")
+    if status == "failed":
+        return
+    if status == "screened":
+        assert chosen[-1].candidate == worst.candidate
+        assert chosen[:3] == choose(run, "25%", 100)[:3]
+    cut_out(chosen, run, "25%", checkpoint.load(teacher_path()), tmp_path / "finalists")
+    assert checkpoint.load(tmp_path / "finalists" / worst.candidate).widths.layers == worst.layers
 
 
 def test_a_candidate_of_both_spaces_takes_part_once(run: Path) -> None:

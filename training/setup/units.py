@@ -1,12 +1,12 @@
-"""The units of work of a train-off, on Ray: one finalist, trained up to a step.
+"""Trainings side by side on Ray, each by itself in a task: units of work on one worker.
 
-A unit runs the training loop by itself in a task. Its state is the run directory: one whose worker
-has died is run again, and goes on from its checkpoint.
+Ray Train is for runs that share their work among workers; its start takes longer than a short
+training. A unit's state is its run directory: where its worker has died it is run again, and goes
+on from its checkpoint.
 """
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -29,7 +29,6 @@ from training.logs import log
 from training.loop.loop import Diverged, train
 from training.loop.parallel import WorkerProcess, process_group
 from training.loop.train_state import WorkerJob
-from training.selection.rounds import Score
 from training.setup.launch import KEEP_MEMORY, MOST_FAILURES, open_streams, received
 from training.setup.worker_resources import WorkerResources
 
@@ -43,21 +42,26 @@ DIED = (WorkerCrashedError, NodeDiedError, OutOfMemoryError, ObjectLostError)
 """Ray raises these where a worker, its node, or what it was given is gone."""
 
 
+Result = float | Diverged | None
+"""What a unit comes to: the NLL of the validation text, in nats summed over targets, where it is
+stopped; None at the end of a run; or why its loss is not finite."""
+
+
 @dataclass
 class Unit:
-    """A finalist that is to be trained up to a step.
+    """A run that is to be trained up to a step, or to its end.
 
     Attributes:
-        candidate: the finalist.
-        step: the step.
+        name: what errors call it.
         job: what its worker is given.
+        stop_after: the step at which it is stopped, to go on later; None for the run's end.
         furthest: step that it had come to when its worker died last.
         failures: number of times that its worker died without a further step between them.
     """
 
-    candidate: str
-    step: int
+    name: str
     job: WorkerJob
+    stop_after: int | None
     furthest: int = field(default=-1, init=False)
     failures: int = field(default=0, init=False)
 
@@ -72,7 +76,7 @@ class Unit:
         self.furthest = max(step, self.furthest)
         if self.failures == MOST_FAILURES:
             raise UserError(
-                f"{self.candidate}: its worker died {MOST_FAILURES} times without a further step, "
+                f"{self.name}: its worker died {MOST_FAILURES} times without a further step, "
                 f"at last of: {first_line(error)}"
             ) from error
 
@@ -81,15 +85,15 @@ def train_units(
     units: Sequence[Unit],
     workers: WorkerResources,
     *,
-    on_score: Callable[[Unit, Score], None],
-    on_look: Callable[[], None],
+    on_end: Callable[[Unit, Result], None],
+    on_look: Callable[[], None] = lambda: None,
 ) -> None:
     """Train units, as many at a time as there are workers.
 
     Args:
         units: the units.
         workers: how many, and what each takes.
-        on_score: is given each unit's score when it ends.
+        on_end: is given each unit and its result.
         on_look: called now and then.
 
     Raises:
@@ -106,47 +110,46 @@ def train_units(
         while waiting or running:
             while waiting and len(running) < workers.count:
                 unit = waiting.popleft()
-                running[remote.remote(unit.job, unit.step)] = unit
+                running[remote.remote(unit.job, unit.stop_after)] = unit
             ended, _ = ray.wait(list(running), timeout=LOOK_SECONDS)
             for reference in ended:
                 unit = running.pop(reference)
                 try:
-                    on_score(unit, ray.get(reference))
+                    result = ray.get(reference)
                 except RayTaskError as error:
                     if isinstance(error.cause, UserError):
-                        raise UserError(f"{unit.candidate}: {error.cause}") from error
+                        raise UserError(f"{unit.name}: {error.cause}") from error
                     raise
                 except DIED as error:
                     unit.failed(error)
                     waiting.appendleft(unit)
+                else:
+                    on_end(unit, result)
             on_look()
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
 
 
-def train_unit(job: WorkerJob, step: int) -> Score:
-    """Train one finalist up to a step, or go on with that, and score it; runs on a worker.
+def train_unit(job: WorkerJob, stop_after: int | None) -> Result:
+    """Train one run up to a step or to its end, or go on with that; runs on a worker.
 
     Args:
         job: what the worker is given.
-        step: step at which to stop.
+        stop_after: the step, or None.
 
     Raises:
-        UserError: as `train`, but that a loss is not finite is a score.
+        UserError: as `train`, but that a loss is not finite is a result.
     """
     device = torch.device("cuda", 0) if job.settings.device == "cuda" else torch.device("cpu")
     with exclusive(job.directory, patience=PATIENCE_SECONDS), tempfile.TemporaryDirectory() as own:
         job = received(job)
         with process_group(0, 1, f"{own}/store"):
             try:
-                nll = train(
+                return train(
                     replace(job, text=open_streams(job)),
                     WorkerProcess(0, 1, device),
-                    stop_after=step,
+                    stop_after=stop_after,
                 )
             except Diverged as error:
-                return Score(None, str(error))
-    if nll is None or not math.isfinite(nll):
-        return Score(None, f"the NLL of the validation text is {nll} after step {step}")
-    return Score(nll)
+                return error

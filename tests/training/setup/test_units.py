@@ -17,8 +17,8 @@ from training.logs import log
 from training.loop.loop import Diverged, train
 from training.loop.parallel import WorkerProcess, process_group
 from training.loop.train_state import WorkerJob
-from training.selection.units import Unit
 from training.setup.launch import MOST_FAILURES
+from training.setup.units import Unit
 
 
 @pytest.fixture
@@ -61,8 +61,8 @@ def test_a_loss_that_is_not_finite_is_told_from_other_errors(
         trained(wild, tmp_path, 10)
 
 
-def test_workers_that_die_again_and_again_end_the_train_off(job: WorkerJob) -> None:
-    unit = Unit("abc", 10, job)
+def test_workers_that_die_again_and_again_end_it(job: WorkerJob) -> None:
+    unit = Unit("abc", job, 10)
     died = RuntimeError("it was killed\nand more")
     for step in range(3):
         log.append(job.directory, {"step": step})
