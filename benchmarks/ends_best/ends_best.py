@@ -48,9 +48,10 @@ TRAINING = {
 LEARNING_RATE, RANDOM_LEARNING_RATE = 4e-3, 8e-3
 """The best of a grid: training/learning_rates.md."""
 
-CHOSEN = "chosen by training"
+CHOSEN, UNSEARCHED = "chosen by training", "unsearched"
 ARMS = {
     CHOSEN: "niches, then a train-off",
+    UNSEARCHED: "a train-off among one random generation; as many tokens, so fewer FLOPs in all",
     "chosen before training": "the winner by loss before training, of a search without niches",
     "one-shot": "the teacher's order, cut once at the teacher's proportions",
     "random subnet": "a random candidate of the bin",
@@ -142,23 +143,26 @@ def measure(cell: Cell, home: Path, arms: list[str]) -> dict[str, Any]:
     run, of_search = found(cell, home, "niches", niches="layers")
     chosen = train_off(cell, run, init="weights")
     summary = chosen.summary
-    search_flops = of_search["flops"] + of_search["order_flops"]
-    train_off_flops = summary["flops"] - summary["winner_flops"]
-    total = summary["planned_flops"] + search_flops + train_off_flops
-    starts = {CHOSEN: Start(chosen.pretraining.model, "weights", search_flops + train_off_flops)}
-    starts |= {arm: start(cell, home, arm, chosen, run) for arm in arms if arm != CHOSEN}
-    runs = {CHOSEN: chosen.pretraining} | {
-        arm: planned(cell, each, home / "runs" / directory_name(arm), total - each.spent)
-        for arm, each in starts.items()
-        if arm != CHOSEN
-    }
+    starts = {CHOSEN: of_train_off(chosen, of_search)}
+    runs = {CHOSEN: chosen.pretraining}
+    if UNSEARCHED in arms:
+        first, of_first = found(cell, home, "unsearched", niches="layers", generations=0)
+        unsearched = train_off(cell, first, init="weights")
+        starts[UNSEARCHED] = of_train_off(unsearched, of_first)
+        runs[UNSEARCHED] = unsearched.pretraining
+    total = summary["planned_flops"] + starts[CHOSEN].spent
+    for arm in arms:
+        if arm not in runs:
+            starts[arm] = start(cell, home, arm, chosen, run)
+            out = home / "runs" / arm.replace(", ", "-").replace(" ", "-")
+            runs[arm] = planned(cell, starts[arm], out, total - starts[arm].spent)
     pretrain_side_by_side(home.name, list(runs.values()))
     results = {
         arm: ended(Path(runs[arm].out)) | {"layers": depth(each.model), "spent": each.spent}
         for arm, each in starts.items()
     }
     results[CHOSEN] |= {
-        "train_off": train_off_flops,
+        "train_off": summary["flops"] - summary["winner_flops"],
         "tokens_of_decision": summary["rounds"][-1]["tokens"],
         "finalists": [
             {name: one[name] for name in ("candidate", "layers", "nll_before", "nll")}
@@ -166,6 +170,14 @@ def measure(cell: Cell, home: Path, arms: list[str]) -> dict[str, Any]:
         ],
     }
     return results
+
+
+def of_train_off(selection: Selection, of_search: dict[str, Any]) -> Start:
+    """The winner of a train-off."""
+    summary = selection.summary
+    spent = of_search["flops"] + of_search["order_flops"]
+    spent += summary["flops"] - summary["winner_flops"]
+    return Start(selection.pretraining.model, "weights", spent)
 
 
 def start(cell: Cell, home: Path, arm: str, chosen: Selection, run: Path) -> Start:
@@ -187,11 +199,6 @@ def start(cell: Cell, home: Path, arm: str, chosen: Selection, run: Path) -> Sta
     if arm == "one-shot":
         return Start(Path(won["winner"]), "weights", won["order_flops"])
     return Start(Path(won["winner"]), "random", 0.0)
-
-
-def directory_name(arm: str) -> str:
-    """The directory of an arm's run."""
-    return arm.replace(", ", "-").replace(" ", "-")
 
 
 def train_off(cell: Cell, run: Path, *, init: Literal["weights", "random"]) -> Selection:

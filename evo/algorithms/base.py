@@ -51,6 +51,21 @@ class Proposal:
 
 
 @dataclass(frozen=True)
+class Observation:
+    """What is known of a candidate's fitness, also where its scoring ended at a rung.
+
+    Attributes:
+        subnet: what it keeps.
+        loss: the fitness as far as it is known; above 0.
+        variance: of its error; 0 where the candidate was scored in full.
+    """
+
+    subnet: Subnet
+    loss: float
+    variance: float
+
+
+@dataclass(frozen=True)
 class Scored:
     """A candidate with its fitness.
 
@@ -58,10 +73,12 @@ class Scored:
         subnet: what it keeps.
         fitness: the lower the better, such as mean negative log-likelihood; None where
             scoring failed or ended at a rung.
+        observation: what is known of its fitness; None where scoring failed.
     """
 
     subnet: Subnet
     fitness: float | None
+    observation: Observation | None = None
 
 
 class Strategy(ABC):
@@ -99,7 +116,7 @@ class Strategy(ABC):
         Args:
             meanwhile: called after each proposal, as a generation of them may take a second.
         """
-        proposals = list(self.starts) if self.generation == 0 else []
+        proposals = list(self.starts) if self.generation == 0 else self._chosen(meanwhile)
         self.seen.update(proposal.subnet.id for proposal in proposals)
         while self.ended is None and len(proposals) < self.budget.population:
             proposal = self._new()
@@ -111,6 +128,16 @@ class Strategy(ABC):
         if not proposals and self.ended is None:
             self.ended = "space exhausted"
         return proposals
+
+    def repeat(self, proposals: Sequence[Proposal], rng: dict[str, Any]) -> None:
+        """Take up a generation that `ask` gave before.
+
+        Args:
+            proposals: the generation.
+            rng: the state of the random numbers afterwards.
+        """
+        self.seen.update(proposal.subnet.id for proposal in proposals)
+        self.rng.bit_generator.state = rng
 
     def tell(self, scored: Sequence[Scored]) -> None:
         """The fitness of all that `ask` gave, in any order."""
@@ -160,6 +187,11 @@ class Strategy(ABC):
         self._learn(valid)
 
     @property
+    def chooses(self) -> bool:
+        """Whether a generation is chosen by a model, whose last bits may differ elsewhere."""
+        return False
+
+    @property
     def best(self) -> Scored | None:
         """The best candidate so far."""
         return min(self._bests.values(), key=rank_key, default=None)
@@ -192,6 +224,10 @@ class Strategy(ABC):
             niche = self.niche(one.subnet)
             bests[niche] = min(bests.get(niche, one), one, key=rank_key)
         return bests
+
+    def _chosen(self, meanwhile: Callable[[], None]) -> list[Proposal]:
+        """New candidates of a later generation that are chosen among many; here there are none."""
+        return []
 
     def _new(self) -> Proposal | None:
         for _ in range(TRIES):

@@ -3,17 +3,31 @@
 Where to Begin: Efficient Pretraining via Subnetwork Selection and Distillation (arXiv 2510.07227),
 section 3: a random first generation, then offspring of the best candidates seen so far. A child
 that was seen before is drawn again, so no candidate is scored twice, and an elite keeps its
-fitness.
+fitness. Unlike there, offspring may be chosen among more proposals than are scored, by a model of
+what has been scored so far.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
-from evo.algorithms.base import Proposal, Scored, Seed, Strategy, rank_key
+from evo.algorithms.base import Observation, Proposal, Scored, Seed, Strategy, rank_key
 from evo.algorithms.settings import Budget, Rates
 from evo.genome.space import Space
 from evo.genome.subnet import Subnet
+
+
+class Chooser(Protocol):
+    """Chooses among proposals, see `evo.algorithms.surrogate`."""
+
+    def relevant(self, observed: Sequence[Observation]) -> list[Observation]:
+        """The observations by which it would choose."""
+
+    def choose(
+        self, proposals: Sequence[Proposal], count: int, observed: Sequence[Observation]
+    ) -> list[Proposal]:
+        """Some of the proposals, `count` at most."""
 
 
 class Evolution(Strategy):
@@ -27,6 +41,9 @@ class Evolution(Strategy):
 
     Attributes:
         elites: the best candidates so far, best first.
+        chooser: chooses among `Rates.proposals` for each place of a generation after the first;
+            set before the first `ask`. None: proposals are taken as they come.
+        observed: the observations by which it chooses.
     """
 
     def __init__(
@@ -35,6 +52,28 @@ class Evolution(Strategy):
         super().__init__(space, budget, seed)
         self.rates = rates or Rates()
         self._elites: list[Scored] = []
+        self.chooser: Chooser | None = None
+        self.observed: list[Observation] = []
+
+    def tell(self, scored: Sequence[Scored]) -> None:
+        super().tell(scored)
+        if self.chooser is not None:
+            new = [one.observation for one in scored if one.observation is not None]
+            self.observed = self.chooser.relevant([*self.observed, *new])
+
+    def state(self) -> dict[str, Any]:
+        known = {one.subnet.id: [one.loss, one.variance] for one in self.observed}
+        return super().state() | {"observed": known}
+
+    def restore(self, state: dict[str, Any], scored: Sequence[Scored]) -> None:
+        super().restore(state, scored)
+        subnets = {one.subnet.id: one.subnet for one in scored}
+        known = state.get("observed", {})  # a search of before there was a chooser has none
+        self.observed = [Observation(subnets[name], *values) for name, values in known.items()]
+
+    @property
+    def chooses(self) -> bool:
+        return self.chooser is not None
 
     @property
     def elite_count(self) -> int:
@@ -43,6 +82,17 @@ class Evolution(Strategy):
     @property
     def elites(self) -> list[Scored]:
         return self._elites
+
+    def _chosen(self, meanwhile: Callable[[], None]) -> list[Proposal]:
+        if self.chooser is None or self.ended is not None or not self.observed:
+            return []
+        drawn: dict[str, Proposal] = {}
+        for _ in range(self.rates.proposals * self.budget.population):
+            proposal = self._propose()
+            if proposal.subnet.id not in self.seen:
+                drawn.setdefault(proposal.subnet.id, proposal)
+            meanwhile()
+        return self.chooser.choose(list(drawn.values()), self.budget.population, self.observed)
 
     def _propose(self) -> Proposal:
         draw = self.rng.random()

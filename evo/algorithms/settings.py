@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from evo.errors import UserError
 
+PROPOSALS = 16
+"""The default of --proposals with evolution: benchmarks/search/proposed.md."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -41,6 +44,8 @@ class Rates:
         elites: how many of the best candidates are parents.
         mutation: share of offspring that mutate one elite.
         crossover: share that recombine two elites; the rest are random samples.
+        proposals: how many are drawn for each place of a generation, of which a model of the
+            fitness chooses; 1: they are taken as they come.
 
     Raises:
         UserError: no elites, or shares that are no shares.
@@ -49,10 +54,13 @@ class Rates:
     elites: int = 10
     mutation: float = 0.5
     crossover: float = 0.4
+    proposals: int = 1
 
     def __post_init__(self) -> None:
         if self.elites < 1:
             raise UserError(f"{self.elites} elites have no offspring: give at least 1")
+        if self.proposals < 1:
+            raise UserError(f"--proposals {self.proposals} cannot be: give at least 1")
         shares = self.mutation >= 0 and self.crossover >= 0
         if not (shares and self.mutation + self.crossover <= 1):
             raise UserError(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evo.algorithms.base import Proposal
+from evo.algorithms.base import Observation, Proposal
 from evo.genome.bins import Bin
 from evo.genome.subnet import Subnet
 from evo.search.rung_settings import Rungs
@@ -164,6 +164,43 @@ class Generation:
         return [
             (shard, self._scores[candidate][shard]) for shard in range(self._ended_at[candidate])
         ]
+
+    def observations(self) -> dict[str, Observation]:
+        """What is known of the fitness of each candidate that has not failed.
+
+        A candidate that was scored on some sequences is compared on them with its relatives, as at
+        a rung, or with what was scored in full in this generation where it has none. The variance
+        of a sequence's estimate is taken to be the same for all candidates.
+        """
+        values = self.screening.weights.values
+        ends = {
+            name: end
+            for name, end in self._ended_at.items()
+            if not failures(self.result(name), self._bin)
+        }
+        exact = [name for name, end in ends.items() if end == len(self.stages.shards)]
+        others = [self.losses_in_order(name) for name in exact]
+        estimated = {
+            name: estimates(
+                self.losses(name, end),
+                self.stages.sequences(end),
+                self._elites.relatives(self.proposals[name]) or others,
+            )
+            for name, end in ends.items()
+        }
+        spreads = [each.var(ddof=1) for each in estimated.values() if each.size > 1]
+        spread = float(np.mean(spreads)) if spreads else 0.0
+        found = {}
+        for name, each in estimated.items():
+            (start, stop), score = self.stages.shards[0], self._scores[name][0]
+            targets = score.tokens / (stop - start) * float(values.mean())
+            variance = spread / each.size * (1 - each.size / values.size)
+            found[name] = Observation(
+                self.proposals[name].subnet,
+                float(each.mean()) / targets,
+                max(0.0, variance) / targets**2,
+            )
+        return found
 
     def scores(self) -> list[tuple[str, Rows, ShardScore]]:
         """Every score of the generation: candidate, rows, score."""

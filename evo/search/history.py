@@ -4,10 +4,13 @@ The journal is append-only, one line per scored shard, so that a killed search s
 what was in flight. At the end of a generation its sums go to `history.parquet`, in canonical
 order, then the strategy's state to `state.json`; each is written whole or not at all. Rows newer
 than the state are results, not history: resuming asks for that generation again and finds them.
+Where a model has chosen the candidates of a generation, they are in `asked.json`: another machine
+might choose others, as its last bits differ.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -17,7 +20,9 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from evo.algorithms.base import Proposal
 from evo.errors import UserError, first_line
+from evo.genome.subnet import Dimensions, Subnet
 from evo.search.shard_score import ShardScore
 from evo.storage.files import atomic_file, output_errors, write_whole
 
@@ -72,6 +77,21 @@ class Row:
     genome: bytes
 
 
+@dataclass(frozen=True)
+class Asked:
+    """The candidates of a generation as a strategy has proposed them.
+
+    Attributes:
+        generation: its number.
+        rng: state of the strategy's random numbers afterwards, JSON.
+        proposals: the candidates.
+    """
+
+    generation: int
+    rng: dict[str, Any]
+    proposals: list[Proposal]
+
+
 COLUMNS = tuple(Row.__dataclass_fields__)
 LISTS = ("parents", "groups", "neurons")
 
@@ -98,6 +118,7 @@ class History:
         self.parquet = directory / "history.parquet"
         self._state = directory / "state.json"
         self._journal = directory / "journal.jsonl"
+        self._asked = directory / "asked.json"
         self.state: dict[str, Any] | None = None
         try:
             self.rows = self._read_rows()
@@ -133,6 +154,48 @@ class History:
         lines = "".join(_to_json(*unit, score) for unit, score in scores.items())
         with output_errors(self._journal), self._journal.open("ab") as file:
             file.write(lines.encode())
+
+    def keep_asked(self, asked: Asked) -> None:
+        """Write down a generation's candidates before they are scored.
+
+        Raises:
+            UserError: the disk is full, or the like.
+        """
+        rows = [
+            [base64.b64encode(one.subnet.pack()).decode(), one.operator, one.parents]
+            for one in asked.proposals
+        ]
+        write_whole(
+            self._asked,
+            json.dumps({"generation": asked.generation, "rng": asked.rng, "proposals": rows}),
+        )
+
+    def asked(self, generation: int, dimensions: Dimensions) -> Asked | None:
+        """The candidates of a generation, where they were written down.
+
+        Args:
+            generation: its number.
+            dimensions: of the teacher.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        if not self._asked.is_file():
+            return None
+        try:
+            content = json.loads(self._asked.read_text())
+            if content["generation"] != generation:
+                return None
+            proposals = [
+                Proposal(Subnet.unpack(base64.b64decode(genome), dimensions), operator, (*parents,))
+                for genome, operator, parents in content["proposals"]
+            ]
+            return Asked(generation, content["rng"], proposals)
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f"{self._asked} is damaged ({first_line(error)}): remove it, and the generation is "
+                "proposed anew"
+            ) from error
 
     def mend(self) -> None:
         """Cut off a line that a kill left torn, so that the next one starts afresh."""

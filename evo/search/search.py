@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from evo.algorithms.base import Scored, Strategy, rank_key
+from evo.algorithms.base import Proposal, Scored, Strategy, rank_key
 from evo.genome.cost import forward_flops
 from evo.genome.importance_proxy import Proxy
 from evo.genome.subnet import Subnet
 from evo.search.generation import CandidateShard, EliteLosses, Generation, Request, Screening
-from evo.search.history import History, Row
+from evo.search.history import Asked, History, Row
 from evo.search.progress import Progress
 from evo.search.rows import proxy_row, scored_row
 from evo.search.rungs import Losses
@@ -80,7 +80,7 @@ class Search:
             The candidates and shards of the first stage that have no score yet; none where the
             search has ended.
         """
-        proposals = self.strategy.ask(meanwhile)
+        proposals = self._ask(meanwhile)
         if not proposals:
             return []
         if self.cache is not None:
@@ -94,6 +94,20 @@ class Search:
             self._look_up,
         )
         return [] if self.proxy else self._generation.open_stage()
+
+    def _ask(self, meanwhile: Callable[[], None]) -> list[Proposal]:
+        """The candidates of the next generation, those that an earlier start has begun with."""
+        strategy = self.strategy
+        dimensions = strategy.space.architecture.dimensions
+        asked = self.history.asked(strategy.generation, dimensions)
+        if asked is not None:
+            strategy.repeat(asked.proposals, asked.rng)
+            return asked.proposals
+        proposals = strategy.ask(meanwhile)
+        if proposals and strategy.chooses:
+            rng = strategy.state()["rng"]
+            self.history.keep_asked(Asked(strategy.generation, rng, proposals))
+        return proposals
 
     def take(self, scores: Mapping[CandidateShard, ShardScore]) -> None:
         """Write down scores; those of candidates of an earlier generation are of no use."""
@@ -115,8 +129,16 @@ class Search:
         generation = self._generation
         assert generation is not None
         rows = [self._row(generation, candidate) for candidate in sorted(generation.proposals)]
+        observed = {} if self.proxy is not None else generation.observations()
         self.strategy.tell(
-            [Scored(generation.proposals[row.candidate].subnet, _fitness(row)) for row in rows]
+            [
+                Scored(
+                    generation.proposals[row.candidate].subnet,
+                    _fitness(row),
+                    observed.get(row.candidate),
+                )
+                for row in rows
+            ]
         )
         self._keep_elite_losses(generation)
         losses = {name: values.tolist() for name, values in self._elite_losses.items()}

@@ -1,7 +1,9 @@
 """Successive halving: how long finalists are trained, and who goes on.
 
 Jamieson and Talwalkar 2016. A round ends when all its finalists have had the same number of steps,
-so that who goes on depends on nothing but scores.
+so that who goes on depends on nothing but scores. Unlike there, what counts from the second round
+on is not the loss so far but where it goes: networks that start behind and fall faster end ahead,
+see benchmarks/ends_best/looks_ahead.md.
 """
 
 from __future__ import annotations
@@ -10,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from evo.errors import UserError
+
+FURTHER = 0.5
+"""A loss is extrapolated by this share of its fall in the last doubling of the steps."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +65,32 @@ def plan_rounds(finalists: int, last: int) -> list[Round]:
     return [Round(count, end) for count, end in zip(counts, ends, strict=True)]
 
 
-def ranked(scores: Mapping[str, Score]) -> list[str]:
-    """Finalists, the best first; those of equal scores by their ids, those that diverged last."""
-    return sorted(scores, key=lambda one: (scores[one].nll is None, scores[one].nll or 0.0, one))
+def ranked(scores: Mapping[str, Score], before: Mapping[str, Score]) -> list[str]:
+    """Finalists, the best first; those of equal scores by their ids, those that diverged last.
+
+    Args:
+        scores: at the end of a round.
+        before: at the end of the round before it, of at least the same finalists; empty for the
+            first round, where losses are not extrapolated.
+    """
+
+    def key(candidate: str) -> tuple[bool, float, str]:
+        now, earlier = scores[candidate].nll, before.get(candidate, scores[candidate]).nll
+        if now is None or earlier is None:
+            return True, 0.0, candidate
+        return False, now + FURTHER * (now - earlier), candidate
+
+    return sorted(scores, key=key)
 
 
-def survivors(scores: Mapping[str, Score]) -> list[str]:
+def survivors(scores: Mapping[str, Score], before: Mapping[str, Score]) -> list[str]:
     """The better half, rounded up, of a round's finalists, the best first.
 
     None that diverged is among them, and none at all if all have.
+
+    Args:
+        scores: as for `ranked`.
+        before: as for `ranked`.
     """
-    half = ranked(scores)[: (len(scores) + 1) // 2]
+    half = ranked(scores, before)[: (len(scores) + 1) // 2]
     return [candidate for candidate in half if scores[candidate].nll is not None]

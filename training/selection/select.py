@@ -115,7 +115,8 @@ def _halve(train_off: TrainOff, runs: Mapping[str, TrainingRun]) -> list[Ended]:
                 progress.scored(number, unit.name, score)
 
             train_units(units, workers, on_end=keep, on_look=progress.look)
-            ended.append(_end(each, scores.at(each.step, standing)))
+            before = ended[-1].scores if ended else {}
+            ended.append(_end(each, scores.at(each.step, standing), before))
             standing = ended[-1].survivors
             for candidate in set(ended[-1].scores) - set(standing):
                 # Nothing goes on from these; with the optimiser's states they are large.
@@ -133,12 +134,12 @@ def _score(result: Result, step: int) -> Score:
     return Score(result)
 
 
-def _end(each: Round, scores: dict[str, Score]) -> Ended:
-    left = survivors(scores)
+def _end(each: Round, scores: dict[str, Score], before: dict[str, Score]) -> Ended:
+    ranking, left = ranked(scores, before), survivors(scores, before)
     if not left:
-        first = ranked(scores)[0]
+        first = ranking[0]
         raise UserError(f"no finalist is left at step {each.step}; {first}: {scores[first].reason}")
-    return Ended(each.step, scores, left)
+    return Ended(each.step, scores, ranking, left)
 
 
 def _workers(train_off: TrainOff) -> WorkerResources:

@@ -12,7 +12,7 @@ from rich.table import Table
 from training.logs.log import rows
 from training.selection.continuation import command
 from training.selection.finalists import Finalist
-from training.selection.rounds import Score, ranked
+from training.selection.rounds import Score
 from training.selection.train_off import TrainOff
 from training.setup.training_run import TrainingRun
 
@@ -24,11 +24,13 @@ class Ended:
     Attributes:
         step: steps that its finalists have had.
         scores: the scores of its finalists.
+        ranking: its finalists, the best first.
         survivors: those who go on, the best first.
     """
 
     step: int
     scores: dict[str, Score]
+    ranking: list[str]
     survivors: list[str]
 
 
@@ -51,14 +53,15 @@ def summary_of(
     finalists = {one.candidate: one for one in train_off.finalists}
     order: list[str] = []
     for each in reversed(rounds):
-        order += [name for name in ranked(each.scores) if name not in order]
+        order += [name for name in each.ranking if name not in order]
     shown = [_finalist(train_off, finalists[name], runs[name], rounds) for name in order]
     winner, pretraining = shown[0], train_off.pretraining(finalists[order[0]])
     described = {name: winner[name] for name in ("candidate", "search", "layers", "params")}
     return {
         "run": str(train_off.config.run),
         "bin": train_off.bin,
-        "chosen_by": f"validation NLL after {rounds[-1].step * per_step:,} tokens of training",
+        "chosen_by": f"validation NLL after {rounds[-1].step * per_step:,} tokens of training"
+        + (", extrapolated" if len(rounds) > 1 else ""),
         "validation_text": train_off.config.validation_text,
         "winner": {
             **described,

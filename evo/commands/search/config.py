@@ -66,6 +66,9 @@ class SearchConfig:
             one.
         mutation_rate: share of offspring that mutate one elite.
         crossover_rate: share that recombine two elites; the rest are random samples.
+        proposals: candidates that are proposed for each place of a generation, of which a model of
+            all scores so far (a Gaussian process over shapes) chooses; 1 takes them as they come.
+            With evolution only, where it is 16 by default.
         text_weights: how much each source of a mixed text counts; by default by its tokens.
         fitness: what is minimised: perplexity; kl (divergence from the teacher, nats per token); or
             how much is kept of what matters by magnitude (of weights) or activation (contributions
@@ -130,6 +133,7 @@ class SearchConfig:
     elites: int = 10
     mutation_rate: float = 0.5
     crossover_rate: float = 0.4
+    proposals: int | None = None
     text_weights: list[float] | None = None
     fitness: Literal["perplexity", "kl", "magnitude", "activation"] = "perplexity"
     kl_top_k: int | None = None
@@ -208,6 +212,11 @@ class SearchConfig:
                 "--algorithm one-shot has one candidate, and --select lets several train for its "
                 "place: leave one of them away"
             )
+        if self.proposals not in (None, 1) and self.algorithm != "evolution":
+            raise UserError(
+                f"--proposals {self.proposals} chooses offspring of evolution, and --algorithm "
+                f"{self.algorithm} has none: leave one of them away"
+            )
         if self.niches == "layers" and self.algorithm != "evolution":
             raise UserError(
                 f"--niches layers keeps elites of every number of layers, and --algorithm "
@@ -257,7 +266,8 @@ class SearchConfig:
     @property
     def rates(self) -> Rates:
         """Where offspring come from."""
-        return Rates(self.elites, self.mutation_rate, self.crossover_rate)
+        proposals = 1 if self.proposals is None else self.proposals
+        return Rates(self.elites, self.mutation_rate, self.crossover_rate, proposals)
 
     @property
     def limits(self) -> WidthLimits:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from numpy.typing import NDArray
 
+from evo.algorithms.settings import PROPOSALS
 from evo.commands.search.config import SearchConfig
 from evo.data.fitness_text import Mixture, load_mixture
 from evo.data.hub import pin_optional, pin_sources
@@ -117,7 +118,13 @@ def read_inputs(config: SearchConfig) -> SearchInputs:
     """
     text = pin_sources(config.sources, config.out, "text")
     order_text = pin_optional(config.order_text, config.out, "order_text")
-    config = replace(config, text=text, order_text=order_text, niches=_niches(config))
+    config = replace(
+        config,
+        text=text,
+        order_text=order_text,
+        niches=_niches(config),
+        proposals=_proposals(config),
+    )
     teacher = checkpoint.load(config.teacher)
     if not teacher.widths.is_uniform:
         raise UserError(f"{config.teacher} is layer-wise: a teacher's blocks must be alike")
@@ -172,6 +179,16 @@ def _niches(config: SearchConfig) -> Literal["layers"] | None:
     if (config.out / SETTINGS).is_file():
         return read_settings(config.out).get("niches")
     return "layers" if config.select is not None and config.algorithm == "evolution" else None
+
+
+def _proposals(config: SearchConfig) -> int | None:
+    """How many candidates are proposed for a place: as when the search was begun, where the user
+    does not say."""
+    if config.proposals is not None:
+        return config.proposals
+    if (config.out / SETTINGS).is_file():
+        return read_settings(config.out).get("proposals")
+    return PROPOSALS if config.algorithm == "evolution" and config.fitness not in PROXIES else None
 
 
 def _limits(config: SearchConfig, teacher: Checkpoint) -> WidthLimits:

@@ -17,6 +17,7 @@ from evo.algorithms.one_shot import OneShot, one_shot
 from evo.algorithms.random_search import RandomSearch
 from evo.commands.search.config import SearchConfig
 from evo.commands.search.inputs import SearchInputs
+from evo.genome import PROXIES
 from evo.genome.bins import Bin
 from evo.genome.importance_proxy import Proxy
 from evo.genome.ranking import Order
@@ -102,9 +103,14 @@ def _strategy(config: SearchConfig, space: Space, seed: list[int]) -> Strategy:
         return OnePlusLambda(space, config.budget, seed)
     if config.algorithm == "one-shot":
         return OneShot(space, config.budget, seed)
-    if config.niches:
-        return MapElites(space, config.budget, seed, config.rates)
-    return Evolution(space, config.budget, seed, config.rates)
+    kind = MapElites if config.niches else Evolution
+    strategy = kind(space, config.budget, seed, config.rates)
+    if config.rates.proposals > 1 and config.fitness not in PROXIES:
+        # scikit-learn takes a second to import.
+        from evo.algorithms.surrogate import Surrogate
+
+        strategy.chooser = Surrogate(space, strategy.niche)
+    return strategy
 
 
 def _seed(seed: int, name: str) -> list[int]:

@@ -18,7 +18,14 @@ def test_each_round_doubles_the_steps_and_halves_the_finalists() -> None:
 def test_an_odd_number_leaves_the_larger_half() -> None:
     assert [each.finalists for each in plan_rounds(11, 100)] == [11, 6, 3, 2]
     scores = {name: Score(float(number)) for number, name in enumerate("abc")}
-    assert survivors(scores) == ["a", "b"]
+    assert survivors(scores, {}) == ["a", "b"]
+
+
+def test_a_loss_counts_as_if_half_of_its_last_fall_followed() -> None:
+    before = {"a": Score(4.0), "b": Score(5.0), "c": Score(3.6)}
+    scores = {"a": Score(3.5), "b": Score(3.75), "c": Score(3.5)}  # 3.25, 3.125, 3.45
+    assert ranked(scores, {}) == ["a", "c", "b"]
+    assert ranked(scores, before) == ["b", "a", "c"]
 
 
 @pytest.mark.parametrize("finalists", range(2, 40))
@@ -27,7 +34,8 @@ def test_halving_by_scores_needs_the_planned_rounds(finalists: int) -> None:
     standing = [f"{number:02}" for number in range(finalists)]
     for each in rounds:
         assert len(standing) == each.finalists
-        standing = survivors({name: Score(-float(name)) for name in standing})
+        scores = {name: Score(-float(name)) for name in standing}
+        standing = survivors(scores, {})
     assert standing == [f"{finalists - 1:02}"]
     steps = [each.step for each in rounds]
     assert steps[-1] == 1000
@@ -42,11 +50,12 @@ def test_too_few_steps_for_so_many_rounds() -> None:
 
 def test_equal_scores_go_by_the_id_and_neither_by_order_nor_by_time() -> None:
     scores = {"d": Score(1.0), "b": Score(2.0), "c": Score(2.0), "a": Score(2.0)}
-    assert ranked(scores) == ["d", "a", "b", "c"]
-    assert survivors(dict(reversed(scores.items()))) == ["d", "a"]
+    assert ranked(scores, {}) == ["d", "a", "b", "c"]
+    assert survivors(dict(reversed(scores.items())), {}) == ["d", "a"]
 
 
 def test_one_that_diverged_never_goes_on() -> None:
     scores = {"a": Score(None, "nan"), "b": Score(-1.0), "c": Score(None, "nan"), "d": Score(None)}
-    assert survivors(scores) == ["b"]
-    assert survivors({"a": Score(None)}) == []
+    assert survivors(scores, {}) == ["b"]
+    assert survivors(scores, {name: Score(1.0) for name in scores}) == ["b"]
+    assert survivors({"a": Score(None)}, {}) == []

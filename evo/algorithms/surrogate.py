@@ -1,0 +1,174 @@
+"""A model of the fitness, fitted to all scores so far, that chooses among many proposals.
+
+A Gaussian process (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006), of which
+a search uses the mean alone: it proposes many candidates for each place of a generation, and scores
+those that are expected to be the best. What the model sees is the shape of a network, how much of
+each of the teacher's layers it keeps, and in fine spaces how much of that is first in the order.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern, WhiteKernel
+from threadpoolctl import threadpool_limits
+
+from evo.algorithms.base import Observation, Proposal
+from evo.genome.space import Space
+from evo.genome.subnet import Mask, Subnet
+
+MOST = 500
+"""The model is fitted to at most this number of observations; its time grows with their cube."""
+
+JITTER = 1e-6
+"""Variance that keeps a matrix invertible, where that of the observations is 1."""
+
+Array = NDArray[np.float64]
+
+
+class Surrogate:
+    """Chooses among proposals of a search.
+
+    Args:
+        space: where they come from.
+        niche: gives the niche of a candidate, within which it competes.
+    """
+
+    def __init__(self, space: Space, niche: Callable[[Subnet], int]) -> None:
+        self._space, self._niche = space, niche
+
+    def relevant(self, observed: Sequence[Observation]) -> list[Observation]:
+        """The best of all observations so far, those of each niche in turn."""
+        losses = np.array([one.loss for one in observed])
+        order = self._in_turns([one.subnet for one in observed], losses)
+        return [observed[place] for place in order[:MOST]]
+
+    def choose(
+        self, proposals: Sequence[Proposal], count: int, observed: Sequence[Observation]
+    ) -> list[Proposal]:
+        """The proposals that are expected to be the best, those of each niche in turn.
+
+        In a fine space at most half of them keep the same layers while there are others: the model
+        is surest of the layers that it knows, and would choose no others.
+
+        Args:
+            proposals: each of another candidate.
+            count: number of proposals that are chosen, at most.
+            observed: what `relevant` has left, at least one.
+        """
+        if not proposals:
+            return []
+        subnets = [one.subnet for one in proposals]
+        most = -(-count // 2) if self._space.fine else count
+        alike = Counter[bytes]()
+        first, rest = list[Proposal](), list[Proposal]()
+        for place in self._in_turns(subnets, expected_losses(self._space, observed, subnets)):
+            kept = subnets[place].layers.tobytes()
+            alike[kept] += 1
+            (first if alike[kept] <= most else rest).append(proposals[place])
+        return [*first, *rest][:count]
+
+    def _in_turns(self, subnets: Sequence[Subnet], losses: Array) -> list[int]:
+        """Places of subnets: the best of every niche, then the second bests, and so on; within a
+        turn the best first."""
+        turns = Counter[int]()
+        ranked = []
+        for place in sorted(range(len(subnets)), key=lambda at: (losses[at], subnets[at].id)):
+            niche = self._niche(subnets[place])
+            ranked.append((turns[niche], place))
+            turns[niche] += 1
+        return [place for _, place in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def expected_losses(
+    space: Space, observed: Sequence[Observation], subnets: Sequence[Subnet]
+) -> Array:
+    """What a Gaussian process expects subnets to lose: the mean of the logarithm, shape [N].
+
+    The kernel is the sum of a linear one, a Matern one of smoothness 5/2 and noise, to which an
+    observation adds its own variance. Weights and length are those of the largest likelihood.
+
+    Args:
+        space: where all come from.
+        observed: candidates whose losses are known, more or less exactly.
+        subnets: candidates whose losses are not known.
+    """
+    known = _features(space, [one.subnet for one in observed])
+    asked = _features(space, subnets)
+    # Each feature of several numbers weighs as much as any other.
+    centers = [part.mean(0) for part in known]
+    scales = [
+        np.sqrt(((part - center) ** 2).sum(1).mean()) + 1e-9
+        for part, center in zip(known, centers, strict=True)
+    ]
+
+    def scaled(parts: Sequence[Array]) -> Array:
+        pairs = zip(parts, centers, scales, strict=True)
+        return np.concatenate([(part - center) / scale for part, center, scale in pairs], axis=1)
+
+    losses = np.array([one.loss for one in observed])
+    logarithms = np.log(losses)
+    spread = logarithms.std() + 1e-9
+    kernel = (
+        ConstantKernel(0.5, (1e-3, 50)) * DotProduct(0, "fixed")
+        + ConstantKernel(0.5, (1e-3, 20)) * Matern(2.0, (0.3, 30), nu=2.5)
+        + WhiteKernel(1e-2, (1e-4, 1))
+    )
+    variances = np.array([one.variance for one in observed]) / (losses * spread) ** 2
+    model = GaussianProcessRegressor(kernel, alpha=variances + JITTER)
+    # One thread, so that the result does not depend on the number of cores. A weight that ends at
+    # a bound is no fault.
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(scaled(known), (logarithms - logarithms.mean()) / spread)
+        return np.asarray(model.predict(scaled(asked)))
+
+
+def _features(space: Space, subnets: Sequence[Subnet]) -> list[Array]:
+    """The features of subnets, each of shape [N, numbers of it]."""
+    order, full = space.order, space.architecture.dimensions
+    sensitivity = order.sensitivity
+    weights = np.ones(full.layers)
+    if sensitivity is not None:
+        weights = np.sqrt(sensitivity / sensitivity.mean())
+    rows = []
+    for subnet in subnets:
+        kept = subnet.layers.astype(np.float64)
+        head_size = subnet.head_size or space.architecture.head_size
+        row = [
+            kept * weights,
+            np.log([subnet.channels.mean()]),
+            np.sqrt(subnet.kept_groups * kept / full.groups) * weights,
+            np.sqrt(subnet.kept_neurons * kept / full.neurons) * weights,
+            np.log([head_size]),
+        ]
+        if space.fine:
+            row += [
+                first_in_order(subnet.channels[None], order.channels[None]),
+                first_in_order(subnet.groups, order.groups) * kept,
+                first_in_order(subnet.neurons, order.neurons) * kept,
+            ]
+        rows.append(row)
+    return [np.stack(parts) for parts in zip(*rows, strict=True)]
+
+
+def first_in_order(masks: Mask, ranks: NDArray[np.integer]) -> Array:
+    """How much of what rows keep is first in the order, shape [R]; 1 where nothing else is kept.
+
+    A unit counts the more the earlier it comes, from 1 for the first in steps of 1/n.
+
+    Args:
+        masks: what is kept, shape [R, n].
+        ranks: of the same units, shape [R, n].
+    """
+    size = masks.shape[1]
+    worth = 1 - ranks / size
+    best = np.cumsum(1 - np.arange(size) / size)
+    kept = masks.sum(1)
+    return np.where(kept > 0, (worth * masks).sum(1) / best[np.maximum(kept, 1) - 1], 0.0)
