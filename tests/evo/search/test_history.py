@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from evo.algorithms.base import Proposal
 from evo.errors import UserError
 from evo.genome.subnet import Subnet
-from evo.search.history import COLUMNS, History, Row, frame, perplexity
+from evo.search.history import COLUMNS, Asked, History, Row, frame, perplexity
 from evo.search.shard_score import ShardScore
 from tests.support.architectures import NEOX
 
@@ -185,3 +186,18 @@ def test_a_damaged_file_is_one_line(tmp_path, name):
     (tmp_path / name).write_text("{damaged")
     with pytest.raises(UserError, match="damaged history"):
         History(tmp_path)
+
+
+def test_what_was_asked_for_survives_the_disk_and_is_of_one_generation(tmp_path):
+    history = History(tmp_path)
+    assert history.asked(3, NEOX.dimensions) is None
+    asked = Asked(3, {"state": 2**70}, [Proposal(SUBNET, "crossover", ("a", "b"))])
+    history.keep_asked(asked)
+    found = History(tmp_path).asked(3, NEOX.dimensions)
+    assert (found.generation, found.rng) == (3, asked.rng)
+    (one,) = found.proposals
+    assert (one.subnet.id, one.operator, one.parents) == (SUBNET.id, "crossover", ("a", "b"))
+    assert history.asked(4, NEOX.dimensions) is None
+    (tmp_path / "asked.json").write_text('{"generation": 3')
+    with pytest.raises(UserError, match=r"asked\.json is damaged"):
+        history.asked(3, NEOX.dimensions)

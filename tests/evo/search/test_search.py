@@ -9,6 +9,7 @@ import pytest
 
 from evo.algorithms.evolution import Evolution
 from evo.algorithms.settings import Budget, Rates
+from evo.algorithms.surrogate import Surrogate
 from evo.genome.bins import Bin
 from evo.genome.cost import Cost, LatencyUnitCosts, forward_flops, parameters
 from evo.genome.space import Space
@@ -26,12 +27,14 @@ from tests.support.architectures import NEOX, random_order, share
 
 SEQUENCES, TARGETS = 40, 5
 BUDGET = Budget(population=12, generations=3)
-FILES = ("history.parquet", "state.json", "journal.jsonl")
+FILES = ("history.parquet", "state.json", "journal.jsonl", "asked.json")
 RUNGS = {
     "full": Rungs(),
     "rungs": Rungs((0.1, 0.3), survivors=0.4),
     "abort": Rungs((0.1,), survivors=1, confidence=1),
+    "chosen": Rungs((0.1, 0.3), survivors=0.4),
 }
+"""With the last, a model chooses among proposals."""
 WEIGHTS = np.random.default_rng(3).uniform(0.5, 2, SEQUENCES)
 
 
@@ -44,7 +47,9 @@ def search_in(
 ) -> Search:
     bin = bin or share(NEOX, 0.4, 0.45)
     space = Space(name, NEOX, random_order(NEOX.dimensions), bin)
-    strategy = Evolution(space, BUDGET, 0, Rates(elites=3))
+    strategy = Evolution(space, BUDGET, 0, Rates(elites=3, proposals=4))
+    if kind == "chosen":
+        strategy.chooser = Surrogate(space, strategy.niche)
     stages = Stages.of(RUNGS[kind], SEQUENCES, 4)
     screening = Screening(stages, RUNGS[kind], SequenceWeights(WEIGHTS))
     return Search("search", strategy, History(directory), screening, cache)
