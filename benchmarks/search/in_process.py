@@ -21,6 +21,7 @@ from evo.genome.subnet import Subnet
 from evo.model import checkpoint
 from evo.model.importance import importance_by_activation, importance_by_magnitude
 from evo.model.layer_sensitivity import layer_sensitivity
+from evo.search.search import Search
 from evo.search.stages import spread
 from workers.scoring.scorer import Scorer
 from workers.settings import ScoringSettings
@@ -94,6 +95,19 @@ class Bench:
             os.write(file, line)  # one write: two processes' lines do not mix
             os.close(file)
         return self._scores[subnet.id]
+
+    def score_generation(self, search: Search) -> None:
+        """Run one generation of a search, a unit after the other, as a pool of one worker would."""
+        requests = [*search.begin_generation(), *search.advance()]
+        while requests:
+            for proposal, shard in requests:
+                subnet, rows = proposal.subnet, search.stages.shards[shard]
+                score = self._scorer.score(subnet.pack(), subnet.id, rows)
+                assert score.failure is None, score.failure
+                search.take({(subnet.id, shard): score})
+            requests = search.advance()
+        if search.complete:
+            search.end_generation()
 
     def held_out(self, subnet: Subnet) -> float:
         """Nats per token on `HELD_OUT` sequences that fitness is not measured on."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from evo.errors import UserError
 
 PROPOSALS = 16
-"""The default of --proposals with evolution: benchmarks/search/proposed.md."""
+"""The default of --proposals with evolution: benchmarks/search/surrogate.md."""
 
 
 @dataclass(frozen=True)
