@@ -49,7 +49,7 @@ def draw_groups(groups: Sequence[Group], baseline: Group, path: Path) -> None:
         for number, curve in enumerate(group.curves):
             label = "_" if number else _label(group.name, group.curves)
             _draw(axes, curve, colour, label, width=2 / len(group.curves) ** 0.5)
-        interval = group.interval
+        interval = group.alone.interval
         if group is baseline or not interval.high:
             continue
         ends = [

@@ -21,54 +21,33 @@ from evo.storage.files import write_whole
 from evo.storage.run_directory import FILE as SETTINGS
 from evo.storage.run_directory import read_settings
 from training.comparison.curves import Comparison, Curve, against, read_curve
+from training.comparison.flops_before import FlopsBefore, flops_before
 from training.comparison.seeds import Interval, group_by_seed, group_names, ratio_interval
 
 
 @dataclass(frozen=True)
-class Group:
-    """A setting's runs against the baseline's.
+class Pairs:
+    """The comparisons of all runs of a group with all runs of the baseline.
 
     Attributes:
-        name: name of the setting.
-        runs: run directories, one for each seed.
-        curves: the runs' validations.
-        against: for each of the baseline's runs, the comparisons of this group's runs with it;
-            none for the baseline itself.
+        comparisons: for each of the baseline's runs, those of the group's runs; none for the
+            baseline itself.
     """
 
-    name: str
-    runs: tuple[Path, ...]
-    curves: tuple[Curve, ...]
-    against: tuple[tuple[Comparison, ...], ...] = ()
-
-    @property
-    def flops(self) -> float:
-        """FLOPs of a whole run, the mean over seeds."""
-        return math.fsum(curve.flops[-1] for curve in self.curves) / len(self.curves)
-
-    @property
-    def perplexity(self) -> float:
-        """Perplexity at the last validation, the geometric mean over seeds."""
-        logs = [math.log(curve.perplexity[-1]) for curve in self.curves]
-        return math.exp(math.fsum(logs) / len(logs))
-
-    @property
-    def has_cached_teacher(self) -> bool:
-        """Whether the FLOPs are without those of the teacher, see `Curve`."""
-        return any(curve.cached_teacher for curve in self.curves)
+    comparisons: tuple[tuple[Comparison, ...], ...] = ()
 
     @property
     def is_bound(self) -> bool:
         """Whether a run matches the baseline from its start; the ratio is then a lower bound."""
-        return any(pair.match.is_bound for row in self.against for pair in row)
+        return any(pair.match.is_bound for row in self.comparisons for pair in row)
 
     @property
     def interval(self) -> Interval:
         """The ratio of the baseline's FLOPs to those to match it; 0: a run never matches it."""
-        if not self.against:
+        if not self.comparisons:
             return Interval(1.0, 1.0, 1.0, None)
         return ratio_interval(
-            np.array([[pair.ratio or 0.0 for pair in row] for row in self.against], np.float64)
+            np.array([[pair.ratio or 0.0 for pair in row] for row in self.comparisons], np.float64)
         )
 
     @property
@@ -81,7 +60,7 @@ class Group:
         """The ratio for a table: `≥ 8.00x` where it is a bound."""
         if self.ratio is not None:
             return f"{'≥ ' if self.is_bound else ''}{self.ratio:.2f}x"
-        pairs = [pair.ratio for row in self.against for pair in row]
+        pairs = [pair.ratio for row in self.comparisons for pair in row]
         if len(pairs) == 1 or not any(pairs):
             return "not reached"
         return f"not reached by {pairs.count(None)} of {len(pairs)} pairs"
@@ -94,6 +73,48 @@ class Group:
             return ""
         low, high = (f"{end:.2f}" if end else "none" for end in (interval.low, interval.high))
         return f"{low} – {high}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """A setting's runs against the baseline's.
+
+    Attributes:
+        name: name of the setting.
+        runs: run directories, one for each seed.
+        curves: the runs' validations.
+        before: FLOPs that were spent for each run before its first step.
+        alone: comparisons by the FLOPs of the runs alone.
+        in_all: comparisons with the FLOPs before the first step counted on both sides.
+    """
+
+    name: str
+    runs: tuple[Path, ...]
+    curves: tuple[Curve, ...]
+    before: tuple[FlopsBefore, ...]
+    alone: Pairs = Pairs()
+    in_all: Pairs = Pairs()
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of a whole run, the mean over seeds."""
+        return math.fsum(curve.flops[-1] for curve in self.curves) / len(self.curves)
+
+    @property
+    def flops_before(self) -> float:
+        """FLOPs before a run's first step, the mean over seeds."""
+        return math.fsum(before.total for before in self.before) / len(self.before)
+
+    @property
+    def perplexity(self) -> float:
+        """Perplexity at the last validation, the geometric mean over seeds."""
+        logs = [math.log(curve.perplexity[-1]) for curve in self.curves]
+        return math.exp(math.fsum(logs) / len(logs))
+
+    @property
+    def has_cached_teacher(self) -> bool:
+        """Whether the FLOPs are without those of the teacher, see `Curve`."""
+        return any(curve.cached_teacher for curve in self.curves)
 
 
 @dataclass(frozen=True)
@@ -141,20 +162,31 @@ def compare(
 def _groups(runs: Sequence[Path], reference_run: Path) -> list[Group]:
     members = group_by_seed(runs)
     groups = [
-        Group(name, tuple(paths), tuple(read_curve(path) for path in paths))
+        Group(name, tuple(paths), tuple(map(read_curve, paths)), tuple(map(flops_before, paths)))
         for name, paths in zip(group_names(members), members, strict=True)
     ]
     reference = next(group for group in groups if reference_run in group.runs)
+
+    def pairs(group: Group, *, in_all: bool) -> Pairs:
+        def before(one: FlopsBefore) -> float:
+            return one.total if in_all else 0.0
+
+        return Pairs(
+            tuple(
+                tuple(
+                    against(
+                        baseline, curve, other_flops=before(own), baseline_other_flops=before(its)
+                    )
+                    for curve, own in zip(group.curves, group.before, strict=True)
+                )
+                for baseline, its in zip(reference.curves, reference.before, strict=True)
+            )
+        )
+
     return [
         group
         if group is reference
-        else replace(
-            group,
-            against=tuple(
-                tuple(against(baseline, curve) for curve in group.curves)
-                for baseline in reference.curves
-            ),
-        )
+        else replace(group, alone=pairs(group, in_all=False), in_all=pairs(group, in_all=True))
         for group in groups
     ]
 
@@ -179,21 +211,30 @@ def table(baseline: Group, groups: Sequence[Group]) -> Table:
     """The comparison as a table for the terminal."""
     shown = Table(title=f"FLOPs to match {baseline.name} (perplexity {baseline.perplexity:.2f})")
     shown.add_column("run")
-    for heading in ("n", "FLOPs", "perplexity", "FLOPs to match", "ratio", "over seeds"):
+    headings = ["n", "FLOPs", "perplexity", "FLOPs to match", "ratio", "over seeds"]
+    if has_before := any(group.flops_before for group in groups):
+        headings += ["FLOPs\nbefore", "ratio, all\ncounted", "over seeds"]
+    for heading in headings:
         shown.add_column(heading, justify="right")
     for group in groups:
-        match = "–" if group.ratio is None else f"{baseline.flops / group.ratio:.3g}"
-        shown.add_row(
+        ratio = group.alone.ratio
+        match = "–" if ratio is None else f"{baseline.flops / ratio:.3g}"
+        cells = [
             group.name,
             str(len(group.runs)),
             f"{group.flops:.3g}",
             f"{group.perplexity:.2f}",
-            f"≤ {match}" if group.is_bound else match,
-            group.ratio_text,
-            group.interval_text,
-        )
+            f"≤ {match}" if group.alone.is_bound else match,
+            group.alone.ratio_text,
+            group.alone.interval_text,
+        ]
+        if has_before:
+            cells += [
+                f"{group.flops_before:.3g}", group.in_all.ratio_text, group.in_all.interval_text
+            ]  # fmt: skip
+        shown.add_row(*cells)
     notes = []
-    kinds = {group.interval.kind for group in groups} - {None}
+    kinds = {group.alone.interval.kind for group in groups} - {None}
     if kinds:
         notes.append(
             "n: seeds. Ratio: geometric mean over all pairs of seeds. Over seeds: "
@@ -206,6 +247,8 @@ def table(baseline: Group, groups: Sequence[Group]) -> Table:
             )
             + "."
         )
+    if has_before:
+        notes.append("FLOPs before: of the search and the train-off that a run's start is from.")
     if cached := [group.name for group in groups if group.has_cached_teacher]:
         notes.append(
             f"FLOPs of {', '.join(cached)}: without those of the teacher, whose logits were cached."
@@ -227,15 +270,23 @@ def _described(baseline: Group, groups: Sequence[Group]) -> dict[str, Any]:
                 "flops": group.flops,
                 "perplexity": group.perplexity,
                 "perplexities": [curve.perplexity[-1] for curve in group.curves],
-                "flops_to_match": None if group.ratio is None else baseline.flops / group.ratio,
-                "ratio": group.ratio,
-                "ratio_is_lower_bound": group.is_bound,
+                "flops_to_match": None
+                if group.alone.ratio is None
+                else baseline.flops / group.alone.ratio,
+                "ratio": group.alone.ratio,
+                "ratio_is_lower_bound": group.alone.is_bound,
                 "cached_teacher_left_out": group.has_cached_teacher,
-                "ratio_interval": None
-                if group.interval.kind is None
-                else [group.interval.low or None, group.interval.high or None],
-                "interval": group.interval.kind,
+                "ratio_interval": _ends(group.alone.interval),
+                "interval": group.alone.interval.kind,
+                "search_flops": [before.search for before in group.before],
+                "train_off_flops": [before.train_off for before in group.before],
+                "ratio_in_all": group.in_all.ratio,
+                "ratio_in_all_interval": _ends(group.in_all.interval),
             }
             for group in groups
         ],
     }
+
+
+def _ends(interval: Interval) -> list[float | None] | None:
+    return None if interval.kind is None else [interval.low or None, interval.high or None]

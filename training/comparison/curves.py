@@ -120,13 +120,20 @@ def perplexity_at(curve: Curve, flops: float) -> float | None:
     return None
 
 
-def against(baseline: Curve, curve: Curve, *, other_flops: float = 0.0) -> Comparison:
+def against(
+    baseline: Curve, curve: Curve, *, other_flops: float = 0.0, baseline_other_flops: float = 0.0
+) -> Comparison:
     """A run against the baseline's end.
 
-    `other_flops` were spent for the run before it, as by the search for its start.
+    Args:
+        baseline: the baseline.
+        curve: the run.
+        other_flops: FLOPs that were spent for the run before it, as by the search for its start.
+        baseline_other_flops: the same for the baseline.
     """
     match = flops_to_match(curve, baseline.perplexity[-1])
-    if match.flops is not None:
-        match = Match(match.flops + other_flops, match.is_bound)
-    ratio = None if match.flops is None else baseline.flops[-1] / match.flops
-    return Comparison(match, ratio)
+    if match.flops is None:
+        return Comparison(match, None)
+    spent = match.flops + other_flops
+    ratio = (baseline.flops[-1] + baseline_other_flops) / spent
+    return Comparison(Match(spent, match.is_bound), ratio)

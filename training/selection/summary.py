@@ -58,7 +58,7 @@ def summary_of(
     winner, pretraining = shown[0], train_off.pretraining(finalists[order[0]])
     described = {name: winner[name] for name in ("candidate", "search", "layers", "params")}
     return {
-        "run": str(train_off.config.run),
+        "run": str(train_off.config.run.absolute()),
         "bin": train_off.bin,
         "chosen_by": f"validation NLL after {rounds[-1].step * per_step:,} tokens of training"
         + (", extrapolated" if len(rounds) > 1 else ""),

@@ -13,6 +13,7 @@ from dashboards.pictures import search_curves
 from dashboards.training_curves import draw_curves
 from evo.commands.quickstart.settings import ARMS, BINS, TRAIN_OFFS, VALIDATION_TEXT
 from training.comparison.curves import Curve, against, read_curve
+from training.comparison.flops_before import flops_before
 
 
 def summary_of(
@@ -34,18 +35,13 @@ def summary_of(
         (name for name, arm in ARMS.items() if arm.init == "random"),
         key=lambda name: curves[name].perplexity[-1],
     )
-    search_flops = small["flops"] + found["order_flops"]
-    train_offs = {
-        name: summary["flops"] - summary["winner_flops"] for name, summary in selections.items()
-    }
-    before = search_flops + train_offs["winner"]
+    before = {name: flops_before(run) for name, run in runs.items()}
     arms = {}
     for name, curve in curves.items():
         shape = selections.get(name, selections["winner"])["winner"]
-        starts_random = ARMS[name].init == "random"
         alone, whole = (
             against(curves[baseline], curve, other_flops=other)
-            for other in (0.0, 0.0 if starts_random else before)
+            for other in (0.0, before[name].total)
         )
         arms[name] = {
             "run": str(runs[name]),
@@ -60,9 +56,8 @@ def summary_of(
     return {
         "bin": small["bin"],
         "tokens": selections["winner"]["planned_tokens"],
-        "search_flops": search_flops,
-        "train_off_flops": train_offs["winner"],
-        "random_train_off_flops": train_offs["random-best"],
+        "search_flops": before["winner"].search,
+        "train_off_flops": before["winner"].train_off,
         "chosen_by": selections["winner"]["chosen_by"],
         "winner": selections["winner"]["winner"],
         "baseline": baseline,

@@ -91,7 +91,7 @@ def test_compare_writes_table_picture_and_json(tmp_path: Path) -> None:
     assert written["target_perplexity"] == pytest.approx(10)
     assert [run["ratio"] for run in written["runs"]] == [1.0, 4.0]
     assert_drawn(comparison, tmp_path / "out" / "comparison.png")
-    assert [row.ratio for row in compare(runs, baseline=runs[1]).groups] == [0.25, 1.0]
+    assert [row.alone.ratio for row in compare(runs, baseline=runs[1]).groups] == [0.25, 1.0]
 
 
 def seeds(root: Path, name: str, ends: list[float], **settings: object) -> list[Path]:
@@ -118,10 +118,12 @@ def test_seeds_of_a_setting_are_one_row_with_an_interval(tmp_path: Path) -> None
     # The slow runs end at 1 and 2; the fast ones are there after 6 - 2 - 0 = 4 million FLOPs, ...
     pairs = [6 / (6 + offset - end) for end in (0, 1) for offset in (-2, -3, -4)]
     expected = math.exp(sum(map(math.log, pairs)) / 6)
-    assert rows[1].ratio == pytest.approx(expected)
-    assert rows[1].interval.kind == "min-max"
-    assert (rows[1].interval.low, rows[1].interval.high) == pytest.approx((6 / 4, 6 / 1))
-    assert rows[0].interval.kind is None
+    assert rows[1].alone.ratio == pytest.approx(expected)
+    assert rows[1].alone.interval.kind == "min-max"
+    assert (rows[1].alone.interval.low, rows[1].alone.interval.high) == pytest.approx(
+        (6 / 4, 6 / 1)
+    )
+    assert rows[0].alone.interval.kind is None
     assert rows[0].perplexity == pytest.approx(2**0.5)
     printed = printed_table(comparison)
     assert "1.50 – 6.00" in printed
@@ -138,9 +140,9 @@ def test_a_seed_that_never_matches_leaves_the_ratio_open(tmp_path: Path) -> None
     other = seeds(tmp_path, "other", [-2.0, 0.5])
     comparison = compare([*one, *other], out=tmp_path / "out")
     _, row = comparison.groups
-    assert row.ratio is None
-    assert row.interval.low == 0
-    assert row.interval.high == pytest.approx(1.5)
+    assert row.alone.ratio is None
+    assert row.alone.interval.low == 0
+    assert row.alone.interval.high == pytest.approx(1.5)
     assert "not reached by 1 of 2 pairs" in printed_table(comparison)
     written = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert written["runs"][1]["ratio_interval"] == [None, pytest.approx(1.5)]
@@ -161,8 +163,8 @@ def test_copies_and_other_settings_stand_apart(tmp_path: Path) -> None:
 def test_the_baseline_is_the_group_of_the_named_run(tmp_path: Path) -> None:
     slow, fast = seeds(tmp_path, "slow", [0.0, 0.0]), seeds(tmp_path, "fast", [-2.0, -2.0])
     rows = compare([*slow, *fast], baseline=fast[1]).groups
-    assert rows[1].ratio == 1
-    assert rows[0].ratio is None
+    assert rows[1].alone.ratio == 1
+    assert rows[0].alone.ratio is None
 
 
 def test_refusals(tmp_path: Path) -> None:

@@ -1,0 +1,85 @@
+"""The FLOPs that were spent for a run before its first step: by the search and by the train-off.
+
+Both leave a `summary.json`. A run finds them by where its directory or its model lies: a search's
+winners in RUN/searches/SPACE@BIN/winner, a train-off's finalists in RUN/select/BIN/finalists/ID and
+their runs in RUN/select/BIN/runs/ID (or in the directory that `evo select --out` named).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evo.errors import UserError, first_line
+from evo.storage.run_directory import read_settings
+from training.run_directory import SUMMARY
+
+logger = logging.getLogger("evo.training")
+
+
+@dataclass(frozen=True)
+class FlopsBefore:
+    """FLOPs before a run's first step.
+
+    Attributes:
+        search: of the searches in the run's bin, and of their order.
+        train_off: of the trainings of those that lost; of all, where the run does not go on with
+            the winner's.
+    """
+
+    search: float = 0.0
+    train_off: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Both."""
+        return self.search + self.train_off
+
+
+def flops_before(run: Path) -> FlopsBefore:
+    """What was spent for a run; nothing for one from random weights, or from a model of elsewhere.
+
+    Args:
+        run: run directory of `evo pretrain`.
+
+    Raises:
+        UserError: a summary is damaged.
+    """
+    settings = read_settings(run)
+    if settings.get("init") == "random" or "model" not in settings:
+        return FlopsBefore()
+    run, model = run.absolute(), Path(settings["model"]).absolute()
+    for directory, goes_on in ((run.parents[1], True), (model.parents[1], False)):
+        train_off = _read(directory / SUMMARY)
+        if train_off is not None and "winner_flops" in train_off:
+            # Where the user named no --out, the run is two levels up, wherever it was moved to.
+            search = _of_search((Path(train_off["run"]), directory.parents[1]), train_off["bin"])
+            own = train_off["winner_flops"] if goes_on else 0
+            return FlopsBefore(search, float(train_off["flops"] - own))
+    if model.name == "winner" and model.parents[1].name == "searches":
+        return FlopsBefore(_of_search((model.parents[2],), model.parent.name.partition("@")[2]))
+    return FlopsBefore()
+
+
+def _of_search(places: Sequence[Path], bin: str) -> float:
+    """FLOPs of a run's searches in a bin and of its order; 0, with a warning, where it is gone."""
+    for run in places:
+        summary = _read(run / SUMMARY)
+        if summary is not None and "searches" in summary:
+            flops = sum(search["flops"] for search in summary["searches"] if search["bin"] == bin)
+            return float(flops + summary["order_flops"])
+    logger.warning("%s has no summary of a search: its FLOPs are not counted", places[0])
+    return 0.0
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged: {first_line(error)}") from error
