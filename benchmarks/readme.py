@@ -10,7 +10,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PAGES = (
-    "search/rungs", "pool/scaling", "search/proposals", "whittle/vs_whittle",
+    "search/rungs", "search/surrogate", "pool/scaling", "search/proposals", "whittle/vs_whittle",
     "spaces/orders_and_spaces", "scoring/scoring", "pool/memory", "pool/interruptions",
     "training/prepare", "training/train_throughput", "training/distillation",
     "training/training_interruptions", "training/learning_rates", "ends_best/ends_best",

@@ -11,12 +11,18 @@ have ended. The last line adds up both results.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+
+ENVIRONMENT = {
+    name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+}
+"""Hundreds of processes import our modules: they need not compile them, each one anew."""
 
 NO_TESTS = 5
 """pytest's exit status where no test was selected."""
@@ -31,7 +37,10 @@ def main() -> int:
     pytest = [sys.executable, "-m", "pytest", "-q", *arguments, "-m"]
     with tempfile.TemporaryFile("w+") as output:
         others = subprocess.Popen(
-            [*pytest, f"not ray and {speed}"], stdout=output, stderr=subprocess.STDOUT
+            [*pytest, f"not ray and {speed}"],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=ENVIRONMENT,
         )
         lines = []
         try:
@@ -40,6 +49,7 @@ def main() -> int:
                 stdout=subprocess.PIPE,
                 text=True,
                 errors="replace",
+                env=ENVIRONMENT,
             ) as with_ray:
                 assert with_ray.stdout is not None
                 for line in with_ray.stdout:

@@ -48,7 +48,7 @@ def pretrain_side_by_side(name: str, configs: Sequence[PretrainConfig]) -> None:
     units = list[Unit]()
     for key, run in by_name.items():
         text, validation = shared_text(run.inputs)
-        units.append(Unit(key, run.job(text=text, validation=validation, threads=threads), None))
+        units.append(Unit(key, run.job(text=text, validation=validation, threads=threads)))
 
     def on_end(unit: Unit, result: Result) -> None:
         if isinstance(result, Diverged):

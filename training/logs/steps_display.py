@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Self
 
 from evo.progress import WorkProgress, duration, seconds_left
-from training.logs.log_tail import LogReader
+from training.logs.log_tail import LogReader, Row
 
 
 class StepsDisplay:
-    """Shows how many steps runs have had, on stderr; a context manager.
+    """Shows how many steps runs have had, on stderr; a context manager, and a watcher of a log.
 
     Args:
         name: what the line begins with.
@@ -33,6 +33,16 @@ class StepsDisplay:
         for reader in self._readers:
             reader.close()
         self._shown.__exit__(kind)
+
+    def restart(self) -> None:
+        """Nothing: `look` reads the logs itself."""
+
+    def rows(self, rows: list[Row]) -> None:
+        """Show the sum anew."""
+        self.look()
+
+    def close(self) -> None:
+        """Nothing: other runs go on."""
 
     def look(self) -> None:
         """Read the logs and show the sum.

@@ -34,14 +34,12 @@ class Diverged(UserError):
     """The loss or the gradient is not finite."""
 
 
-def train(job: WorkerJob, process: WorkerProcess, *, stop_after: int | None = None) -> float | None:
+def train(job: WorkerJob, process: WorkerProcess) -> float | None:
     """Train one model; run by every worker.
 
     Args:
         job: what all workers are given.
         process: the worker's place among all workers.
-        stop_after: step after which to stop, with a checkpoint from which the run goes on; by
-            default the run's last, after which the network is written. No setting of the run.
 
     Returns:
         The NLL of the validation text, in nats summed over targets, where the run is stopped; None
@@ -51,10 +49,10 @@ def train(job: WorkerJob, process: WorkerProcess, *, stop_after: int | None = No
         Diverged: the loss is not finite.
         UserError: the memory or the disk is full; the run is beyond the step at which to stop.
     """
-    last = job.settings.steps if stop_after is None else stop_after
+    last = job.settings.steps if job.stop_after is None else job.stop_after
     what, hint = "the networks do", "give --parallel fsdp, --shard-teacher true or more --workers"
-    if stop_after is not None:
-        hint = "a train-off trains each finalist on one device: give --activation-checkpointing"
+    if job.stop_after is not None:
+        hint = "give --activation-checkpointing or more --workers-per-finalist"
     try:
         state = initial_state(job, process)
         resume(state)
@@ -67,7 +65,7 @@ def train(job: WorkerJob, process: WorkerProcess, *, stop_after: int | None = No
                 "round: remove the directory to train anew"
             )
         _run(state, last)
-        if stop_after is not None:
+        if job.stop_after is not None:
             return _validation_nll(state, _validation_blocks(state))
         save_result(state)
         return None

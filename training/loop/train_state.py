@@ -43,6 +43,8 @@ class WorkerJob:
         origin: content of the result's `subnet.json`.
         threads: threads of a worker on the CPU.
         execution: how the networks are spread and computed.
+        stop_after: step after which to stop, with a checkpoint from which the run goes on; None:
+            the run's last, after which the network is written. No setting of the run.
     """
 
     settings: RunSettings
@@ -55,6 +57,7 @@ class WorkerJob:
     origin: dict[str, Any]
     threads: int
     execution: Execution
+    stop_after: int | None = None
 
 
 @dataclass

@@ -38,7 +38,9 @@ class SelectConfig(TrainingConfig):
         validation_text: source of the text by which the winner is chosen.
         workers: number of finalists that train at the same time, each by itself; by default as many
             as the cluster has room for.
-        threads: threads of each on the CPU, also of the run that goes on with the winner.
+        workers_per_finalist: number of workers that train a finalist together, on Ray Train, one
+            finalist after the other: for networks that do not fit one worker.
+        threads: threads of each worker on the CPU, also of the run that goes on with the winner.
     """
 
     run: Path
@@ -48,11 +50,18 @@ class SelectConfig(TrainingConfig):
     share: float = SHARE
     decay: float = 0.8  # one long fall ends lower: benchmarks/ends_best/decay.md
     workers: int | None = None
+    workers_per_finalist: int = 1
     threads: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self, ("workers", "threads"), lambda value: value > 0, "more than 0")
+        names = ("workers", "workers_per_finalist", "threads")
+        check(self, names, lambda value: value > 0, "more than 0")
+        if self.workers is not None and self.workers_per_finalist > 1:
+            raise UserError(
+                f"--workers {self.workers} finalists at a time, but --workers-per-finalist "
+                f"{self.workers_per_finalist} trains one after the other: leave --workers away"
+            )
         check(self, ("finalists",), lambda value: value >= 2, "at least 2")
         check(self, ("share",), lambda value: 0 < value < 1, "above 0 and below 1")
         if self.validation_text is None:

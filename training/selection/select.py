@@ -6,8 +6,8 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from evo.storage.run_directory import claim_run
 from evo.storage.strict_json import dumps
 from training import run_directory
 from training.config import PretrainConfig
+from training.logs.log_tail import log_tail
 from training.loop.loop import Diverged
 from training.run_directory import CHECKPOINTS, SUMMARY
 from training.selection import finalists as finalist_files
@@ -28,9 +29,9 @@ from training.selection.rounds import Round, Score, ranked, survivors
 from training.selection.scores import Scores
 from training.selection.summary import Ended, summary_of
 from training.selection.train_off import FREE, MODELS, TrainOff, open_train_off
-from training.setup.launch import shared_text
+from training.setup.launch import shared_text, train_up_to
 from training.setup.training_run import TrainingRun
-from training.setup.units import Result, Unit, train_units
+from training.setup.units import PATIENCE_SECONDS, Result, Unit, train_units
 from training.setup.worker_resources import WorkerResources, say_waiting
 
 logger = logging.getLogger("evo.training")
@@ -95,26 +96,27 @@ def _selection(train_off: TrainOff, summary: dict[str, Any]) -> Selection:
 def _halve(train_off: TrainOff, runs: Mapping[str, TrainingRun]) -> list[Ended]:
     """Run all rounds that are left; return all rounds."""
     scores = Scores(train_off.directory)
-    workers = _workers(train_off)
-    text, validation = shared_text(train_off.whole.inputs)
-    jobs = {
-        candidate: run.job(text=text, validation=validation, threads=train_off.config.threads)
-        for candidate, run in runs.items()
-    }
+    if (first := train_off.rounds[0].step) < FEW_STEPS:
+        logger.warning(
+            "the first round ends after %d steps: an order by fewer than %d says more of what "
+            "networks are before training than of how they end (docs/search.md)", first, FEW_STEPS
+        )  # fmt: skip
+    connect()
+    train = _in_turn(runs) if train_off.shared else _side_by_side(train_off, runs)
     standing, ended = list(runs), list[Ended]()
     with TrainOffProgress(train_off, runs) as progress:
         for number, each in enumerate(train_off.rounds, 1):
             done = scores.at(each.step, standing)
-            units = [Unit(one, jobs[one], each.step) for one in standing if one not in done]
+            waiting = [name for name in standing if name not in done]
 
             def keep(
-                unit: Unit, result: Result, *, number: int = number, step: int = each.step
+                name: str, result: Result, *, number: int = number, step: int = each.step
             ) -> None:
                 score = _score(result, step)
-                scores.add(step, unit.name, score)
-                progress.scored(number, unit.name, score)
+                scores.add(step, name, score)
+                progress.scored(number, name, score)
 
-            train_units(units, workers, on_end=keep, on_look=progress.look)
+            train(waiting, each.step, keep, progress)
             before = ended[-1].scores if ended else {}
             ended.append(_end(each, scores.at(each.step, standing), before))
             standing = ended[-1].survivors
@@ -124,6 +126,59 @@ def _halve(train_off: TrainOff, runs: Mapping[str, TrainingRun]) -> list[Ended]:
             if len(standing) == 1:
                 break
     return ended
+
+
+Train = Callable[[list[str], int, Callable[[str, Result], None], TrainOffProgress], None]
+"""Trains finalists up to a step, and calls with each one's result."""
+
+
+def _side_by_side(train_off: TrainOff, runs: Mapping[str, TrainingRun]) -> Train:
+    """Each finalist on a worker by itself, as many at a time as there is room for."""
+    workers = _workers(train_off)
+    text, validation = shared_text(train_off.whole.inputs)
+    jobs = {
+        name: run.job(text=text, validation=validation, threads=train_off.config.threads)
+        for name, run in runs.items()
+    }
+
+    def train(
+        names: list[str],
+        step: int,
+        keep: Callable[[str, Result], None],
+        progress: TrainOffProgress,
+    ) -> None:
+        units = [Unit(name, replace(jobs[name], stop_after=step)) for name in names]
+        train_units(
+            units,
+            workers,
+            on_end=lambda unit, result: keep(unit.name, result),
+            on_look=progress.look,
+        )
+
+    return train
+
+
+def _in_turn(runs: Mapping[str, TrainingRun]) -> Train:
+    """One finalist after the other, each on several workers of Ray Train."""
+
+    def train(
+        names: list[str],
+        step: int,
+        keep: Callable[[str, Result], None],
+        progress: TrainOffProgress,
+    ) -> None:
+        for name in names:
+            directory = runs[name].directory
+            with exclusive(directory, patience=PATIENCE_SECONDS), log_tail(directory, [progress]):
+                try:
+                    result: Result = train_up_to(step, runs[name])
+                except Diverged as error:
+                    result = error
+                except UserError as error:
+                    raise UserError(f"{name}: {error}") from error
+            keep(name, result)
+
+    return train
 
 
 def _score(result: Result, step: int) -> Score:
@@ -144,16 +199,10 @@ def _end(each: Round, scores: dict[str, Score], before: dict[str, Score]) -> End
 
 def _workers(train_off: TrainOff) -> WorkerResources:
     """How many finalists train at the same time, and on what."""
-    connect()
     config, gpus = train_off.config, train_off.whole.gpus_per_worker
     count = config.workers or len(train_off.finalists)
     workers = WorkerResources(count, 1.0 if gpus else float(config.threads), gpus)
     if not (room := workers.room()):
         say_waiting(WorkerResources(1, workers.cpus, gpus))
     logger.info("%d finalists, %d at a time", len(train_off.finalists), min(count, max(1, room)))
-    if (first := train_off.rounds[0].step) < FEW_STEPS:
-        logger.warning(
-            "the first round ends after %d steps: an order by fewer than %d says more of what "
-            "networks are before training than of how they end (docs/search.md)", first, FEW_STEPS
-        )  # fmt: skip
     return workers

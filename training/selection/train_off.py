@@ -53,6 +53,11 @@ class TrainOff:
         return self.out.absolute()
 
     @property
+    def shared(self) -> bool:
+        """Whether several workers train a finalist together."""
+        return self.config.workers_per_finalist > 1
+
+    @property
     def targets(self) -> int:
         """The tokens of the validation text that are predicted."""
         assert self.whole.inputs.validation is not None
@@ -83,7 +88,7 @@ class TrainOff:
                 model=self.out / MODELS / finalist.candidate,
                 out=self.out / RUNS / finalist.candidate,
             ),
-            workers=None,
+            workers=self.config.workers_per_finalist if self.shared else None,
             threads=self.config.threads if self.whole.settings.device == "cpu" else None,
         )
 
@@ -145,8 +150,13 @@ def planned_run(config: SelectConfig, teacher: Path, out: Path) -> tuple[Trainin
 
 
 def _planned(config: SelectConfig, *, model: Path, out: Path) -> PretrainConfig:
-    """The planned run of a checkpoint, on one worker."""
+    """The planned run of a checkpoint."""
     common = {field.name: getattr(config, field.name) for field in fields(TrainingConfig)}
     return PretrainConfig(
-        **common, model=model, out=out, schedule="wsd", workers=1, threads=config.threads
+        **common,
+        model=model,
+        out=out,
+        schedule="wsd",
+        workers=config.workers_per_finalist,
+        threads=config.threads,
     )

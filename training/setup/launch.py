@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import socket
 import time
 from dataclasses import replace
@@ -19,7 +21,9 @@ from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from evo.errors import UserError, first_line
 from evo.ray_connection import connect
+from evo.storage.files import write_whole
 from evo.storage.run_directory import FILE as SETTINGS
+from evo.storage.strict_json import dumps
 from training.data.stream import StreamedBlocks, StreamedText
 from training.logs import log
 from training.loop.loop import train
@@ -48,6 +52,9 @@ KEEP_MEMORY = {
 """Environment in which glibc's allocator keeps the memory of large tensors on the CPU. Otherwise
 each step gives it back, and the kernel clears it page by page for the next step."""
 
+STOPPED = "stopped-at.json"
+"""In the directory of a run that was stopped at a step: the step, and its NLL."""
+
 NOTICE_SECONDS = 5.0
 """A cluster notices within this time that a node has left it."""
 
@@ -56,13 +63,40 @@ def launch_on_ray_train(run: TrainingRun) -> None:
     """Train to the end of a run, from the last checkpoint in its directory if there is one.
 
     Raises:
-        UserError: the loss is not finite, the memory or the disk is full.
+        Diverged: the loss is not finite.
+        UserError: the memory or the disk is full.
     """
+    _launch(run, None)
+
+
+def train_up_to(step: int, run: TrainingRun) -> float | None:
+    """Train up to a step of a run, and stop there with a checkpoint.
+
+    Returns:
+        The NLL of the validation text, in nats summed over targets; None where it is not finite.
+
+    Raises:
+        Diverged: the loss is not finite.
+        UserError: the memory or the disk is full; the run is beyond that step.
+    """
+    _launch(run, step)
+    path = run.directory / STOPPED
+    stopped = json.loads(path.read_text()) if path.is_file() else {}
+    if stopped.get("step") != step:
+        raise UserError(
+            f"the workers' results are not in {run.directory}: --out must be on a file system "
+            "that all nodes share"
+        )
+    nll: float | None = stopped["nll"]
+    return nll
+
+
+def _launch(run: TrainingRun, stop_after: int | None) -> None:
     connect()
     workers = allocate_workers(run.workers, run.gpus_per_worker, run.config.threads, living_nodes())
     text, validation = shared_text(run.inputs)
     job = run.job(text=text, validation=validation, threads=run.config.threads or workers.threads)
-    _fit_again_while_workers_die(job, workers, run.demand)
+    _fit_again_while_workers_die(replace(job, stop_after=stop_after), workers, run.demand)
 
 
 def shared_text(inputs: Inputs) -> tuple[tuple[Any, ...], Any]:
@@ -95,7 +129,7 @@ def _fit_again_while_workers_die(
             return
         except TrainingFailedError as error:
             if user_error := _first_failure(error, UserError):
-                raise UserError(str(user_error)) from error
+                raise type(user_error)(str(user_error)) from error
             if not had_no_room(error):
                 step = log.last_step(job.directory)
                 failures = 1 if step > furthest else failures + 1
@@ -191,12 +225,11 @@ def _run_worker(job: WorkerJob) -> None:
         UserError: this node does not see the run directory; or as `train`.
     """
     context = ray.train.get_context()
-    train(
-        received(job),
-        WorkerProcess(
-            context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device()
-        ),
-    )
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    nll = train(received(job), WorkerProcess(rank, workers, ray.train.torch.get_device()))
+    if job.stop_after is not None and rank == 0:
+        finite = nll if nll is not None and math.isfinite(nll) else None
+        write_whole(job.directory / STOPPED, dumps({"step": job.stop_after, "nll": finite}))
 
 
 def received(job: WorkerJob) -> WorkerJob:

@@ -53,15 +53,13 @@ class Unit:
 
     Attributes:
         name: what errors call it.
-        job: what its worker is given.
-        stop_after: the step at which it is stopped, to go on later; None for the run's end.
+        job: what its worker is given, with the step at which it is stopped.
         furthest: step that it had come to when its worker died last.
         failures: number of times that its worker died without a further step between them.
     """
 
     name: str
     job: WorkerJob
-    stop_after: int | None
     furthest: int = field(default=-1, init=False)
     failures: int = field(default=0, init=False)
 
@@ -110,7 +108,7 @@ def train_units(
         while waiting or running:
             while waiting and len(running) < workers.count:
                 unit = waiting.popleft()
-                running[remote.remote(unit.job, unit.stop_after)] = unit
+                running[remote.remote(unit.job)] = unit
             ended, _ = ray.wait(list(running), timeout=LOOK_SECONDS)
             for reference in ended:
                 unit = running.pop(reference)
@@ -131,12 +129,8 @@ def train_units(
             ray.cancel(reference, force=True)
 
 
-def train_unit(job: WorkerJob, stop_after: int | None) -> Result:
+def train_unit(job: WorkerJob) -> Result:
     """Train one run up to a step or to its end, or go on with that; runs on a worker.
-
-    Args:
-        job: what the worker is given.
-        stop_after: the step, or None.
 
     Raises:
         UserError: as `train`, but that a loss is not finite is a result.
@@ -146,10 +140,6 @@ def train_unit(job: WorkerJob, stop_after: int | None) -> Result:
         job = received(job)
         with process_group(0, 1, f"{own}/store"):
             try:
-                return train(
-                    replace(job, text=open_streams(job)),
-                    WorkerProcess(0, 1, device),
-                    stop_after=stop_after,
-                )
+                return train(replace(job, text=open_streams(job)), WorkerProcess(0, 1, device))
             except Diverged as error:
                 return error

@@ -19,6 +19,8 @@ from training.selection.config import SelectConfig
         ({"share": 0.0}, "--share 0.0: it must be above 0 and below 1"),
         ({"share": 1.0}, "--share 1.0"),
         ({"workers": 0}, "--workers 0"),
+        ({"workers_per_finalist": 0}, "--workers-per-finalist 0"),
+        ({"workers": 2, "workers_per_finalist": 2}, "leave --workers away"),
         ({"threads": 0}, "--threads 0"),
         ({"tokens": 0}, "--tokens 0"),
     ],

@@ -231,6 +231,30 @@ def test_distilled_on_text_that_is_read_as_a_stream(config: SelectConfig, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_finalists_that_workers_train_together(config: SelectConfig, tmp_path: Path) -> None:
+    """On Ray Train, one after the other; they come to what they come to on a worker each."""
+    connect()
+    alone = finished(replace(config, out=tmp_path / "alone", finalists=2))
+    together = finished(
+        replace(config, out=tmp_path / "together", finalists=2, workers_per_finalist=2)
+    )
+    one, other = summary_of(alone), summary_of(together)
+    assert other["winner"]["candidate"] == one["winner"]["candidate"]
+    for each, same in zip(one["finalists"], other["finalists"], strict=True):
+        assert same["nll"] == pytest.approx(each["nll"], rel=1e-5)
+        assert same["flops"] == each["flops"]
+    assert continuation(together).workers == 2
+    assert checkpoints(continuation(together).out) == ["ray", "step-16"]
+    # What has a score is left alone.
+    before = log.rows(continuation(together).out)
+    (tmp_path / "together" / "summary.json").unlink()
+    select(replace(config, out=tmp_path / "together", finalists=2, workers_per_finalist=2))
+    assert summary_of(together) == other
+    assert log.rows(continuation(together).out) == before
+
+
+@pytest.mark.slow
 def test_the_best_shape_of_random_weights(config: SelectConfig, tmp_path: Path) -> None:
     connect()
     shapes = replace(config, out=tmp_path / "out", init="random", finalists=2)

@@ -32,7 +32,7 @@ def job(tmp_path: Path) -> WorkerJob:
 def trained(job: WorkerJob, tmp_path: Path, step: int) -> float | None:
     (tmp_path / "store").unlink(missing_ok=True)
     with process_group(0, 1, str(tmp_path / "store")):
-        return train(job, WorkerProcess(0, 1, torch.device("cpu")), stop_after=step)
+        return train(replace(job, stop_after=step), WorkerProcess(0, 1, torch.device("cpu")))
 
 
 def test_the_nll_is_that_of_the_step_at_which_the_run_stops(job: WorkerJob, tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_loss_that_is_not_finite_is_told_from_other_errors(
 
 
 def test_workers_that_die_again_and_again_end_it(job: WorkerJob) -> None:
-    unit = Unit("abc", job, 10)
+    unit = Unit("abc", job)
     died = RuntimeError("it was killed\nand more")
     for step in range(3):
         log.append(job.directory, {"step": step})
