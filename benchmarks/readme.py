@@ -15,6 +15,7 @@ PAGES = (
     "training/prepare", "training/train_throughput", "training/distillation",
     "training/training_interruptions", "training/learning_rates", "ends_best/ends_best",
     "ends_best/decay", "ends_best/niches", "ends_best/looks_ahead",
+    "ends_best/halving",
 )  # fmt: skip
 HEAD = """# Benchmarks
 
