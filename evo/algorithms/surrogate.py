@@ -23,7 +23,7 @@ from evo.algorithms.base import Observation, Proposal
 from evo.genome.space import Space
 from evo.genome.subnet import Mask, Subnet
 
-MOST = 500
+MOST = 300
 """The model is fitted to at most this number of observations; its time grows with their cube."""
 
 JITTER = 1e-6
@@ -42,6 +42,7 @@ class Surrogate:
 
     def __init__(self, space: Space, niche: Callable[[Subnet], int]) -> None:
         self._space, self._niche = space, niche
+        self._features = Features(space)
 
     def relevant(self, observed: Sequence[Observation]) -> list[Observation]:
         """The best of all observations so far, those of each niche in turn."""
@@ -68,7 +69,7 @@ class Surrogate:
         most = -(-count // 2) if self._space.fine else count
         alike = Counter[bytes]()
         first, rest = list[Proposal](), list[Proposal]()
-        for place in self._in_turns(subnets, expected_losses(self._space, observed, subnets)):
+        for place in self._in_turns(subnets, expected_losses(self._features, observed, subnets)):
             kept = subnets[place].layers.tobytes()
             alike[kept] += 1
             (first if alike[kept] <= most else rest).append(proposals[place])
@@ -87,7 +88,7 @@ class Surrogate:
 
 
 def expected_losses(
-    space: Space, observed: Sequence[Observation], subnets: Sequence[Subnet]
+    features: Features, observed: Sequence[Observation], subnets: Sequence[Subnet]
 ) -> Array:
     """What a Gaussian process expects subnets to lose: the mean of the logarithm, shape [N].
 
@@ -95,12 +96,11 @@ def expected_losses(
     observation adds its own variance. Weights and length are those of the largest likelihood.
 
     Args:
-        space: where all come from.
+        features: of the space that all come from.
         observed: candidates whose losses are known, more or less exactly.
         subnets: candidates whose losses are not known.
     """
-    known = _features(space, [one.subnet for one in observed])
-    asked = _features(space, subnets)
+    known, asked = features.of([one.subnet for one in observed]), features.of(subnets)
     # Each feature of several numbers weighs as much as any other.
     centers = [part.mean(0) for part in known]
     scales = [
@@ -130,45 +130,66 @@ def expected_losses(
         return np.asarray(model.predict(scaled(asked)))
 
 
-def _features(space: Space, subnets: Sequence[Subnet]) -> list[Array]:
-    """The features of subnets, each of shape [N, numbers of it]."""
-    order, full = space.order, space.architecture.dimensions
-    sensitivity = order.sensitivity
-    weights = np.ones(full.layers)
-    if sensitivity is not None:
-        weights = np.sqrt(sensitivity / sensitivity.mean())
-    rows = []
-    for subnet in subnets:
-        kept = subnet.layers.astype(np.float64)
-        head_size = subnet.head_size or space.architecture.head_size
-        row = [
-            kept * weights,
-            np.log([subnet.channels.mean()]),
-            np.sqrt(subnet.kept_groups * kept / full.groups) * weights,
-            np.sqrt(subnet.kept_neurons * kept / full.neurons) * weights,
-            np.log([head_size]),
-        ]
+class Features:
+    """What the model sees of the subnets of a space.
+
+    Args:
+        space: the space.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self._space, order = space, space.order
+        self._weights = np.ones(space.architecture.dimensions.layers)
+        if order.sensitivity is not None:
+            self._weights = np.sqrt(order.sensitivity / order.sensitivity.mean())
         if space.fine:
+            ranked = order.channels[None], order.groups, order.neurons
+            self._channels, self._groups, self._neurons = map(FirstInOrder, ranked)
+
+    def of(self, subnets: Sequence[Subnet]) -> list[Array]:
+        """The features of subnets, each of shape [N, its numbers]."""
+        return [np.stack(parts) for parts in zip(*map(self._row, subnets), strict=True)]
+
+    def _row(self, subnet: Subnet) -> list[Array]:
+        full, kept = self._space.architecture.dimensions, subnet.layers.astype(np.float64)
+        row = [
+            kept * self._weights,
+            np.log([subnet.channels.mean()]),
+            np.sqrt(subnet.kept_groups * kept / full.groups) * self._weights,
+            np.sqrt(subnet.kept_neurons * kept / full.neurons) * self._weights,
+            np.log([subnet.head_size or self._space.architecture.head_size]),
+        ]
+        if self._space.fine:
             row += [
-                first_in_order(subnet.channels[None], order.channels[None]),
-                first_in_order(subnet.groups, order.groups) * kept,
-                first_in_order(subnet.neurons, order.neurons) * kept,
+                self._channels.share(subnet.channels[None]),
+                self._groups.share(subnet.groups) * kept,
+                self._neurons.share(subnet.neurons) * kept,
             ]
-        rows.append(row)
-    return [np.stack(parts) for parts in zip(*rows, strict=True)]
+        return row
 
 
-def first_in_order(masks: Mask, ranks: NDArray[np.integer]) -> Array:
-    """How much of what rows keep is first in the order, shape [R]; 1 where nothing else is kept.
+class FirstInOrder:
+    """How much of what is kept is first in an order.
 
     A unit counts the more the earlier it comes, from 1 for the first in steps of 1/n.
 
     Args:
-        masks: what is kept, shape [R, n].
-        ranks: of the same units, shape [R, n].
+        ranks: of the units of each row, shape [R, n].
     """
-    size = masks.shape[1]
-    worth = 1 - ranks / size
-    best = np.cumsum(1 - np.arange(size) / size)
-    kept = masks.sum(1)
-    return np.where(kept > 0, (worth * masks).sum(1) / best[np.maximum(kept, 1) - 1], 0.0)
+
+    def __init__(self, ranks: NDArray[np.integer]) -> None:
+        size = ranks.shape[1]
+        self._worth = 1 - ranks / size
+        self._best = np.concatenate([[1.0], np.cumsum(1 - np.arange(size) / size)])
+
+    def share(self, masks: Mask) -> Array:
+        """1 for a row that keeps the first of its units and no others, 0 for one that keeps none.
+
+        Args:
+            masks: what is kept, shape [R, n].
+
+        Returns:
+            Shape [R].
+        """
+        kept = np.count_nonzero(masks, axis=1)
+        return np.asarray(np.einsum("rn,rn->r", self._worth, masks) / self._best[kept])

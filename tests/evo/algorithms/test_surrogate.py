@@ -13,7 +13,7 @@ from evo.algorithms.base import Observation, Proposal, Scored
 from evo.algorithms.evolution import Evolution
 from evo.algorithms.map_elites import MapElites
 from evo.algorithms.settings import Budget, Rates
-from evo.algorithms.surrogate import MOST, Surrogate, expected_losses, first_in_order
+from evo.algorithms.surrogate import MOST, Features, FirstInOrder, Surrogate, expected_losses
 from evo.genome.space import Space
 from evo.genome.subnet import Subnet
 from tests.evo.algorithms.test_evolution import Planted
@@ -52,7 +52,7 @@ def proposals(space: Space, count: int, seed: int = 1) -> list[Proposal]:
 def test_it_ranks_shapes_that_it_has_not_seen(name: str) -> None:
     space = space_of(name)
     new = [one.subnet for one in proposals(space, 60)]
-    expected = expected_losses(space, observed(space, 80), new)
+    expected = expected_losses(Features(space), observed(space, 80), new)
     assert spearmanr(expected, [loss_of(subnet) for subnet in new]).statistic > 0.85
 
 
@@ -62,7 +62,7 @@ def test_what_was_scored_on_little_text_counts_for_less() -> None:
     middle = known[20]
     wrong = [Observation(middle.subnet, middle.loss + 0.2, variance) for variance in (0.0, 1.0)]
     exact, trusting, doubting = (
-        expected_losses(space, each, [middle.subnet])[0]
+        expected_losses(Features(space), each, [middle.subnet])[0]
         for each in (known, *([*known[:20], one, *known[21:]] for one in wrong))
     )
     assert trusting > exact + 0.5 * (doubting - exact)
@@ -75,7 +75,7 @@ def test_how_much_is_first_in_the_order_against_sums() -> None:
     masks = rng.random((4, 10)) < 0.5
     masks[0] = ranks[0] < 3
     masks[1] = False
-    shares = first_in_order(masks, ranks)
+    shares = FirstInOrder(ranks).share(masks)
     for mask, rank, found in zip(masks, ranks, shares, strict=True):
         worth = sum(1 - r / 10 for r, kept in zip(rank, mask, strict=True) if kept)
         best = sum(1 - r / 10 for r in range(int(mask.sum())))

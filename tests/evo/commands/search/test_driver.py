@@ -264,16 +264,20 @@ def test_a_finished_run_is_left_alone(reference: Path, settings: Callable) -> No
     assert after == before
 
 
-def test_a_run_that_was_begun_before_there_were_niches_is_the_same_run(
+def test_a_run_that_was_begun_before_there_were_these_settings_is_the_same_run(
     reference: Path, settings: Callable, tmp_path: Path
 ) -> None:
+    """It has no niches, and takes proposals as they come."""
     shutil.copytree(reference, tmp_path / "run")
     recorded = read_settings(tmp_path / "run")
-    del recorded["niches"]
+    assert recorded["proposals"] == 16
+    del recorded["niches"], recorded["proposals"]
     (tmp_path / "run" / SETTINGS).write_text(
         yaml.safe_dump(recorded | {"out": str(tmp_path / "run")})
     )
     assert len(search(settings(tmp_path / "run"))["searches"]) == 8
+    with pytest.raises(UserError, match="proposals was None, now it is 16"):
+        search(settings(tmp_path / "run", proposals=16))
 
 
 def test_other_settings_are_refused_with_the_difference(
