@@ -46,7 +46,8 @@ def pretrain_side_by_side(name: str, configs: Sequence[PretrainConfig]) -> None:
     threads = max(run.config.threads or 1 for run in runs)
     workers = WorkerResources(len(by_name), 1.0 if gpus else float(threads), gpus)
     units = list[Unit]()
-    for key, run in by_name.items():
+    # The longest first: the last would otherwise train alone.
+    for key, run in sorted(by_name.items(), key=lambda item: -item[1].settings.flops):
         text, validation = shared_text(run.inputs)
         units.append(Unit(key, run.job(text=text, validation=validation, threads=threads)))
 
