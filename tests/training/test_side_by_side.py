@@ -37,6 +37,7 @@ def config(tmp_path: Path) -> PretrainConfig:
     )
 
 
+@pytest.mark.slow
 def test_they_are_what_they_are_alone_and_one_that_diverges_is_named(
     config: PretrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

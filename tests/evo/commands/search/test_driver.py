@@ -236,6 +236,7 @@ def worker_processes() -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_killed_workers_change_nothing(reference: Path, settings: Callable, tmp_path: Path) -> None:
     killed: list[int] = []
     journals = tmp_path / "run" / "searches"

@@ -49,6 +49,7 @@ def command(tmp_path: Path) -> Callable[..., list[str]]:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.usefixtures("shared_ray")
 def test_a_train_off_follows_in_each_bin_and_the_same_command_adds_nothing(
     command: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
