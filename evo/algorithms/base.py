@@ -56,7 +56,7 @@ class Observation:
 
     Attributes:
         subnet: what it keeps.
-        loss: the fitness as far as it is known; above 0.
+        loss: an estimate of the fitness, from what was scored.
         variance: of its error; 0 where the candidate was scored in full.
     """
 

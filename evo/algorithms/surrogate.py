@@ -29,6 +29,9 @@ MOST = 300
 JITTER = 1e-6
 """Variance that keeps a matrix invertible, where that of the observations is 1."""
 
+FLOOR = 1e-3
+"""No loss is taken to be less than this share of the median."""
+
 Array = NDArray[np.float64]
 
 
@@ -113,6 +116,8 @@ def expected_losses(
         return np.concatenate([(part - center) / scale for part, center, scale in pairs], axis=1)
 
     losses = np.array([one.loss for one in observed])
+    # An estimate of a small loss, such as a divergence, can be below 0.
+    losses = np.maximum(losses, FLOOR * np.median(np.abs(losses)) + 1e-12)
     logarithms = np.log(losses)
     spread = logarithms.std() + 1e-9
     kernel = (

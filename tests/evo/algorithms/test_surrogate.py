@@ -69,6 +69,18 @@ def test_what_was_scored_on_little_text_counts_for_less() -> None:
     assert abs(doubting - exact) < 0.3 * abs(trusting - exact)
 
 
+def test_an_estimate_below_nothing_is_a_small_loss() -> None:
+    space = space_of("coarse-layerwise")
+    known = [
+        Observation(one.subnet, 0.01 * (number - 3), 0.0)
+        for number, one in enumerate(observed(space, 30))
+    ]
+    expected = expected_losses(Features(space), known, [one.subnet for one in proposals(space, 9)])
+    assert np.isfinite(expected).all()
+    nothing = [Observation(one.subnet, 0.0, 0.0) for one in known]
+    assert np.isfinite(expected_losses(Features(space), nothing, [known[0].subnet])).all()
+
+
 def test_how_much_is_first_in_the_order_against_sums() -> None:
     rng = np.random.default_rng(0)
     ranks = np.stack([rng.permutation(10) for _ in range(4)])
