@@ -114,7 +114,7 @@ class Strategy(ABC):
         Fewer than the population where the space has no more; none once the search has ended.
 
         Args:
-            meanwhile: called after each proposal, as a generation of them may take a second.
+            meanwhile: called after each proposal, as a generation of them may take seconds.
         """
         proposals = list(self.starts) if self.generation == 0 else self._chosen(meanwhile)
         self.seen.update(proposal.subnet.id for proposal in proposals)

@@ -25,7 +25,11 @@ class Chooser(Protocol):
         """The observations by which it would choose."""
 
     def choose(
-        self, proposals: Sequence[Proposal], count: int, observed: Sequence[Observation]
+        self,
+        proposals: Sequence[Proposal],
+        count: int,
+        observed: Sequence[Observation],
+        meanwhile: Callable[[], None],
     ) -> list[Proposal]:
         """Some of the proposals, `count` at most."""
 
@@ -92,7 +96,9 @@ class Evolution(Strategy):
             if proposal.subnet.id not in self.seen:
                 drawn.setdefault(proposal.subnet.id, proposal)
             meanwhile()
-        return self.chooser.choose(list(drawn.values()), self.budget.population, self.observed)
+        return self.chooser.choose(
+            list(drawn.values()), self.budget.population, self.observed, meanwhile
+        )
 
     def _propose(self) -> Proposal:
         draw = self.rng.random()

@@ -9,7 +9,7 @@ from random samples too, and come in generations.
 
 No operator is needed that moves offspring between niches: at a quarter of the embedded teacher's
 parameters, half of the mutations in coarse spaces and a third in fine ones change the number of
-layers (benchmarks/niches.md), and crossover takes it from either parent.
+layers (benchmarks/ends_best/niches.md), and crossover takes it from either parent.
 """
 
 from __future__ import annotations

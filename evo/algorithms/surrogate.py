@@ -54,7 +54,11 @@ class Surrogate:
         return [observed[place] for place in order[:MOST]]
 
     def choose(
-        self, proposals: Sequence[Proposal], count: int, observed: Sequence[Observation]
+        self,
+        proposals: Sequence[Proposal],
+        count: int,
+        observed: Sequence[Observation],
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> list[Proposal]:
         """The proposals that are expected to be the best, those of each niche in turn.
 
@@ -65,6 +69,7 @@ class Surrogate:
             proposals: each of another candidate.
             count: number of proposals that are chosen, at most.
             observed: what `relevant` has left, at least one.
+            meanwhile: called for each subnet that is looked at.
         """
         if not proposals:
             return []
@@ -72,7 +77,8 @@ class Surrogate:
         most = -(-count // 2) if self._space.fine else count
         alike = Counter[bytes]()
         first, rest = list[Proposal](), list[Proposal]()
-        for place in self._in_turns(subnets, expected_losses(self._features, observed, subnets)):
+        expected = expected_losses(self._features, observed, subnets, meanwhile)
+        for place in self._in_turns(subnets, expected):
             kept = subnets[place].layers.tobytes()
             alike[kept] += 1
             (first if alike[kept] <= most else rest).append(proposals[place])
@@ -91,7 +97,10 @@ class Surrogate:
 
 
 def expected_losses(
-    features: Features, observed: Sequence[Observation], subnets: Sequence[Subnet]
+    features: Features,
+    observed: Sequence[Observation],
+    subnets: Sequence[Subnet],
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Array:
     """What a Gaussian process expects subnets to lose: the mean of the logarithm, shape [N].
 
@@ -102,12 +111,14 @@ def expected_losses(
         features: of the space that all come from.
         observed: candidates whose losses are known, more or less exactly.
         subnets: candidates whose losses are not known.
+        meanwhile: called for each of all these.
     """
-    known, asked = features.of([one.subnet for one in observed]), features.of(subnets)
+    known = features.of([one.subnet for one in observed], meanwhile)
+    asked = features.of(subnets, meanwhile)
     # Each feature of several numbers weighs as much as any other.
     centers = [part.mean(0) for part in known]
     scales = [
-        np.sqrt(((part - center) ** 2).sum(1).mean()) + 1e-9
+        _scale(np.sqrt(((part - center) ** 2).sum(1).mean()))
         for part, center in zip(known, centers, strict=True)
     ]
 
@@ -119,7 +130,7 @@ def expected_losses(
     # An estimate of a small loss, such as a divergence, can be below 0.
     losses = np.maximum(losses, FLOOR * np.median(np.abs(losses)) + 1e-12)
     logarithms = np.log(losses)
-    spread = logarithms.std() + 1e-9
+    spread = _scale(logarithms.std())
     kernel = (
         ConstantKernel(0.5, (1e-3, 50)) * DotProduct(0, "fixed")
         + ConstantKernel(0.5, (1e-3, 20)) * Matern(2.0, (0.3, 30), nu=2.5)
@@ -133,6 +144,11 @@ def expected_losses(
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(scaled(known), (logarithms - logarithms.mean()) / spread)
         return np.asarray(model.predict(scaled(asked)))
+
+
+def _scale(spread: float) -> float:
+    """The scale of a feature; 1 where it is constant but for rounding."""
+    return spread if spread > 1e-6 else 1.0
 
 
 class Features:
@@ -151,9 +167,18 @@ class Features:
             ranked = order.channels[None], order.groups, order.neurons
             self._channels, self._groups, self._neurons = map(FirstInOrder, ranked)
 
-    def of(self, subnets: Sequence[Subnet]) -> list[Array]:
-        """The features of subnets, each of shape [N, its numbers]."""
-        return [np.stack(parts) for parts in zip(*map(self._row, subnets), strict=True)]
+    def of(self, subnets: Sequence[Subnet], meanwhile: Callable[[], None]) -> list[Array]:
+        """The features of subnets, each of shape [N, its numbers].
+
+        Args:
+            subnets: the subnets.
+            meanwhile: called for each.
+        """
+        rows = []
+        for subnet in subnets:
+            rows.append(self._row(subnet))
+            meanwhile()
+        return [np.stack(parts) for parts in zip(*rows, strict=True)]
 
     def _row(self, subnet: Subnet) -> list[Array]:
         full, kept = self._space.architecture.dimensions, subnet.layers.astype(np.float64)

@@ -129,7 +129,7 @@ class Search:
         generation = self._generation
         assert generation is not None
         rows = [self._row(generation, candidate) for candidate in sorted(generation.proposals)]
-        observed = {} if self.proxy is not None else generation.observations()
+        observed = generation.observations() if self.strategy.chooses else {}
         self.strategy.tell(
             [
                 Scored(

@@ -41,7 +41,8 @@ class FlopsBefore:
 
 
 def flops_before(run: Path) -> FlopsBefore:
-    """What was spent for a run; nothing for one from random weights, or from a model of elsewhere.
+    """What was spent for a run: nothing for random weights, whichever way their shape was chosen,
+    and for a model of elsewhere.
 
     Args:
         run: run directory of `evo pretrain`.
@@ -53,15 +54,19 @@ def flops_before(run: Path) -> FlopsBefore:
     if settings.get("init") == "random" or "model" not in settings:
         return FlopsBefore()
     run, model = run.absolute(), Path(settings["model"]).absolute()
-    for directory, goes_on in ((run.parents[1], True), (model.parents[1], False)):
+    for directory in (run.parent.parent, model.parent.parent):
         train_off = _read(directory / SUMMARY)
         if train_off is not None and "winner_flops" in train_off:
             # Where the user named no --out, the run is two levels up, wherever it was moved to.
-            search = _of_search((Path(train_off["run"]), directory.parents[1]), train_off["bin"])
+            search = _of_search((Path(train_off["run"]), directory.parent.parent), train_off["bin"])
+            goes_on = run == directory / "runs" / train_off["winner"]["candidate"]
             own = train_off["winner_flops"] if goes_on else 0
             return FlopsBefore(search, float(train_off["flops"] - own))
-    if model.name == "winner" and model.parents[1].name == "searches":
-        return FlopsBefore(_of_search((model.parents[2],), model.parent.name.partition("@")[2]))
+    if model.name == "winner" and model.parent.parent.name == "searches":
+        searched = model.parent.parent.parent
+        return FlopsBefore(_of_search((searched,), model.parent.name.partition("@")[2]))
+    if not model.is_dir():
+        logger.warning("%s is gone: whether a search led to %s is not known", model, run)
     return FlopsBefore()
 
 
@@ -80,6 +85,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
+        content = json.loads(path.read_text())
+    except ValueError as error:
         raise UserError(f"{path} is damaged: {first_line(error)}") from error
+    return content if isinstance(content, dict) else None

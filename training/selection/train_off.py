@@ -138,7 +138,11 @@ def planned_run(config: SelectConfig, teacher: Path, out: Path) -> tuple[Trainin
     Raises:
         UserError: bad input.
     """
-    whole = open_run(_planned(config, model=teacher, out=out))
+    try:
+        whole = open_run(_planned(config, model=teacher, out=out))
+    except UserError as error:  # here, --workers is the number of finalists at a time
+        hint = str(error).replace("--workers", "--workers-per-finalist")
+        raise UserError(hint) from error
     steps = whole.settings.steps
     last, stable = round(config.share * steps), steps - whole.settings.decay_steps
     if last > stable:

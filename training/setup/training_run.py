@@ -51,7 +51,7 @@ class TrainingRun:
         network, logits = self.inputs.running_teacher, self.inputs.teacher_logits
         teacher_hash = None if network is None else network.hash
         return {
-            "model": str(config.model),
+            "model": str(config.model.absolute()),
             "model_hash": self.inputs.student.hash,
             "teacher": None if config.teacher is None else str(config.teacher),
             "teacher_hash": teacher_hash if logits is None else logits.settings.teacher_hash,

@@ -29,6 +29,7 @@ from training.logs import log
 from training.loop.loop import Diverged, train
 from training.loop.parallel import WorkerProcess, process_group
 from training.loop.train_state import WorkerJob
+from training.run_directory import SUMMARY
 from training.setup.launch import KEEP_MEMORY, MOST_FAILURES, open_streams, received
 from training.setup.worker_resources import WorkerResources
 
@@ -137,6 +138,8 @@ def train_unit(job: WorkerJob) -> Result:
     """
     device = torch.device("cuda", 0) if job.settings.device == "cuda" else torch.device("cpu")
     with exclusive(job.directory, patience=PATIENCE_SECONDS), tempfile.TemporaryDirectory() as own:
+        if job.stop_after is None and (job.directory / SUMMARY).is_file():
+            return None  # while this waited for the directory, another driver has finished it
         job = received(job)
         with process_group(0, 1, f"{own}/store"):
             try:

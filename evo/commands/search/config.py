@@ -68,7 +68,7 @@ class SearchConfig:
         crossover_rate: share that recombine two elites; the rest are random samples.
         proposals: candidates that are proposed for each place of a generation, of which a model of
             all scores so far (a Gaussian process over shapes) chooses; 1 takes them as they come.
-            With evolution only, where it is 16 by default.
+            With evolution and a fitness that is scored only, where it is 16 by default.
         text_weights: how much each source of a mixed text counts; by default by its tokens.
         fitness: what is minimised: perplexity; kl (divergence from the teacher, nats per token); or
             how much is kept of what matters by magnitude (of weights) or activation (contributions
@@ -216,6 +216,11 @@ class SearchConfig:
             raise UserError(
                 f"--proposals {self.proposals} chooses offspring of evolution, and --algorithm "
                 f"{self.algorithm} has none: leave one of them away"
+            )
+        if self.proposals not in (None, 1) and self.fitness in PROXIES:
+            raise UserError(
+                f"--proposals {self.proposals} saves scoring, and --fitness {self.fitness} scores "
+                "nothing: leave one of them away"
             )
         if self.niches == "layers" and self.algorithm != "evolution":
             raise UserError(

@@ -53,7 +53,7 @@ class SearchInputs:
 
     Attributes:
         config: with the hub's data sets at the commits with which the run was begun, and the
-            niches with which it was; None without niches.
+            niches and proposals with which it was; None without niches.
         teacher: the checkpoint from which networks are cut.
         store: puts the teacher's weights into Ray's object store, where they are needed.
         length: tokens of a sequence.

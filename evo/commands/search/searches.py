@@ -17,7 +17,6 @@ from evo.algorithms.one_shot import OneShot, one_shot
 from evo.algorithms.random_search import RandomSearch
 from evo.commands.search.config import SearchConfig
 from evo.commands.search.inputs import SearchInputs
-from evo.genome import PROXIES
 from evo.genome.bins import Bin
 from evo.genome.importance_proxy import Proxy
 from evo.genome.ranking import Order
@@ -89,8 +88,7 @@ def _starts(inputs: SearchInputs, space: Space, rng: Generator) -> list[Proposal
     found = warm_start.starts(inputs.starts, space, population, rng)
     if config.niches and config.in_bin == "fit" and len(found) < population:
         pruned = one_shot(space, rng)
-        if pruned.subnet.id not in {proposal.subnet.id for proposal in found}:
-            found.append(pruned)
+        found = [one for one in found if one.subnet.id != pruned.subnet.id] + [pruned]
     return found
 
 
@@ -105,7 +103,7 @@ def _strategy(config: SearchConfig, space: Space, seed: list[int]) -> Strategy:
         return OneShot(space, config.budget, seed)
     kind = MapElites if config.niches else Evolution
     strategy = kind(space, config.budget, seed, config.rates)
-    if config.rates.proposals > 1 and config.fitness not in PROXIES:
+    if config.rates.proposals > 1:
         # scikit-learn takes a second to import.
         from evo.algorithms.surrogate import Surrogate
 

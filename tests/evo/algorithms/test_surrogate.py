@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
@@ -79,6 +80,18 @@ def test_an_estimate_below_nothing_is_a_small_loss() -> None:
     assert np.isfinite(expected).all()
     nothing = [Observation(one.subnet, 0.0, 0.0) for one in known]
     assert np.isfinite(expected_losses(Features(space), nothing, [known[0].subnet])).all()
+
+
+def test_what_all_observations_have_in_common_does_not_decide() -> None:
+    """Also where the mean of equal numbers is not that number to the last bit."""
+    space = space_of("coarse-layerwise")
+    known = observed(space, 30)
+    alike = [Observation(replace(one.subnet, head_size=3), one.loss, one.variance) for one in known]
+    new = [one.subnet for one in proposals(space, 20)]
+    others = [replace(subnet, head_size=3) for subnet in new]
+    smaller = expected_losses(Features(space), alike, [replace(new[0], head_size=2), *others])
+    assert np.ptp(smaller) < 10
+    assert smaller[1:] == pytest.approx(expected_losses(Features(space), alike, others))
 
 
 def test_how_much_is_first_in_the_order_against_sums() -> None:

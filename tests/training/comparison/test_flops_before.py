@@ -28,7 +28,13 @@ def run(tmp_path: Path) -> Path:
     })  # fmt: skip
     write(
         run / "select" / "25%",
-        {"run": str(run), "bin": "25%", "flops": 9e5, "winner_flops": 3e5},
+        {
+            "run": str(run),
+            "bin": "25%",
+            "flops": 9e5,
+            "winner_flops": 3e5,
+            "winner": {"candidate": "abc"},
+        },
     )
     return run
 
@@ -53,10 +59,18 @@ def test_a_train_offs_winner_goes_on_or_begins_anew(run: Path, tmp_path: Path) -
     goes_on = pretrained(run / "select" / "25%" / "runs" / "abc", finalist)
     assert flops_before(goes_on) == FlopsBefore(search=3.1e5, train_off=6e5)
     assert flops_before(pretrained(tmp_path / "x", finalist)) == FlopsBefore(3.1e5, 9e5)
+    loser = pretrained(run / "select" / "25%" / "runs" / "def", finalist.with_name("def"))
+    assert flops_before(loser) == FlopsBefore(3.1e5, 9e5)
 
 
-def test_a_model_of_elsewhere(tmp_path: Path) -> None:
-    assert flops_before(pretrained(tmp_path / "x", tmp_path / "model")) == FlopsBefore()
+def test_a_model_of_elsewhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "summary.json").write_text("[]")  # of something else
+    with caplog.at_level(logging.WARNING, "evo.training"):
+        assert flops_before(pretrained(tmp_path / "x", tmp_path / "model")) == FlopsBefore()
+        assert not caplog.text
+        assert flops_before(pretrained(tmp_path / "y", Path("/gone"))) == FlopsBefore()
+    assert "/gone is gone" in caplog.text
 
 
 def test_a_run_that_was_moved_is_found_and_one_that_is_gone_is_named(

@@ -284,6 +284,7 @@ def test_all_finalists_diverge(config: SelectConfig, tmp_path: Path) -> None:
         ({"share": 0.9}, "--share 0.9 ends at step 36 of 40, and from step 32 on"),
         ({"share": 0.03}, "1 steps for 2 rounds"),
         ({"tokens": 10}, "less than one sequence"),
+        ({"workers_per_finalist": 7}, "give fewer --workers-per-finalist"),
         ({"text": "nowhere.txt"}, "nowhere.txt"),
         ({"teacher": Path("nowhere")}, "nowhere is no directory"),
     ],
