@@ -169,13 +169,17 @@ def test_bins_over_measured_latency(shared_ray: None, tmp_path: Path, settings: 
         search(settings(tmp_path / "other", cost="latency", cost_length=50, **changes))
 
 
-def test_settings_of_costs_and_limits_that_cannot_be(settings: Callable, tmp_path: Path) -> None:
+def test_settings_that_cannot_be(settings: Callable, tmp_path: Path) -> None:
     for changes, problem in (
         ({"cost": "memory"}, "unknown cost 'memory': give one of parameters, flops, kv-cache"),
         ({"cost": "latency", "fitness": "magnitude"}, "--cost latency is measured where"),
         ({"cost_length": 20}, "--cost-length 20: give at least 1, and with --cost flops, kv"),
         ({"cost": "flops", "cost_length": 0}, "--cost-length 0: give at least 1"),
         ({"floors": ["heads=2"]}, "--floors heads=2: give DIMENSION=NUMBER"),
+        ({"proposals": 0}, "--proposals 0 cannot be: give at least 1"),
+        ({"proposals": 4, "algorithm": "local"}, "--algorithm local has none: leave one"),
+        ({"proposals": 4, "fitness": "magnitude"}, "--fitness magnitude scores nothing"),
+        ({"niches": "layers", "algorithm": "random"}, "--algorithm random keeps none"),
     ):
         with pytest.raises(UserError, match=problem):
             settings(tmp_path / "run", **changes)
