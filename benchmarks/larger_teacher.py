@@ -50,7 +50,7 @@ def larger_teacher() -> Path:
             validation_tokens=200_000,
             batch_tokens=8192,
             learning_rate=LEARNING_RATE,
-            precision="bfloat16",
+            precision="float32",  # where a CPU has no bfloat16, that takes a hundred times as long
             validate_every=150,
             checkpoint_every=100,
             threads=1,

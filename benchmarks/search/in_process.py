@@ -21,13 +21,15 @@ from evo.genome.subnet import Subnet
 from evo.model import checkpoint
 from evo.model.importance import importance_by_activation, importance_by_magnitude
 from evo.model.layer_sensitivity import layer_sensitivity
+from evo.search.gates import GateText
 from evo.search.search import Search
 from evo.search.stages import spread
 from workers.scoring.scorer import Scorer
 from workers.settings import ScoringSettings
 
 TEXT, LENGTH = "stdlib:validation", 256
-HELD_OUT = 128
+HELD_OUT, GATES = 128, 64
+"""Sequences that a search does not see, and after them those for gradients of gates."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,12 @@ class Bench:
             sequence_length=LENGTH,
         ).blocks
         return blocks[spread(len(blocks))]
+
+    @property
+    def gate_text(self) -> GateText:
+        """Where gradients of gates are taken."""
+        start = self.sequences + HELD_OUT
+        return GateText(start, start + GATES, LENGTH)
 
     @property
     def tokens(self) -> int:
@@ -96,8 +104,16 @@ class Bench:
             os.close(file)
         return self._scores[subnet.id]
 
-    def score_generation(self, search: Search) -> None:
-        """Run one generation of a search, a unit after the other, as a pool of one worker would."""
+    def score_generation(self, search: Search) -> int:
+        """Run one generation of a search, a unit after the other, as a pool of one worker would.
+
+        Returns:
+            The sequences on which gradients were taken.
+        """
+        gated = search.open_gates()
+        for candidate, part, row in gated:
+            gradients = self._scorer.gates(candidate.pack(), (row, row + 1))
+            search.take_gates({(candidate.id, part): gradients})
         requests = [*search.begin_generation(), *search.advance()]
         while requests:
             for proposal, shard in requests:
@@ -108,6 +124,7 @@ class Bench:
             requests = search.advance()
         if search.complete:
             search.end_generation()
+        return len(gated)
 
     def held_out(self, subnet: Subnet) -> float:
         """Nats per token on `HELD_OUT` sequences that fitness is not measured on."""
@@ -130,7 +147,7 @@ class Bench:
     def _scorer(self) -> Scorer:
         torch.set_num_threads(1)
         teacher = self.checkpoint
-        blocks = np.ascontiguousarray(self.text[: self.sequences + HELD_OUT])
+        blocks = np.ascontiguousarray(self.text[: self.gate_text.stop])
         settings = ScoringSettings(cache_bytes=0)  # none is scored twice
         return Scorer(teacher, blocks, settings)
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from benchmarks.machine import measured_on, sentence
 from benchmarks.search.in_process import HELD_OUT, LENGTH, TEXT, Bench
-from benchmarks.search.rungs_report import reached, trace
+from benchmarks.search.rungs_report import reached
 from evo.algorithms.evolution import Evolution
 from evo.algorithms.settings import PROPOSALS, Budget
 from evo.algorithms.surrogate import Surrogate
@@ -49,6 +49,10 @@ HERE = Path(__file__).parent
 BIN, SEQUENCES = "25%", 16
 POPULATION, GENERATIONS = 50, 19
 SHARE = 0.1
+GRADIENT = 16
+"""A gradient of gates is charged as so many scored sequences for each of its own: the teacher takes
+5 times a candidate's FLOPs, and three forward passes are more than a forward and a backward one."""
+
 DEFAULTS = SearchConfig(teacher=teacher_path(), text=TEXT, bins=[BIN], out=Path("unused"))
 
 
@@ -59,12 +63,14 @@ class Arm:
     words: str
     rungs: Rungs
     proposals: int
+    gates: bool = False
 
 
 ARMS = {
     "full": Arm("every candidate on all of the text", Rungs(), 1),
     "rungs": Arm("rungs, proposals as they come", DEFAULTS.rung_settings, 1),
     "model": Arm("rungs, and a model that chooses", DEFAULTS.rung_settings, PROPOSALS),
+    "gates": Arm("the same, half by gates", DEFAULTS.rung_settings, PROPOSALS, gates=True),
 }
 
 
@@ -98,9 +104,13 @@ def play(played: Played) -> dict[str, Any]:
     screening = Screening(stages, arm.rungs, SequenceWeights.equal(SEQUENCES))
     budget = SHARE * here.tokens * POPULATION * (GENERATIONS + 1)
     with TemporaryDirectory() as directory:
-        search = Search(played.arm, strategy, History(Path(directory)), screening)
-        while search.ended is None and (played.arm == "full" or search.tokens < budget):
-            here.score_generation(search)
+        history, gate_text = History(Path(directory)), here.gate_text if arm.gates else None
+        search = Search(played.arm, strategy, history, screening, gate_text=gate_text)
+        gated, by_generation, spent = 0, [], 0
+        while search.ended is None and (played.arm == "full" or spent < budget):
+            gated += here.score_generation(search)
+            spent = search.tokens + gated * GRADIENT * (LENGTH - 1)
+            by_generation.append((search.evaluations, spent, search.strategy.best.fitness))
         best = search.best_row()
         assert best is not None
         winner = Subnet.unpack(best.genome, architecture.dimensions)
@@ -108,7 +118,7 @@ def play(played: Played) -> dict[str, Any]:
             "best": best.fitness,
             "held_out": here.held_out(winner),
             "layers": best.layers,
-            "trace": trace(search.history.rows),
+            "trace": by_generation,
         }
 
 
@@ -175,7 +185,7 @@ def main() -> None:
     with ProcessPoolExecutor(given.processes, context) as processes:
         todo = [
             Played(space, seed, arm)
-            for seed, arm, space in product(given.seeds, ("model", "rungs", "full"), given.spaces)
+            for seed, arm, space in product(given.seeds, reversed(ARMS), given.spaces)
         ]
         for future in as_completed(
             [processes.submit(play, one) for one in todo if one not in done]

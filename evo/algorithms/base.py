@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 
 from evo.algorithms.settings import Budget
 from evo.genome.enumeration import enumerate_space
+from evo.genome.gate_swaps import GateGradients
 from evo.genome.space import Space
 from evo.genome.subnet import Subnet
 
@@ -40,8 +41,8 @@ class Proposal:
 
     Attributes:
         subnet: what it keeps.
-        operator: how it was made: `sample`, `mutation`, `crossover`, `switch`, `enumeration`,
-            `one-shot`, or `start`, from another run's.
+        operator: how it was made: `sample`, `mutation`, `crossover`, `gates`, `switch`,
+            `enumeration`, `one-shot`, or `start`, from another run's.
         parents: ids of the candidates it was made from.
     """
 
@@ -96,6 +97,8 @@ class Strategy(ABC):
         improved: the last generation in which the best of a niche became better.
         starts: what the first generation begins with, each once, a population at most; set before
             the first `ask`.
+        gradients: of the gates of candidates, by candidate, for those that make use of them; set
+            before an `ask`.
     """
 
     def __init__(self, space: Space, budget: Budget, seed: Seed) -> None:
@@ -107,6 +110,7 @@ class Strategy(ABC):
         self._bests: dict[int, Scored] = {}
         self.seen: set[str] = set()
         self.starts: Sequence[Proposal] = ()
+        self.gradients: Mapping[str, GateGradients] = {}
 
     def ask(self, meanwhile: Callable[[], None] = lambda: None) -> list[Proposal]:
         """The next generation, without a candidate that was asked for before.
@@ -190,6 +194,17 @@ class Strategy(ABC):
     def chooses(self) -> bool:
         """Whether a generation is chosen by a model, whose last bits may differ elsewhere."""
         return False
+
+    def next_to_gate(self, known: Collection[str]) -> Subnet | None:
+        """The elite whose gradient is of most use next.
+
+        Args:
+            known: candidates whose gradient is there already, or cannot be had.
+
+        Returns:
+            None where no gradient is of use.
+        """
+        return None
 
     @property
     def best(self) -> Scored | None:

@@ -4,18 +4,29 @@ Where to Begin: Efficient Pretraining via Subnetwork Selection and Distillation 
 section 3: a random first generation, then offspring of the best candidates seen so far. A child
 that was seen before is drawn again, so no candidate is scored twice, and an elite keeps its
 fitness. Unlike there, offspring may be chosen among more proposals than are scored, by a model of
-what has been scored so far.
+what has been scored so far, and half of them may be elites some of whose units are swapped by the
+gradients of their gates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from evo.algorithms.base import Observation, Proposal, Scored, Seed, Strategy, rank_key
 from evo.algorithms.settings import Budget, Rates
+from evo.genome.gate_swaps import swapped_by_gates
 from evo.genome.space import Space
 from evo.genome.subnet import Subnet
+
+GATED = 3
+"""The gradients of so many elites of a niche, the best ones, are of use."""
+
+SWAPPED = 0.5
+"""The share of a generation that is made by swaps where there are gradients."""
+
+SWAP_TRIES = 20
+"""Swaps that are drawn for each new candidate, at most."""
 
 
 class Chooser(Protocol):
@@ -77,7 +88,26 @@ class Evolution(Strategy):
 
     @property
     def chooses(self) -> bool:
-        return self.chooser is not None
+        return self.chooser is not None or bool(self.gradients)
+
+    def next_to_gate(self, known: Collection[str]) -> Subnet | None:
+        """One of the best elites of a niche; the niches take turns from generation to generation.
+
+        Units are swapped in fine spaces alone.
+        """
+        if not self.space.fine or self.ended is not None:
+            return None
+        niches = list(self.niches.values())
+        for turn in range(len(niches)):
+            for elite in niches[(self.generation + turn) % len(niches)][:GATED]:
+                if elite.subnet.id not in known:
+                    return elite.subnet
+        return None
+
+    @property
+    def niches(self) -> Mapping[int, list[Scored]]:
+        """The elites of each niche that has any, the best first; here there is one niche."""
+        return {0: self._elites} if self._elites else {}
 
     @property
     def elite_count(self) -> int:
@@ -88,17 +118,43 @@ class Evolution(Strategy):
         return self._elites
 
     def _chosen(self, meanwhile: Callable[[], None]) -> list[Proposal]:
-        if self.chooser is None or self.ended is not None or not self.observed:
+        if self.ended is not None:
             return []
+        swapped = self._swapped(round(SWAPPED * self.budget.population), meanwhile)
+        if self.chooser is None or not self.observed:
+            return swapped
+        known = self.seen | {proposal.subnet.id for proposal in swapped}
         drawn: dict[str, Proposal] = {}
         for _ in range(self.rates.proposals * self.budget.population):
             proposal = self._propose()
-            if proposal.subnet.id not in self.seen:
+            if proposal.subnet.id not in known:
                 drawn.setdefault(proposal.subnet.id, proposal)
             meanwhile()
-        return self.chooser.choose(
-            list(drawn.values()), self.budget.population, self.observed, meanwhile
-        )
+        count = self.budget.population - len(swapped)
+        chosen = self.chooser.choose(list(drawn.values()), count, self.observed, meanwhile)
+        return swapped + chosen
+
+    def _swapped(self, count: int, meanwhile: Callable[[], None]) -> list[Proposal]:
+        """New candidates, at most so many, that swap units of elites with gradients.
+
+        Niches are drawn evenly; of a niche, a better elite twice as often as the next one.
+        """
+        niches = [
+            [elite.subnet for elite in elites if elite.subnet.id in self.gradients]
+            for elites in self.niches.values()
+        ]
+        niches = [gated for gated in niches if gated]
+        found: dict[str, Proposal] = {}
+        for _ in range(SWAP_TRIES * count if niches else 0):
+            gated = niches[self.rng.integers(len(niches))]
+            parent = gated[min(len(gated), int(self.rng.geometric(0.5))) - 1]
+            child = swapped_by_gates(self.space, parent, self.gradients[parent.id], self.rng)
+            if child.id not in self.seen:
+                found.setdefault(child.id, Proposal(child, "gates", (parent.id,)))
+            meanwhile()
+            if len(found) == count:
+                break
+        return list(found.values())
 
     def _propose(self) -> Proposal:
         draw = self.rng.random()

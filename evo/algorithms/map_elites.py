@@ -14,7 +14,7 @@ layers (benchmarks/ends_best/niches.md), and crossover takes it from either pare
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from evo.algorithms.base import Scored, Seed, rank_key
 from evo.algorithms.evolution import Evolution
@@ -33,8 +33,7 @@ class MapElites(Evolution):
         seed: of all randomness.
         rates: where offspring come from.
 
-    Attributes:
-        niches: the elites so far of each niche that has any, by its number of layers, best first.
+    A niche is named by its number of layers.
     """
 
     def __init__(
@@ -42,11 +41,15 @@ class MapElites(Evolution):
     ) -> None:
         super().__init__(space, budget, seed, rates)
         self._places = max(1, self.rates.elites // len(space.depths))
-        self.niches: dict[int, list[Scored]] = {}
+        self._niches: dict[int, list[Scored]] = {}
 
     def niche(self, subnet: Subnet) -> int:
         """The number of layers that a candidate keeps."""
         return int(subnet.layers.sum())
+
+    @property
+    def niches(self) -> Mapping[int, list[Scored]]:
+        return self._niches
 
     @property
     def elite_count(self) -> int:
@@ -69,5 +72,5 @@ class MapElites(Evolution):
             niche = niches.setdefault(self.niche(one.subnet), [])
             if len(niche) < self._places:
                 niche.append(one)
-        self.niches = {layers: niches[layers] for layers in sorted(niches)}
+        self._niches = {layers: niches[layers] for layers in sorted(niches)}
         self._elites = sorted((one for niche in niches.values() for one in niche), key=rank_key)

@@ -24,6 +24,7 @@ def extract(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     sequence_length: int | None = None,
+    copy: bool = True,
 ) -> GPT:
     """The network that a subnet keeps, in evaluation mode.
 
@@ -34,6 +35,8 @@ def extract(
         device: where the network is put.
         sequence_length: the longest sequence it is to see; by default the teacher's block size,
             whose rotary table may be large.
+        copy: whether a weight that is kept whole is copied; if not, it is the teacher's own, which
+            nobody may write to.
     """
     config, weights = teacher.config, teacher.weights
     with torch.device("meta"):
@@ -50,9 +53,8 @@ def extract(
                 tensor = tensor.index_select(dimension, chosen)
         if torch.device(device).type == "cuda" and not tensor.is_cuda:
             tensor = tensor.to(dtype).pin_memory()  # copied to the GPU without waiting for it
-        # A part that is kept whole is still a view of the teacher, which nobody may write to.
-        copy = tensor is weights[source]
-        tensor = tensor.to(device, dtype, copy=copy, non_blocking=tensor.is_pinned())
+        whole = tensor is weights[source]  # as the teacher's own tensor
+        tensor = tensor.to(device, dtype, copy=copy and whole, non_blocking=tensor.is_pinned())
         owner, _, attribute = name.rpartition(".")
         parameter = nn.Parameter(tensor, requires_grad=False)
         setattr(model.get_submodule(owner), attribute, parameter)

@@ -8,8 +8,10 @@ import numpy as np
 
 from evo.algorithms.base import Proposal, Scored, Strategy, rank_key
 from evo.genome.cost import forward_flops
+from evo.genome.gate_swaps import GateGradients
 from evo.genome.importance_proxy import Proxy
 from evo.genome.subnet import Subnet
+from evo.search.gates import Gates, GateText
 from evo.search.generation import CandidateShard, EliteLosses, Generation, Request, Screening
 from evo.search.history import Asked, History, Row
 from evo.search.progress import Progress
@@ -24,6 +26,7 @@ from evo.search.stages import Stages
 class Search:
     """A search, resumed from its files: asks, has each generation scored, tells, writes down.
 
+    `open_gates` says whose gradient is needed before the next generation can be proposed,
     `begin_generation` gives the candidates and shards of the first stage, `advance` those of the
     next stage once all scores of the present one are in.
 
@@ -34,6 +37,8 @@ class Search:
         screening: how candidates are scored; each generation starts from another sequence.
         cache: scores of earlier runs, looked up before a unit is scored; None: all are scored.
         proxy: the fitness, where that needs no scoring; rows then have no NLL.
+        gate_text: where gradients of gates are taken, with evolution in a fine space; None: no
+            candidate is made by gradients.
 
     Attributes:
         cached_units: how many units came from the cache since the search was made.
@@ -48,6 +53,7 @@ class Search:
         screening: Screening,
         cache: ScoreCache | None = None,
         proxy: Proxy | None = None,
+        gate_text: GateText | None = None,
     ) -> None:
         self.name, self.strategy, self.history = name, strategy, history
         self.screening, self.cache, self.proxy = screening, cache, proxy
@@ -55,6 +61,11 @@ class Search:
         self.progress: Progress | None = None
         self._generation: Generation | None = None
         self._elite_losses: dict[str, Losses] = {}
+        self.gates: Gates | None = None
+        if gate_text is not None:
+            state = (history.state or {}).get("gates")
+            architecture = strategy.space.architecture
+            self.gates = Gates(history.directory / "gates", gate_text, architecture, state)
         self._resume()
 
     def _resume(self) -> None:
@@ -69,6 +80,31 @@ class Search:
             self._elite_losses = {name: np.array(values) for name, values in losses.items()}
             self.progress = self._progress()
         self.history.mend()
+
+    def open_gates(self) -> list[tuple[Subnet, int, int]]:
+        """Ask for the gradient that the next generation is to be proposed by.
+
+        Returns:
+            A candidate, the number of a part of its gradient, and the sequence that this is taken
+            on; nothing where no gradient is needed.
+        """
+        strategy, gates = self.strategy, self.gates
+        if gates is None or gates.awaited or self.has_begun:
+            return []
+        candidate = strategy.next_to_gate(gates.known)
+        if candidate is None:
+            return []
+        return [(candidate, *part) for part in gates.open(candidate, strategy.generation)]
+
+    def take_gates(self, parts: Mapping[CandidateShard, GateGradients | ShardScore]) -> None:
+        """Take in parts of a gradient, by candidate and the number of the part."""
+        if self.gates is not None:
+            self.gates.take(parts)
+
+    @property
+    def awaits_gates(self) -> bool:
+        """Whether a gradient is on its way."""
+        return self.gates is not None and self.gates.awaited
 
     def begin_generation(self, meanwhile: Callable[[], None] = lambda: None) -> list[Request]:
         """Ask for the next generation.
@@ -103,6 +139,9 @@ class Search:
         if asked is not None:
             strategy.repeat(asked.proposals, asked.rng)
             return asked.proposals
+        if self.gates is not None:
+            known = self.gates.known.items()
+            strategy.gradients = {name: found for name, found in known if found is not None}
         proposals = strategy.ask(meanwhile)
         if proposals and strategy.chooses:
             rng = strategy.state()["rng"]
@@ -142,7 +181,12 @@ class Search:
         )
         self._keep_elite_losses(generation)
         losses = {name: values.tolist() for name, values in self._elite_losses.items()}
-        self.history.fold(rows, {**self.strategy.state(), "elite_losses": losses})
+        state = {**self.strategy.state(), "elite_losses": losses}
+        if self.gates is not None:
+            state["gates"] = self.gates.state({one.subnet.id for one in self.strategy.elites})
+        self.history.fold(rows, state)
+        if self.gates is not None:
+            self.gates.sweep()
         if self.cache is not None:
             self.cache.put(generation.scores())
         self._generation = None
@@ -202,9 +246,10 @@ class Search:
         )
 
     def scored_flops(self, sequence_length: int) -> int:
-        """FLOPs of all evaluations so far: each candidate's forward pass on what it scored."""
+        """FLOPs of all evaluations so far: each candidate's forward pass on what it scored, and the
+        gradients of gates."""
         architecture = self.strategy.space.architecture
-        return sum(
+        return (self.gates.flops if self.gates else 0) + sum(
             row.tokens
             * forward_flops(
                 architecture,

@@ -22,6 +22,7 @@ from ray.exceptions import (
 )
 
 from evo.errors import UserError
+from evo.genome.gate_swaps import GateGradients
 from evo.search.shard_score import ShardScore
 from workers.errors import raise_user_error
 from workers.pool.quarantine import LONE_DEATHS, Quarantine
@@ -31,7 +32,8 @@ from workers.pool.stored_teacher import StoredTeacher
 from workers.pool.worker_group import WorkerGroup, WorkerHandle
 from workers.settings import PoolSettings, ScoringSettings, check_devices
 
-ScoredUnit = tuple[Unit, ShardScore]
+ScoredUnit = tuple[Unit, ShardScore | GateGradients]
+"""A unit and what has come of it: gradients where it asked for them, unless that failed."""
 
 UNITS_IN_FLIGHT = 2
 """Per worker: one to score, one that waits there, so that a worker never waits for the driver."""
@@ -224,11 +226,14 @@ class Pool:
         return self._text
 
     def _give(self, worker: WorkerHandle, unit: Unit) -> None:
-        reference: ray.ObjectRef = worker.actor.score.remote(
-            unit.genome, unit.candidate, [self._text_of(unit)], unit.start, unit.stop
-        )
+        actor, text = worker.actor, [self._text_of(unit)]
+        reference: ray.ObjectRef
+        if unit.kind == "gates":
+            reference = actor.gates.remote(unit.genome, text, unit.start, unit.stop)
+        else:
+            reference = actor.score.remote(unit.genome, unit.candidate, text, unit.start, unit.stop)
+            worker.candidate = unit.candidate
         worker.units[reference] = unit
-        worker.candidate = unit.candidate
 
 
 def _reason(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Literal
 
 AFFINITY_LEAD = 8
 """A search may be this number of units ahead of the last one, to spare a worker an extraction."""
@@ -12,15 +13,16 @@ AFFINITY_LEAD = 8
 
 @dataclass(frozen=True)
 class Unit:
-    """One candidate on one shard.
+    """One candidate on one shard, or a part of the gradient of its gates.
 
     Attributes:
         search: name of the search whose unit it is; searches share the workers evenly.
         candidate: the subnet's id.
         genome: as `Subnet.pack` makes it.
-        shard: its number among the text's shards.
-        start: the shard's first block.
-        stop: the one after its last block.
+        shard: its number among the text's shards, or the number of the part.
+        start: the first block.
+        stop: the one after the last block.
+        kind: what is to be done there.
     """
 
     search: str
@@ -29,6 +31,7 @@ class Unit:
     shard: int
     start: int
     stop: int
+    kind: Literal["score", "gates"] = "score"
 
 
 @dataclass

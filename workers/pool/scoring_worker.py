@@ -8,6 +8,7 @@ from collections import OrderedDict
 import ray
 import torch
 
+from evo.genome.gate_swaps import GateGradients
 from evo.search.shard_score import ShardScore
 from workers.pool.stored_teacher import StoredTeacher, fetch_teacher
 from workers.scoring.scorer import Scorer
@@ -51,6 +52,12 @@ class ScoringWorker:
             stop: the block after the shard's last.
         """
         return self._scorer(text[0]).score(genome, candidate, (start, stop))
+
+    def gates(
+        self, genome: bytes, text: list[ray.ObjectRef], start: int, stop: int
+    ) -> GateGradients | ShardScore:
+        """The gradient of a candidate's gates on some blocks; arguments as for `score`."""
+        return self._scorer(text[0]).gates(genome, (start, stop))
 
     def _scorer(self, text: ray.ObjectRef) -> Scorer:
         with self._making:

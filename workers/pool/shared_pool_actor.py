@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ray.exceptions import RayTaskError
 
 from evo.errors import UserError
+from evo.genome.gate_swaps import GateGradients
 from evo.model import checkpoint
 from evo.search.shard_score import ShardScore
 from workers.pool.pool import Pool
@@ -64,12 +65,12 @@ class Welcome(NamedTuple):
 class Answer(NamedTuple):
     """What became of a job's units, by number: scores, and units that were dropped."""
 
-    scores: list[tuple[int, ShardScore]]
+    scores: list[tuple[int, ShardScore | GateGradients]]
     dropped: list[int]
     workers: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class JobUnit(Unit):
     """A unit of one of the jobs."""
 
@@ -86,7 +87,7 @@ class _Job:
     heard: float
     searches: set[str] = field(default_factory=set)
     pending: int = 0
-    scores: list[tuple[int, ShardScore]] = field(default_factory=list)
+    scores: list[tuple[int, ShardScore | GateGradients]] = field(default_factory=list)
     dropped: list[int] = field(default_factory=list)
     error: BaseException | None = None
 

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evo.errors import UserError
+from evo.errors import UserError, first_line
 from evo.genome.cost import parameters
+from evo.genome.gate_swaps import GateGradients
 from evo.genome.subnet import Subnet
 from evo.model.extract import extract
+from evo.model.gate_gradients import gate_gradients
 from evo.model.kl import summed_nll_and_divergence
 from evo.model.litgpt import GPT
 from evo.model.network import Network
@@ -110,10 +112,41 @@ class Scorer:
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):
                         raise
-                    reason = str(error).strip().split("\n")[0] or type(error).__name__
+                    reason = first_line(error)
                 if micro_batch == 1:
                     return _failed(f"out of memory with one sequence at a time: {reason}", began)
                 micro_batch //= 2
+
+    def gates(self, genome: bytes, rows: tuple[int, int]) -> GateGradients | ShardScore:
+        """The gradient of a candidate's gates on some sequences.
+
+        Args:
+            genome: as `Subnet.pack` makes it.
+            rows: the first block and the one after the last.
+
+        Returns:
+            A failed score where memory runs out, though no candidate has any of it.
+        """
+        began = time.perf_counter()
+        with self._extracting, self._running:
+            for _ in range(2):
+                try:
+                    return self._gates(genome, rows)
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    reason = first_line(error)
+                self._release_memory(None)
+        return _failed(f"out of memory for gradients: {reason}", began)
+
+    def _gates(self, genome: bytes, rows: tuple[int, int]) -> GateGradients:
+        return gate_gradients(
+            self.teacher,
+            Subnet.unpack(genome, self._architecture.dimensions),
+            self._blocks[slice(*rows)],
+            dtype=torch_dtype(self._settings),
+            device=self._settings.device,
+        )
 
     def _attempt(
         self, genome: bytes, candidate_id: str, rows: tuple[int, int], micro_batch: int
@@ -204,7 +237,7 @@ class Scorer:
     def _bytes(self, parameter_count: int) -> int:
         return parameter_count * torch_dtype(self._settings).itemsize
 
-    def _release_memory(self, candidate_id: str) -> None:
+    def _release_memory(self, candidate_id: str | None) -> None:
         for other in [name for name in self._models if name != candidate_id]:
             del self._models[other]
         if self._settings.device == "cuda":

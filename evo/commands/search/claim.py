@@ -44,6 +44,7 @@ def _settings(inputs: SearchInputs) -> dict[str, Any]:
         "teacher_hash": inputs.teacher.hash,
         "text_hash": inputs.text.hash,
         "order_text_hash": inputs.order_text.hash,
+        "gate_text_hash": inputs.gate_text_hash,
         "text_note": inputs.text.note,
         "start_from": str(start_from.resolve()) if start_from else None,
         "select": str(config.select.resolve()) if config.select else None,

@@ -20,6 +20,9 @@ ALGORITHMS = ("evolution", "random", "local", "one-plus-lambda", "one-shot")
 
 FITNESSES = ("perplexity", "kl", *PROXIES)
 
+REST = "rest"
+"""The text of gradients that consists of what --max-tokens leaves of the fitness text."""
+
 
 @dataclass(frozen=True)
 class SearchConfig:
@@ -69,6 +72,10 @@ class SearchConfig:
         proposals: candidates that are proposed for each place of a generation, of which a model of
             all scores so far (a Gaussian process over shapes) chooses; 1 takes them as they come.
             With evolution and a fitness that is scored only, where it is 16 by default.
+        gate_text: text for gradients of gates, by which half of the offspring in fine spaces swap
+            kept units for dropped ones: rest (what --max-tokens leaves of the fitness text, the
+            default where that is given), another source, or none. With evolution and --fitness
+            perplexity only.
         text_weights: how much each source of a mixed text counts; by default by its tokens.
         fitness: what is minimised: perplexity; kl (divergence from the teacher, nats per token); or
             how much is kept of what matters by magnitude (of weights) or activation (contributions
@@ -134,6 +141,7 @@ class SearchConfig:
     mutation_rate: float = 0.5
     crossover_rate: float = 0.4
     proposals: int | None = None
+    gate_text: str | None = None
     text_weights: list[float] | None = None
     fitness: Literal["perplexity", "kl", "magnitude", "activation"] = "perplexity"
     kl_top_k: int | None = None
@@ -222,6 +230,12 @@ class SearchConfig:
                 f"--proposals {self.proposals} saves scoring, and --fitness {self.fitness} scores "
                 "nothing: leave one of them away"
             )
+        if self.gates and not self.can_gate:
+            raise UserError(
+                f"--gate-text {self.gate_text} makes offspring of evolution in fine spaces by "
+                "gradients of the perplexity: leave it away, or give --spaces fine-uniform or "
+                "fine-layerwise, --algorithm evolution and --fitness perplexity"
+            )
         if self.niches == "layers" and self.algorithm != "evolution":
             raise UserError(
                 f"--niches layers keeps elites of every number of layers, and --algorithm "
@@ -262,6 +276,17 @@ class SearchConfig:
     def sources(self) -> list[str]:
         """The sources of the fitness text."""
         return [self.text] if isinstance(self.text, str) else self.text
+
+    @property
+    def gates(self) -> bool:
+        """Whether the user has named a text for gradients of gates."""
+        return self.gate_text not in (None, "none")
+
+    @property
+    def can_gate(self) -> bool:
+        """Whether a search may make offspring by gradients of gates."""
+        fine = any(space.startswith("fine") for space in self.spaces)
+        return fine and self.algorithm == "evolution" and self.fitness == "perplexity"
 
     @property
     def budget(self) -> Budget:

@@ -19,6 +19,7 @@ from evo.commands.search.inputs import read_inputs
 from evo.commands.search.measurements import order_of, proxy_of, with_micro_batch
 from evo.commands.search.searches import open_pool, searches_of
 from evo.commands.search.summary import conclude
+from evo.genome.gate_swaps import GateGradients
 from evo.ray_connection import connect
 from evo.search.generation import CandidateShard, Request
 from evo.search.search import Search
@@ -89,21 +90,35 @@ class Driver:
                 self._advance(each)
             while self.scored or self.pool.pending():
                 scored, self.scored = self.scored or self.pool.wait(1.0), []
-                by_search: dict[str, dict[CandidateShard, ShardScore]] = {}
-                for unit, score in scored:
-                    self.scored_at.append(time.monotonic())
-                    by_search.setdefault(unit.search, {})[unit.candidate, unit.shard] = score
-                for name, scores in by_search.items():
-                    tokens = sum(score.tokens for score in scores.values())
-                    self.metrics[name].count(scored_tokens=tokens)
-                    self.searches[name].take(scores)
+                self._take(scored)
+                for name in dict.fromkeys(unit.search for unit, _ in scored):
                     self._advance(self.searches[name])
                 self.display.pool(self.pool.workers, self._rate())
+
+    def _take(self, scored: Sequence[ScoredUnit]) -> None:
+        """Give scores, and gradients, to the searches that have asked for them."""
+        scores: dict[str, dict[CandidateShard, ShardScore]] = {}
+        gradients: dict[str, dict[CandidateShard, GateGradients | ShardScore]] = {}
+        for unit, result in scored:
+            self.scored_at.append(time.monotonic())
+            if unit.kind == "gates":
+                gradients.setdefault(unit.search, {})[unit.candidate, unit.shard] = result
+            elif isinstance(result, ShardScore):
+                scores.setdefault(unit.search, {})[unit.candidate, unit.shard] = result
+        for name, parts in gradients.items():
+            self.searches[name].take_gates(parts)
+        for name, found in scores.items():
+            tokens = sum(score.tokens for score in found.values())
+            self.metrics[name].count(scored_tokens=tokens)
+            self.searches[name].take(found)
 
     def _advance(self, search: Search) -> None:
         """End the generation if it is complete, and begin the next ones as far as need be."""
         while not search.ended:
             if not search.has_begun:
+                self._submit_gates(search)
+                if search.awaits_gates:
+                    return
                 self._submit(search, search.begin_generation(self._keep_scoring))
             self._submit(search, search.advance())
             for candidate in search.dropped:
@@ -120,6 +135,12 @@ class Driver:
         if time.monotonic() > self.looked_at + LOOK_INTERVAL:
             self.scored += self.pool.wait(0)
             self.looked_at = time.monotonic()
+
+    def _submit_gates(self, search: Search) -> None:
+        self.pool.submit(
+            Unit(search.name, candidate.id, candidate.pack(), part, row, row + 1, "gates")
+            for candidate, part, row in search.open_gates()
+        )
 
     def _submit(self, search: Search, requests: Sequence[Request]) -> None:
         if not requests:
@@ -171,6 +192,7 @@ def measure_winners(searches: Sequence[Search], pool: Pool | SharedPool) -> dict
     scores: dict[str, dict[int, ShardScore]] = {name: {} for name in best}
     while pool.pending():
         for unit, score in pool.wait(1.0):
+            assert isinstance(score, ShardScore)
             scores[unit.search][unit.shard] = score
     return {
         best[search.name].candidate: search.mean_nll(sorted(scores[search.name].items()))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
 from evo.algorithms.settings import PROPOSALS
 from evo.commands.search.config import SearchConfig
+from evo.commands.search.gate_text import gate_text, read_gate_blocks
 from evo.data.fitness_text import Mixture, load_mixture
 from evo.data.hub import pin_optional, pin_sources
 from evo.data.token_blocks import Text, load_text, sequence_length_of
@@ -30,6 +33,7 @@ from evo.model.kl import Divergence
 from evo.model.layerwise_gpt import named_cost, with_head_size
 from evo.ray_connection import connect
 from evo.search import warm_start
+from evo.search.gates import GateText
 from evo.search.generation import Screening
 from evo.search.sequence_weights import SequenceWeights
 from evo.search.stages import Stages, spread
@@ -53,7 +57,7 @@ class SearchInputs:
 
     Attributes:
         config: with the hub's data sets at the commits with which the run was begun, and the
-            niches and proposals with which it was; None without niches.
+            niches, proposals and text of gates with which it was; None without these.
         teacher: the checkpoint from which networks are cut.
         store: puts the teacher's weights into Ray's object store, where they are needed.
         length: tokens of a sequence.
@@ -64,6 +68,8 @@ class SearchInputs:
         text: the fitness text.
         order_text: the text of the activation order.
         blocks: the fitness text in the order in which it is cut into shards, shape [N, T].
+        gate_blocks: sequences on which gradients of gates are taken, shape [M, T]; M is 0 where
+            none are.
         screening: stages, rungs, and the weights of `blocks`.
         starts: candidates of another run with which the searches begin.
     """
@@ -79,6 +85,7 @@ class SearchInputs:
     text: Mixture
     order_text: Text | Mixture
     blocks: NDArray
+    gate_blocks: NDArray
     screening: Screening
     starts: list[Taken]
 
@@ -92,6 +99,24 @@ class SearchInputs:
         """Whether layer-wise widths are searched by more than the paper's order."""
         layerwise = any(name.endswith("layerwise") for name in self.config.spaces)
         return layerwise and self.config.order != "index"
+
+    @property
+    def pool_blocks(self) -> NDArray:
+        """The sequences that workers have: those that are scored, then those of gradients."""
+        return np.concatenate([self.blocks, self.gate_blocks])
+
+    @property
+    def gate_text_hash(self) -> str | None:
+        """16 hexadecimal digits over the sequences of gradients; None where there are none."""
+        if not len(self.gate_blocks):
+            return None
+        return hashlib.blake2b(self.gate_blocks.tobytes(), digest_size=8).hexdigest()
+
+    @property
+    def gate_text(self) -> GateText | None:
+        """Where gradients of gates are taken."""
+        start, count = len(self.blocks), len(self.gate_blocks)
+        return GateText(start, start + count, self.blocks.shape[1]) if count else None
 
     @property
     def ranking(self) -> RankingInputs:
@@ -124,6 +149,7 @@ def read_inputs(config: SearchConfig) -> SearchInputs:
         order_text=order_text,
         niches=_niches(config),
         proposals=_proposals(config),
+        gate_text=gate_text(config),
     )
     teacher = checkpoint.load(config.teacher)
     if not teacher.widths.is_uniform:
@@ -150,6 +176,7 @@ def read_inputs(config: SearchConfig) -> SearchInputs:
     for bin in bins:  # refuses what cannot be reached
         for space in config.spaces:
             _space(config, teacher, limits, space, bin, index)
+    config, gates = read_gate_blocks(config, load, fitness_text)
     rows, row_length = fitness_text.blocks.shape
     spread_out = spread(rows)
     stages = Stages.of(config.rung_settings, rows, max(1, config.shard_tokens // row_length))
@@ -165,6 +192,7 @@ def read_inputs(config: SearchConfig) -> SearchInputs:
         text=fitness_text,
         order_text=ranking_text,
         blocks=fitness_text.blocks[spread_out],
+        gate_blocks=gates,
         screening=Screening(
             stages, config.rung_settings, SequenceWeights(fitness_text.weights[spread_out])
         ),

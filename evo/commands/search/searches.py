@@ -46,13 +46,13 @@ def open_pool(inputs: SearchInputs) -> Pool | SharedPool:
     """The workers: this run's own, or those of the pool that it names."""
     config, settings = inputs.config, inputs.config.pool_settings
     if config.pool is None:
-        return Pool(inputs.store.get(), inputs.blocks, inputs.scoring, settings)
+        return Pool(inputs.store.get(), inputs.pool_blocks, inputs.scoring, settings)
     inputs.store.release()  # the named pool stores weights of its own
     return SharedPool(
         config.pool,
         inputs.teacher.path,
         inputs.teacher.hash,
-        inputs.blocks,
+        inputs.pool_blocks,
         inputs.scoring,
         settings,
         idle=config.pool_idle,
@@ -78,7 +78,8 @@ def _search(
     if history.state is None:
         rng = np.random.default_rng([*seed, 1])  # a stream of its own
         strategy.starts = _starts(inputs, space, rng)
-    return Search(name, strategy, history, inputs.screening, cache, proxy)
+    gate_text = inputs.gate_text if space.fine else None
+    return Search(name, strategy, history, inputs.screening, cache, proxy, gate_text)
 
 
 def _starts(inputs: SearchInputs, space: Space, rng: Generator) -> list[Proposal]:

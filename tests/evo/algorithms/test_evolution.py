@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 
 from evo.algorithms.base import Scored, Strategy
-from evo.algorithms.evolution import Evolution
+from evo.algorithms.evolution import GATED, Evolution
 from evo.algorithms.random_search import RandomSearch
 from evo.algorithms.settings import Budget, Rates
 from evo.errors import UserError
+from evo.genome.gate_swaps import GateGradients
 from evo.genome.ranking import Order
 from evo.genome.space import Space
 from evo.genome.subnet import Subnet
@@ -122,3 +123,59 @@ def test_one_elite_has_nobody_to_cross_with():
 def test_rates_that_cannot_be(settings, message):
     with pytest.raises(UserError, match=message):
         Rates(**settings)
+
+
+def gradients_of(strategy: Evolution, score: Planted) -> dict[str, GateGradients]:
+    """What is worth keeping lowers the loss."""
+    values = GateGradients(-score.channels, -score.groups, -score.neurons)
+    return {elite.subnet.id: values for elite in strategy.elites}
+
+
+@pytest.mark.parametrize("name", ["fine-uniform", "fine-layerwise"])
+def test_half_of_a_generation_by_gradients_ends_better_than_none(name):
+    budget = Budget(population=20, generations=9)
+    gains = []
+    for seed in range(2):
+        planted, bests = Planted(seed), []
+        for gated in (False, True):
+            space = Space(
+                name, GROUPED, random_order(GROUPED.dimensions), share(GROUPED, 0.4, 0.44)
+            )
+            strategy = Evolution(space, budget, seed, Rates(elites=5))
+            while proposals := strategy.ask():
+                made = [one for one in proposals if one.operator == "gates"]
+                assert len(made) == (10 if strategy.gradients else 0)
+                assert {one.parents[0] for one in made} <= set(strategy.gradients)
+                strategy.tell([Scored(one.subnet, planted(one.subnet)) for one in proposals])
+                strategy.gradients = gradients_of(strategy, planted) if gated else {}
+            assert strategy.best is not None
+            bests.append(strategy.best.fitness)
+        gains.append(bests[0] - bests[1])
+    assert min(gains) > 0.005
+
+
+def test_gradients_that_promise_nothing_leave_their_places_to_others():
+    strategy = Evolution(space_of("fine-uniform"), Budget(12, 2), 0, Rates(elites=3))
+    strategy.tell(scored(strategy.ask()))
+    d = strategy.space.architecture.dimensions
+    nothing = GateGradients(
+        np.zeros(d.channels), np.zeros((d.layers, d.groups)), np.zeros((d.layers, d.neurons))
+    )
+    strategy.gradients = {elite.subnet.id: nothing for elite in strategy.elites}
+    proposals = strategy.ask()
+    assert len(proposals) == 12
+    assert "gates" not in {one.operator for one in proposals}
+
+
+def test_the_best_elite_without_a_gradient_is_next():
+    strategy = Evolution(space_of("fine-uniform"), Budget(12, 2), 0, Rates(elites=5))
+    assert strategy.next_to_gate(()) is None
+    strategy.tell(scored(strategy.ask()))
+    best = [elite.subnet.id for elite in strategy.elites]
+    known: list[str] = []
+    while (elite := strategy.next_to_gate(known)) is not None:
+        known.append(elite.id)
+    assert known == best[:GATED]
+    coarse = Evolution(space_of("coarse-uniform"), Budget(12, 2), 0)
+    coarse.tell(scored(coarse.ask()))
+    assert coarse.next_to_gate(()) is None

@@ -1,0 +1,46 @@
+"""Sequences of a text that another use of it has left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from evo.data.token_blocks import Text, Tokens
+from evo.errors import UserError
+
+ROOM = 4
+"""So many times as many sequences are read as are needed, as some of them are in use."""
+
+
+def other_blocks(
+    load: Callable[[str, int | None], Text], sources: Sequence[str], used: Tokens, count: int
+) -> Tokens:
+    """Sequences that are in none of those in use, evenly spaced in each source.
+
+    Args:
+        load: reads a source, at most so many tokens of it.
+        sources: see `evo.data.sources`; each gives an even part.
+        used: token ids of the sequences in use, shape [N, T].
+        count: of sequences, at most.
+
+    Returns:
+        Token ids, shape [M, T], source after source; M may be 0.
+
+    Raises:
+        UserError: a source that cannot be read, or has sequences of another length.
+    """
+    length, known = used.shape[1], {row.tobytes() for row in used}
+    share = -(-count // len(sources))
+    found = []
+    for source in sources:
+        blocks = load(source, used.size + ROOM * count * length).blocks
+        if blocks.shape[1] != length:
+            raise UserError(
+                f"{source} has sequences of {blocks.shape[1]} tokens, and the fitness text of "
+                f"{length}: give a text with as many"
+            )
+        others = blocks[[row.tobytes() not in known for row in blocks]]
+        places = np.linspace(0, len(others) - 1, min(share, len(others))).astype(np.int64)
+        found.append(others[places])
+    return np.concatenate(found)[:count]
