@@ -35,7 +35,11 @@ def gate_text(config: SearchConfig) -> str | None:
 
 
 def read_gate_blocks(
-    config: SearchConfig, load: Callable[[str, int | None], Text], text: Mixture
+    config: SearchConfig,
+    load: Callable[[str, int | None], Text],
+    text: Mixture,
+    *,
+    optional: bool,
 ) -> tuple[SearchConfig, Tokens]:
     """Read the text of gradients.
 
@@ -43,10 +47,11 @@ def read_gate_blocks(
         config: with the text as `gate_text` gave it.
         load: reads a source, at most so many tokens of it.
         text: the fitness text.
+        optional: whether the search may do without, as the user has not asked for gradients.
 
     Returns:
-        The settings, and sequences of shape [M, T], every beginning evenly spread. Where too little
-        of the fitness text is left, the settings have no text of gradients, and M is 0.
+        The settings, and sequences of shape [M, T], every beginning evenly spread. Without a text
+        of gradients, M is 0.
 
     Raises:
         UserError: the text cannot be read, or has too few other sequences.
@@ -58,7 +63,7 @@ def read_gate_blocks(
     found = other_blocks(load, sources, text.blocks, TEXT_SEQUENCES)
     if len(found) >= SEQUENCES:
         return config, found[spread(len(found))]
-    if config.gate_text == REST:
+    if optional:
         logger.info("too little text is left for gradients of gates: --gate-text names another")
         return replace(config, gate_text=None), none
     raise UserError(

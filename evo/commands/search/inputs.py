@@ -143,6 +143,7 @@ def read_inputs(config: SearchConfig) -> SearchInputs:
     """
     text = pin_sources(config.sources, config.out, "text")
     order_text = pin_optional(config.order_text, config.out, "order_text")
+    asked_for_gates = config.gates
     config = replace(
         config,
         text=text,
@@ -176,7 +177,7 @@ def read_inputs(config: SearchConfig) -> SearchInputs:
     for bin in bins:  # refuses what cannot be reached
         for space in config.spaces:
             _space(config, teacher, limits, space, bin, index)
-    config, gates = read_gate_blocks(config, load, fitness_text)
+    config, gates = read_gate_blocks(config, load, fitness_text, optional=not asked_for_gates)
     rows, row_length = fitness_text.blocks.shape
     spread_out = spread(rows)
     stages = Stages.of(config.rung_settings, rows, max(1, config.shard_tokens // row_length))

@@ -1,12 +1,14 @@
 import json
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from evo.algorithms.base import Scored
 from evo.algorithms.map_elites import MapElites
 from evo.algorithms.settings import Budget, Rates
 from evo.genome import SPACES
+from evo.genome.gate_swaps import GateGradients
 from evo.genome.space import Space
 from evo.genome.subnet import Subnet
 from evo.genome.width_limits import WidthLimits
@@ -156,3 +158,29 @@ def test_patience_waits_for_every_niche():
         )
     assert strategy.ended == "patience"
     assert strategy.generation == 6
+
+
+def test_niches_take_turns_at_gradients_and_all_have_offspring_by_them():
+    strategy = MapElites(space_of("fine-layerwise"), Budget(40, 6), 0, Rates(elites=8))
+    d = strategy.space.architecture.dimensions
+    rng = np.random.default_rng(0)
+    known: dict[str, GateGradients] = {}
+    gated = []
+    while proposals := strategy.ask():
+        strategy.tell(scored(proposals))
+        elite = strategy.next_to_gate(known)
+        if elite is not None:
+            gated.append(strategy.niche(elite))
+            known[elite.id] = GateGradients(
+                rng.standard_normal(d.channels),
+                rng.standard_normal((d.layers, d.groups)),
+                rng.standard_normal((d.layers, d.neurons)),
+            )
+        strategy.gradients = known
+    assert set(gated[:3]) == {2, 3, 4}
+    strategy = MapElites(space_of("fine-layerwise"), Budget(40, 6), 0, Rates(elites=8))
+    strategy.tell(scored(strategy.ask()))
+    strategy.gradients = {one.subnet.id: next(iter(known.values())) for one in strategy.elites}
+    made = [one for one in strategy.ask() if one.operator == "gates"]
+    assert len(made) == 20
+    assert {strategy.niche(one.subnet) for one in made} == {2, 3, 4}

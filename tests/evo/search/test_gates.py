@@ -169,7 +169,7 @@ def test_a_gradient_that_is_not_finite_is_none(
 ) -> None:
     gates = Gates(tmp_path / "gates", GateText(0, 1, 6), NEOX, None)
     subnet = Subnet.full(NEOX.dimensions)
-    (part, row), = gates.open(subnet, 0)
+    ((part, row),) = gates.open(subnet, 0)
     broken = gradients(subnet.id, row)
     broken.neurons[0, 0] = np.nan
     gates.take({(subnet.id, part): broken})

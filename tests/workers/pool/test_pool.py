@@ -11,6 +11,7 @@ import pytest
 
 from evo.errors import UserError
 from evo.model import checkpoint
+from evo.model.gate_gradients import gate_gradients
 from evo.search.shard_score import ShardScore
 from tests.support.cuts import random_subnet
 from tests.support.families import random_tokens
@@ -104,6 +105,21 @@ def test_scores_what_the_scorer_scores(pool, subnets, expected):
     assert_exact(drain(pool), units, expected)
     assert 1 <= pool.workers <= 2
     assert pool.pending("a") == pool.pending("nobody") == 0
+
+
+def test_gradients_are_units_like_any_other(pool, teacher, subnets):
+    loaded, subnet = checkpoint.load(teacher("qwen2")), subnets[0]
+    units = [
+        Unit("a", subnet.id, subnet.pack(), row, row, row + 1, "gates")
+        for row in range(len(BLOCKS))
+    ]
+    pool.submit(units)
+    results = drain(pool)
+    assert Counter(unit for unit, _ in results) == Counter(units)
+    for unit, found in results:
+        expected = gate_gradients(loaded, subnet, BLOCKS[unit.start : unit.stop])
+        for name, values in vars(expected).items():
+            assert np.array_equal(getattr(found, name), values)
 
 
 def test_searches_share_evenly(pool, subnets):

@@ -12,9 +12,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from evo.errors import UserError
+from evo.genome.gate_swaps import GateGradients
 from evo.model import checkpoint
 from evo.model.extract import extract
+from evo.model.gate_gradients import gate_gradients
 from evo.model.kl import Divergence
+from evo.search.shard_score import ShardScore
 from tests.support.cuts import random_subnet
 from tests.support.families import random_tokens
 from workers.scoring.gpu_memory import is_out_of_memory
@@ -63,6 +66,37 @@ def test_a_score_depends_on_nothing_but_candidate_and_rows(loaded):
     for index in np.random.default_rng(0).permutation(len(units)):
         subnet, rows = units[index]
         assert other.score(subnet.pack(), subnet.id, rows).nll == expected[subnet.id, rows]
+
+
+def test_gradients_are_those_of_the_gated_teacher(loaded):
+    scorer, (subnet, *_) = scorer_of(loaded), subnets(loaded, 1)
+    found = scorer.gates(subnet.pack(), (3, 5))
+    expected = gate_gradients(loaded, subnet, BLOCKS[3:5])
+    assert isinstance(found, GateGradients)
+    for name, values in vars(expected).items():
+        assert np.array_equal(getattr(found, name), values)
+    assert scorer.held == ()
+
+
+@pytest.mark.parametrize(("failures", "fails"), [(1, False), (2, True)])
+def test_gradients_that_find_no_memory_are_tried_once_more(loaded, failures, fails):
+    class Full(Scorer):
+        tries = 0
+
+        def _gates(self, *arguments):
+            self.tries += 1
+            if self.tries <= failures:
+                raise MemoryError("no room for 3 GiB")
+            return super()._gates(*arguments)
+
+    subnet = subnets(loaded, 1)[0]
+    scorer = Full(loaded, BLOCKS, ScoringSettings())
+    scorer.score(subnet.pack(), subnet.id, (0, 1))
+    found = scorer.gates(subnet.pack(), (0, 1))
+    assert scorer.held == ()  # what others had is given back
+    assert isinstance(found, ShardScore) == fails
+    if isinstance(found, ShardScore):
+        assert found.failure == "out of memory for gradients: no room for 3 GiB"
 
 
 def whole_kl(loaded, subnet, rows):

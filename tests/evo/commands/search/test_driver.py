@@ -25,6 +25,7 @@ from litgpt import GPT, Config
 
 from evo.commands.search.config import SearchConfig
 from evo.commands.search.driver import search
+from evo.data.token_shards import spaced
 from evo.errors import UserError
 from evo.genome import SPACES
 from evo.genome.cost import SECOND, Cost, forward_flops
@@ -52,7 +53,7 @@ def settings(
 ) -> Callable[..., SearchConfig]:
     """A search of the grouped-query teacher with tied embeddings, in two bins and four spaces."""
     tokens = tmp_path_factory.mktemp("text") / "tokens.npy"
-    np.save(tokens, np.random.default_rng(0).integers(0, 112, 40 * LENGTH))
+    np.save(tokens, np.random.default_rng(0).integers(0, 112, 60 * LENGTH))
 
     def config(out: Path, **changes: object) -> SearchConfig:
         values: dict = {
@@ -64,6 +65,7 @@ def settings(
             "population": 6,
             "generations": 3,
             "sequence_length": LENGTH,
+            "max_tokens": 40 * LENGTH,
             "shard_tokens": 16 * LENGTH,
             "workers": 2,
             "score_cache": False,
@@ -71,6 +73,13 @@ def settings(
         return SearchConfig(**(values | changes))
 
     return config
+
+
+def fitness_text(config: SearchConfig) -> np.ndarray:
+    """Every third sequence is left for gradients of gates."""
+    blocks = np.load(config.text).reshape(-1, LENGTH)
+    assert config.max_tokens is not None
+    return blocks[spaced(len(blocks), LENGTH, config.max_tokens)]
 
 
 def histories(run: Path) -> dict[str, pd.DataFrame]:
@@ -113,12 +122,27 @@ def test_every_candidate_is_new_in_its_bin_and_counted_as_numel_does(reference: 
         assert one["tokens_scored"] == history.tokens.sum()
 
 
+def test_half_of_the_offspring_in_fine_spaces_are_made_by_gradients(reference: Path) -> None:
+    assert read_settings(reference)["gate_text"] == "rest"
+    summary = json.loads((reference / "summary.json").read_text())
+    for one in summary["searches"]:
+        history = pd.read_parquet(reference / "searches" / one["name"] / "history.parquet")
+        gated = history[history.operator == "gates"]
+        if one["space"].startswith("coarse"):
+            assert gated.empty
+            continue
+        assert gated.generation.value_counts().to_dict() == {1: 3, 2: 3, 3: 3}
+        state = json.loads((reference / "searches" / one["name"] / "state.json").read_text())
+        scored = one["flops"] - state["gates"]["flops"]
+        assert 0 < scored < one["flops"]
+
+
 def test_layer_wise_searches_know_what_thinning_a_layer_costs(
     reference: Path, settings: Callable
 ) -> None:
     order, config = Order.load(reference / "order.npz"), settings(reference)
     model = checkpoint.load(config.teacher).model()
-    tokens = np.load(config.text).reshape(-1, LENGTH)
+    tokens = fitness_text(config)
     assert order.sensitivity is not None
     assert np.allclose(order.sensitivity, layer_sensitivity(model, order, tokens))
 
@@ -176,6 +200,8 @@ def test_settings_that_cannot_be(settings: Callable, tmp_path: Path) -> None:
         ({"cost_length": 20}, "--cost-length 20: give at least 1, and with --cost flops, kv"),
         ({"cost": "flops", "cost_length": 0}, "--cost-length 0: give at least 1"),
         ({"floors": ["heads=2"]}, "--floors heads=2: give DIMENSION=NUMBER"),
+        ({"gate_text": "rest", "spaces": ["coarse-uniform"]}, "--gate-text rest makes"),
+        ({"gate_text": "rest", "fitness": "kl"}, "--gate-text rest makes offspring of"),
         ({"proposals": 0}, "--proposals 0 cannot be: give at least 1"),
         ({"proposals": 4, "algorithm": "local"}, "--algorithm local has none: leave one"),
         ({"proposals": 4, "fitness": "magnitude"}, "--fitness magnitude scores nothing"),
@@ -188,7 +214,7 @@ def test_settings_that_cannot_be(settings: Callable, tmp_path: Path) -> None:
 def test_extracted_candidates_have_the_parameters_and_nll_of_their_row(
     reference: Path, tmp_path: Path, settings: Callable
 ) -> None:
-    blocks = np.load(settings(tmp_path).text).reshape(-1, LENGTH)
+    blocks = fitness_text(settings(tmp_path))
     stages = Stages.of(settings(tmp_path).rung_settings, 40, 1)
     for name in ("coarse-layerwise@40%", "fine-uniform@60%"):
         history = pd.read_parquet(reference / "searches" / name / "history.parquet")
@@ -207,7 +233,7 @@ def test_extracted_candidates_have_the_parameters_and_nll_of_their_row(
 def test_winners_are_standalone_checkpoints_with_their_nll(
     reference: Path, settings: Callable, tmp_path: Path
 ) -> None:
-    blocks = np.load(settings(tmp_path).text).reshape(-1, LENGTH)
+    blocks = fitness_text(settings(tmp_path))
     for one in json.loads((reference / "summary.json").read_text())["searches"]:
         loaded = checkpoint.load(Path(one["winner"]))
         assert loaded.tied
@@ -300,7 +326,8 @@ def test_killed_and_started_again_ends_with_the_same_history(
         sys.executable, "-m", "evo", "search", "--teacher", str(config.teacher), "--text",
         config.text, "--bins", *config.bins, "--spaces", *config.spaces, "--out", str(config.out),
         "--population", "6", "--generations", "3", "--sequence-length", str(LENGTH),
-        "--shard-tokens", str(config.shard_tokens), "--workers", "2", "--no-score-cache",
+        "--max-tokens", str(config.max_tokens), "--shard-tokens", str(config.shard_tokens),
+        "--workers", "2", "--no-score-cache",
     ]  # fmt: skip
     address = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_AUTH_MODE": "token"}
     environment = os.environ | address
