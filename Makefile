@@ -44,11 +44,15 @@ $(VENV)/pyvenv.cfg:
 	echo "No Python 3.11 to 3.13 with venv found (tried: $(CANDIDATES)). Name one: make PYTHON=/path/to/python" >&2; \
 	exit 1
 
+# pip compiles on one core, and all that it installs; a file that does not compile is no error.
+SELDOM := /(tests?|testing|rllib|transformers/models)/
+
 # torch comes first and by itself, so that a build of it for other hardware can be asked for:
 # make TORCH="torch --index-url URL". The constraint then holds it in place.
 $(STAMP): $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
-	$(BIN)/python -m pip install -q -c constraints.txt $(TORCH)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install -q --no-compile -c constraints.txt $(TORCH)
+	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e '.[$(EXTRAS)]'
+	-@$(BIN)/python -m compileall -q -j 0 -x '$(SELDOM)' $(VENV)/lib >/dev/null
 	@touch $@
 
 constraints:

@@ -137,6 +137,14 @@ def test_says_which_neurons_are_worth_keeping(teacher):
     assert np.corrcoef(gradient, changes)[0, 1] > 0.9
 
 
+def test_in_bfloat16_they_are_nearly_the_same(network):
+    subnet = a_subnet(network)
+    exact = gate_gradients(network, subnet, BLOCKS)
+    rough = gate_gradients(network, subnet, BLOCKS, dtype=torch.bfloat16)
+    for name, values in vars(exact).items():
+        assert np.corrcoef(values.ravel(), getattr(rough, name).ravel())[0, 1] > 0.95
+
+
 def test_a_dropped_channel_has_a_gradient(network):
     subnet = a_subnet(network)
     gradient = gate_gradients(network, subnet, BLOCKS).channels

@@ -322,11 +322,25 @@ def test_cuda_agrees_with_cpu(loaded, share):
             device_share=share,
             divergence=Divergence(112),
         )
-        assert scorer._weights["lm_head.weight"].is_cuda == (share == 1.0)
+        assert scorer.teacher.weights["lm_head.weight"].is_cuda == (share == 1.0)
         for _ in range(2):
             score = scorer.score(subnet.pack(), subnet.id, (0, 12))
             assert score.nll == pytest.approx(expected.nll, rel=tolerance)
             assert score.divergence == pytest.approx(expected.divergence, rel=tolerance)
+
+
+@pytest.mark.cuda
+@on_cuda
+@pytest.mark.parametrize("share", [1.0, 0.0], ids=["on the device", "gathered from the host"])
+def test_gradients_on_cuda_agree_with_those_on_cpu(loaded, share):
+    subnet = subnets(loaded, 1)[0]
+    expected = scorer_of(loaded).gates(subnet.pack(), (0, 4))
+    for dtype, least in (("float32", 0.9999), ("bfloat16", 0.95)):
+        scorer = scorer_of(loaded, device="cuda", dtype=dtype, micro_batch=4, device_share=share)
+        found = scorer.gates(subnet.pack(), (0, 4))
+        for name, values in vars(expected).items():
+            both = np.stack([values.ravel(), getattr(found, name).ravel()])
+            assert np.corrcoef(both)[0, 1] > least
 
 
 @pytest.mark.cuda
