@@ -121,6 +121,14 @@ def _algorithm(settings: dict[str, Any]) -> str:
         )
     if settings.get("niches"):
         text += "; elites of each number of layers"
+    if (settings.get("proposals") or 1) > 1:
+        text += (
+            f"; a model of the scores chooses among {settings['proposals']} proposals for a place"
+        )
+    if settings.get("gate_text"):
+        rest = settings["gate_text"] == "rest"
+        source = "what the fitness text leaves" if rest else settings["gate_text"]
+        text += f"; in fine spaces half of a generation swaps units by gradients on {source}"
     return text
 
 

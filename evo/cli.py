@@ -39,7 +39,7 @@ class Command:
 
 COMMANDS = {
     "quickstart": Command(
-        "search the built-in teacher, pretrain the winner, compare: 6 minutes on a laptop",
+        "search the built-in teacher, pretrain the winner, compare: some 4 minutes on a laptop",
         "evo.commands.quickstart.command:QuickstartConfig",
         run="quickstart",
     ),
@@ -133,6 +133,13 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has left; so that Python's exit is quiet too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        # A path that cannot be looked at, a disk that is full: all that an operating system
+        # refuses and names a file for is the user's to mend.
+        if error.filename is None:
+            raise
+        print(f"evo {name}: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     return 0
 
 

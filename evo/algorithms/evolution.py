@@ -69,6 +69,7 @@ class Evolution(Strategy):
         self._elites: list[Scored] = []
         self.chooser: Chooser | None = None
         self.observed: list[Observation] = []
+        self._swaps = int(SWAPPED * budget.population)
 
     def tell(self, scored: Sequence[Scored]) -> None:
         super().tell(scored)
@@ -88,14 +89,14 @@ class Evolution(Strategy):
 
     @property
     def chooses(self) -> bool:
-        return self.chooser is not None or bool(self.gradients)
+        return self.chooser is not None
 
     def next_to_gate(self, known: Collection[str]) -> Subnet | None:
         """One of the best elites of a niche; the niches take turns from generation to generation.
 
         Units are swapped in fine spaces alone.
         """
-        if not self.space.fine or self.ended is not None:
+        if not self.space.fine or not self._swaps or self.ended is not None:
             return None
         niches = list(self.niches.values())
         for turn in range(len(niches)):
@@ -120,7 +121,7 @@ class Evolution(Strategy):
     def _chosen(self, meanwhile: Callable[[], None]) -> list[Proposal]:
         if self.ended is not None:
             return []
-        swapped = self._swapped(round(SWAPPED * self.budget.population), meanwhile)
+        swapped = self._swapped(self._swaps, meanwhile)
         if self.chooser is None or not self.observed:
             return swapped
         known = self.seen | {proposal.subnet.id for proposal in swapped}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from evo.data.fitness_text import Mixture
 from evo.data.token_blocks import Text, Tokens
 from evo.errors import UserError
 
@@ -14,14 +15,14 @@ ROOM = 4
 
 
 def other_blocks(
-    load: Callable[[str, int | None], Text], sources: Sequence[str], used: Tokens, count: int
+    load: Callable[[str, int | None], Text], sources: Sequence[str], used: Mixture, count: int
 ) -> Tokens:
     """Sequences that are in none of those in use, evenly spaced in each source.
 
     Args:
         load: reads a source, at most so many tokens of it.
         sources: see `evo.data.sources`; each gives an even part.
-        used: token ids of the sequences in use, shape [N, T].
+        used: the sequences in use.
         count: of sequences, at most.
 
     Returns:
@@ -30,11 +31,12 @@ def other_blocks(
     Raises:
         UserError: a source that cannot be read, or has sequences of another length.
     """
-    length, known = used.shape[1], {row.tobytes() for row in used}
+    length, known = used.blocks.shape[1], {row.tobytes() for row in used.blocks}
+    sizes = {text.source: text.tokens for text in used.texts}
     share = -(-count // len(sources))
     found = []
     for source in sources:
-        blocks = load(source, used.size + ROOM * count * length).blocks
+        blocks = load(source, sizes.get(source, 0) + ROOM * share * length).blocks
         if blocks.shape[1] != length:
             raise UserError(
                 f"{source} has sequences of {blocks.shape[1]} tokens, and the fitness text of "

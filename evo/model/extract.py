@@ -51,7 +51,7 @@ def extract(
             if indices is not None and len(indices) < tensor.size(dimension):
                 chosen = torch.from_numpy(indices).to(tensor.device)
                 tensor = tensor.index_select(dimension, chosen)
-        if torch.device(device).type == "cuda" and not tensor.is_cuda:
+        if copy and torch.device(device).type == "cuda" and not tensor.is_cuda:
             tensor = tensor.to(dtype).pin_memory()  # copied to the GPU without waiting for it
         whole = tensor is weights[source]  # as the teacher's own tensor
         tensor = tensor.to(device, dtype, copy=copy and whole, non_blocking=tensor.is_pinned())

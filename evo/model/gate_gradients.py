@@ -13,6 +13,9 @@ else: if it were gated where it is written, too, the derivative of a dropped cha
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -24,7 +27,7 @@ from torch.nn import functional
 from evo.genome.gate_swaps import GateGradients
 from evo.genome.subnet import Subnet
 from evo.model.extract import extract
-from evo.model.layerwise_gpt import hidden_states
+from evo.model.layerwise_gpt import embedded
 from evo.model.litgpt import GPT, Block, do_softcapping
 from evo.model.network import Network
 from evo.model.nll import in_parts
@@ -100,8 +103,9 @@ def gate_gradients(
     gates = Gates(subnet, device)
     model = gated(teacher, subnet, gates, blocks.shape[1], dtype=dtype, device=device)
     targets = len(blocks) * (blocks.shape[1] - 1)
-    for row in torch.from_numpy(blocks.astype(np.int64)).to(device):
-        _backward(model, row[None], targets)
+    with _deterministic(device):
+        for row in torch.from_numpy(blocks.astype(np.int64)).to(device):
+            _backward(model, row[None], targets)
     groups, neurons = np.zeros(subnet.groups.shape), np.zeros(subnet.neurons.shape)
     groups[subnet.layers], neurons[subnet.layers] = _array(gates.groups), _array(gates.neurons)
     return GateGradients(_array(gates.channels), groups, neurons)
@@ -161,18 +165,59 @@ def _each(gates: Tensor, x: Tensor) -> Tensor:
 
 
 def _backward(model: GPT, rows: Tensor, targets: int) -> None:
-    """Add to the gates' gradients what some rows contribute to a mean over so many targets."""
-    hidden = hidden_states(model, rows[:, :-1]).flatten(0, 1)
+    """Add to the gates' gradients what some rows contribute to a mean over so many targets.
+
+    Blocks run once more on the way back, so that the activations of one are held at a time.
+    """
+    with torch.no_grad():
+        x, rotary = embedded(model, rows[:, :-1])
+        states = [x]
+        for block in model.transformer.h:
+            states.append(block(states[-1], *rotary, None, None, None))
+    gradient = _through_head(model, states.pop(), rows[:, 1:].flatten(), targets)
+    for block, state in zip(reversed(model.transformer.h), reversed(states), strict=True):
+        leaf = state.requires_grad_()
+        block(leaf, *rotary, None, None, None).backward(gradient)
+        gradient = _gradient(leaf)
+
+
+def _through_head(model: GPT, state: Tensor, tokens: Tensor, targets: int) -> Tensor:
+    """The gradient of the loss by what the last block gives, shape [1, T, channels]."""
+    state.requires_grad_()
+    hidden = model.transformer.ln_f(state).flatten(0, 1)
     # The logits of some positions at a time, or they would fill the memory.
     leaf = hidden.detach().requires_grad_()
-    for part, tokens in in_parts(leaf, rows[:, 1:].flatten()):
+    for part, expected in in_parts(leaf, tokens):
         logits = _wide(model.lm_head(part))
         if model.config.final_logit_softcapping is not None:
             logits = do_softcapping(logits, model.config.final_logit_softcapping)
-        (functional.cross_entropy(logits, tokens, reduction="sum") / targets).backward()
-    hidden.backward(leaf.grad)
+        (functional.cross_entropy(logits, expected, reduction="sum") / targets).backward()
+    hidden.backward(_gradient(leaf))
+    return _gradient(state)
+
+
+def _gradient(leaf: Tensor) -> Tensor:
+    assert leaf.grad is not None
+    return leaf.grad
+
+
+@contextmanager
+def _deterministic(device: torch.device | str) -> Iterator[None]:
+    """While this is open, attention on CUDA adds up its gradients in an order that is always the
+    same: the same seed gives the same search. Scoring has no backward pass."""
+    if torch.device(device).type != "cuda":
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what has no such order, and is not used here
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before, warn_only=warned)
 
 
 def _array(gates: Tensor) -> NDArray[np.float32]:
-    assert gates.grad is not None
-    return gates.grad.cpu().numpy()
+    return _gradient(gates).cpu().numpy()

@@ -172,14 +172,27 @@ def hidden_states(model: GPT, tokens: Tensor) -> Tensor:
     Returns:
         Shape [B, T, channels].
     """
+    x, rotary = embedded(model, tokens)
+    for block in model.transformer.h:
+        x = block(x, *rotary, None, None, None)
+    return model.transformer.ln_f(x)
+
+
+def embedded(model: GPT, tokens: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """What the first block sees, and the rotary tables that all blocks see.
+
+    Args:
+        model: either kind of network.
+        tokens: token ids, shape [B, T].
+
+    Returns:
+        Shape [B, T, channels]; cosines and sines, shape [1, T, rotary channels of a head] each.
+    """
     length = tokens.size(1)
-    cos, sin = model.cos[:length].unsqueeze(0), model.sin[:length].unsqueeze(0)
     x = model.transformer.wte(tokens)
     if model.config.scale_embeddings:
         x = x * torch.tensor(model.config.n_embd**0.5, dtype=x.dtype)
-    for block in model.transformer.h:
-        x = block(x, cos, sin, None, None, None)
-    return model.transformer.ln_f(x)
+    return x, (model.cos[:length].unsqueeze(0), model.sin[:length].unsqueeze(0))
 
 
 def tensor_shapes(config: Config, widths: Widths) -> dict[str, Sequence[int]]:

@@ -8,6 +8,8 @@ Every sequence is a unit of work of its own, so that a pool shares them.
 from __future__ import annotations
 
 import logging
+import zipfile
+import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from evo.genome.cost import Architecture, forward_flops
 from evo.genome.gate_swaps import GateGradients, Gradient
 from evo.genome.subnet import Subnet, Widths
 from evo.search.shard_score import ShardScore
-from evo.storage.files import output_errors
+from evo.storage.files import output_errors, write_whole
 
 logger = logging.getLogger("evo.search")
 
@@ -30,9 +32,15 @@ SEQUENCES = 8
 TEXT_SEQUENCES = 64
 """Sequences that take turns, at most."""
 
+MOST_FAILURES = 3
+"""After so many gradients that could not be had, a search asks for no more."""
+
+DAMAGED = OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error
+"""What numpy raises for an archive that is none, or not whole."""
+
 PASSES = 3
-"""Forward passes that a gradient counts as, the backward pass as two of them: an upper bound, as
-weights need no gradients."""
+"""Forward passes that a gradient counts as: one, the same again on the way back, as no block keeps
+its activations, and the backward pass, in which weights need no gradients."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,7 @@ class Gates:
 
     Attributes:
         known: by candidate; None where it could not be had.
+        failures: how many could not be had so far.
         flops: of all gradients so far.
 
     Raises:
@@ -82,14 +91,24 @@ class Gates:
     ) -> None:
         self.directory, self.text, self._architecture = directory, text, architecture
         self.known: dict[str, GateGradients | None] = {}
-        self.flops: int = 0
+        self.flops = self.failures = 0
         self._candidate: Subnet | None = None
+        self._generation: int | None = None
         self._rows: list[int] = []
         self._parts: dict[int, GateGradients] = {}
         if state is not None:
-            self.flops = state["flops"]
+            self.flops, self.failures = state["flops"], state["failures"]
             self.known = {name: self._load(name) for name in state["known"]}
             self.known |= dict.fromkeys(state["failed"])
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether no more gradients are to be asked for."""
+        return self.failures >= MOST_FAILURES
+
+    def asked_in(self, generation: int) -> bool:
+        """Whether a gradient has been asked for before this generation: one is, at most."""
+        return self._generation == generation
 
     @property
     def awaited(self) -> bool:
@@ -103,21 +122,30 @@ class Gates:
             The number of each part and the sequence that it is taken on; none where an earlier
             start has left the gradient.
         """
+        self._generation = generation
         if self._file(candidate.id).is_file():
             self._keep(candidate, self._load(candidate.id))
+            return []
+        if self._failure(candidate.id).is_file():
+            self._give_up(candidate)
             return []
         self._candidate, self._rows, self._parts = candidate, self.text.rows(generation), {}
         return list(enumerate(self._rows))
 
-    def take(self, parts: Mapping[tuple[str, int], GateGradients | ShardScore]) -> None:
-        """Take in parts of the gradient that was asked for, by candidate and the part's number; a
-        failed one ends it, and what comes after that is of no use."""
+    def take(self, parts: Mapping[tuple[str, int], GateGradients | ShardScore]) -> list[str]:
+        """Take in parts of the gradient that was asked for, by candidate and the part's number.
+
+        Returns:
+            The candidate, where its gradient cannot be had, and its other parts are of no use.
+        """
+        failed = []
         for (name, number), part in parts.items():
             candidate = self._candidate
             if candidate is None or name != candidate.id:
                 continue
             if isinstance(part, ShardScore):
                 self._end(candidate, None, part.failure or "")
+                failed.append(name)
                 continue
             self._parts[number] = part
             if len(self._parts) == len(self._rows):
@@ -125,17 +153,23 @@ class Gates:
                 found = _mean([self._parts[number] for number in sorted(self._parts)])
                 finite = all(np.isfinite(values).all() for values in vars(found).values())
                 self._end(candidate, found if finite else None, "it is not finite")
+        return failed
 
     def state(self, elites: Collection[str]) -> dict[str, Any]:
         """What is to be written down when a generation has ended; forgets all but the elites'."""
         self.known = {name: found for name, found in self.known.items() if name in elites}
         known = sorted(name for name, found in self.known.items() if found is not None)
-        return {"known": known, "failed": sorted({*self.known} - {*known}), "flops": self.flops}
+        return {
+            "known": known,
+            "failed": sorted({*self.known} - {*known}),
+            "failures": self.failures,
+            "flops": self.flops,
+        }
 
     def sweep(self) -> None:
         """Delete the files of gradients that are of no use any more."""
-        if self.directory.is_dir():
-            for path in self.directory.glob("*.npz"):
+        with output_errors(self.directory):
+            for path in self.directory.glob("*.*"):
                 if path.stem not in self.known:
                     path.unlink()
 
@@ -143,12 +177,11 @@ class Gates:
         self._candidate = None
         if found is None:
             logger.warning("candidate %s has no gradient: %s", candidate.id, reason)
-            self.known[candidate.id] = None
-            return
-        with output_errors(self.directory):
-            self.directory.mkdir(parents=True, exist_ok=True)
-        found.save(self._file(candidate.id))
-        self._keep(candidate, found)
+            write_whole(self._failure(candidate.id), reason + "\n")
+            self._give_up(candidate)
+        else:
+            found.save(self._file(candidate.id))
+            self._keep(candidate, found)
 
     def _keep(self, candidate: Subnet, found: GateGradients) -> None:
         self.known[candidate.id] = found
@@ -160,6 +193,13 @@ class Gates:
         per_token = forward_flops(self._architecture, widths, length)
         self.flops += PASSES * len(self.text.rows(0)) * length * per_token
 
+    def _give_up(self, candidate: Subnet) -> None:
+        self.known[candidate.id] = None
+        self.failures += 1
+
+    def _failure(self, candidate: str) -> Path:
+        return self.directory / f"{candidate}.failed"
+
     def _file(self, candidate: str) -> Path:
         return self.directory / f"{candidate}.npz"
 
@@ -167,7 +207,7 @@ class Gates:
         path = self._file(candidate)
         try:
             return GateGradients.load(path)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except DAMAGED as error:
             raise UserError(
                 f"{path} is missing or damaged ({first_line(error)}): remove the search's "
                 "directory to search anew"

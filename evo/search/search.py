@@ -89,17 +89,20 @@ class Search:
             on; nothing where no gradient is needed.
         """
         strategy, gates = self.strategy, self.gates
-        if gates is None or gates.awaited or self.has_begun:
+        if gates is None or gates.hopeless or gates.asked_in(strategy.generation):
             return []
         candidate = strategy.next_to_gate(gates.known)
         if candidate is None:
             return []
         return [(candidate, *part) for part in gates.open(candidate, strategy.generation)]
 
-    def take_gates(self, parts: Mapping[CandidateShard, GateGradients | ShardScore]) -> None:
-        """Take in parts of a gradient, by candidate and the number of the part."""
-        if self.gates is not None:
-            self.gates.take(parts)
+    def take_gates(self, parts: Mapping[CandidateShard, GateGradients | ShardScore]) -> list[str]:
+        """Take in parts of a gradient, by candidate and the number of the part.
+
+        Returns:
+            Candidates whose queued parts need not be computed.
+        """
+        return self.gates.take(parts) if self.gates is not None else []
 
     @property
     def awaits_gates(self) -> bool:
@@ -143,7 +146,7 @@ class Search:
             known = self.gates.known.items()
             strategy.gradients = {name: found for name, found in known if found is not None}
         proposals = strategy.ask(meanwhile)
-        if proposals and strategy.chooses:
+        if proposals and (strategy.chooses or self.gates is not None):
             rng = strategy.state()["rng"]
             self.history.keep_asked(Asked(strategy.generation, rng, proposals))
         return proposals

@@ -103,7 +103,9 @@ def exclusive(directory: Path, *, patience: float = 0.0) -> Iterator[None]:
         UserError: another one is at work there.
     """
     until = time.monotonic() + patience
-    with output_errors(directory), (directory / ".lock").open("w") as file:
+    with output_errors(directory):
+        file = (directory / ".lock").open("w")
+    with file:
         while not _locked(file):
             if time.monotonic() >= until:
                 raise UserError(

@@ -325,6 +325,16 @@ def test_a_search_in_which_all_failed(unfinished: Path, tmp_path: Path) -> None:
     assert page.row("out of memory")[0] == "3"
 
 
+def test_how_offspring_are_made_is_said(unfinished: Path, tmp_path: Path) -> None:
+    settings = yaml.safe_load((unfinished / "settings.yaml").read_text())
+    for gate_text, named in (("rest", "what the fitness text leaves"), ("other.txt", "other.txt")):
+        settings |= {"proposals": 16, "gate_text": gate_text}
+        (unfinished / "settings.yaml").write_text(yaml.safe_dump(settings))
+        algorithm = Page(report(unfinished, tmp_path / gate_text)).row("Algorithm")[0]
+        assert "chooses among 16 proposals for a place" in algorithm
+        assert algorithm.endswith(f"half of a generation swaps units by gradients on {named}")
+
+
 @pytest.mark.parametrize("order", ["index", "magnitude"])
 def test_an_order_without_text(order: str, unfinished: Path, tmp_path: Path) -> None:
     settings = yaml.safe_load((unfinished / "settings.yaml").read_text())

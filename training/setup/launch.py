@@ -22,6 +22,7 @@ from ray.train.v2.torch.torch_trainer import TorchTrainer
 from evo.errors import UserError, first_line
 from evo.ray_connection import connect
 from evo.storage.files import write_whole
+from evo.storage.names import ascii_name
 from evo.storage.run_directory import FILE as SETTINGS
 from evo.storage.strict_json import dumps
 from training.data.stream import StreamedBlocks, StreamedText
@@ -210,7 +211,7 @@ def _trainer(job: WorkerJob, workers: WorkerResources) -> TorchTrainer:
             resources_per_worker=workers.resources,
         ),
         run_config=RunConfig(
-            name=job.directory.name,
+            name=ascii_name(job.directory.name),
             storage_path=str(job.directory / CHECKPOINTS / "ray"),
             worker_runtime_env={} if workers.gpus else {"env_vars": KEEP_MEMORY},
             failure_config=FailureConfig(controller_failure_limit=0),

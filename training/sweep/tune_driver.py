@@ -19,6 +19,7 @@ from ray.tune.schedulers import ASHAScheduler
 from evo.errors import first_line
 from evo.ray_connection import connect
 from evo.storage.files import atomic_file
+from evo.storage.names import ascii_name
 from training.config import PretrainConfig
 from training.logs import log
 from training.run_directory import SUMMARY
@@ -99,8 +100,8 @@ def run_trials(
         tune_config=tune.TuneConfig(
             max_concurrent_trials=concurrent,
             scheduler=_asha(runs) if asha else None,
-            trial_name_creator=lambda trial: trial.config["trial"],
-            trial_dirname_creator=lambda trial: trial.config["trial"],
+            trial_name_creator=lambda trial: ascii_name(trial.config["trial"]),
+            trial_dirname_creator=lambda trial: ascii_name(trial.config["trial"]),
         ),
         run_config=tune.RunConfig(
             name=storage.name,

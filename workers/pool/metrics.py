@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields
 
 from ray.util.metrics import Counter, Gauge
 
+from evo.storage.names import ascii_name
+
 TAGS = ("run", "space", "bin")
 
 BEST_FITNESS = "evo_search_best_fitness"
@@ -65,9 +67,9 @@ class SearchMetrics:
     def __init__(self, *, run: str, space: str, bin: str) -> None:
         """Start the heartbeat.
 
-        The bin is named as it was given.
+        Run and bin are named as they were given, in ASCII, as Ray takes no other tags.
         """
-        tags = {"run": run, "space": space, "bin": bin}
+        tags = {"run": ascii_name(run), "space": space, "bin": ascii_name(bin)}
         self._gauges = {
             field.name: Gauge(f"evo_search_{field.name}", GAUGES[f"evo_search_{field.name}"], TAGS)
             for field in fields(SearchStatus)

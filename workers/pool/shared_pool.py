@@ -22,6 +22,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
 from evo.errors import UserError
+from evo.storage.names import ascii_name
 from workers.errors import raise_user_error
 from workers.pool.pool import ScoredUnit
 from workers.pool.queues import Unit
@@ -170,9 +171,11 @@ class SharedPool:
                 return answer
             logger.warning("the pool %s has ended under this search: starting again", self._name)
             self._enter()
-            orders = [Submit(number, unit) for number, unit in self._units.items()] + [
-                order for order in orders if isinstance(order, Cancel)
-            ]
+            # Orders keep their order after what was submitted before: a candidate may be cancelled,
+            # and then have units of another kind.
+            latest = {order.number for order in orders if isinstance(order, Submit)}
+            before = [number for number in self._units if number not in latest]
+            orders = [*(Submit(number, self._units[number]) for number in before), *orders]
         raise UserError(
             f"the pool {self._name} has ended {ATTEMPTS} times in a row: see Ray's logs"
         )
@@ -180,7 +183,7 @@ class SharedPool:
     def _enter(self) -> Welcome:
         """Enter the pool of this name, which may have to be started, or to end first."""
         options: dict[str, Any] = {
-            "name": self._name,
+            "name": ascii_name(self._name),
             "namespace": NAMESPACE,
             "lifetime": "detached",
             "get_if_exists": True,

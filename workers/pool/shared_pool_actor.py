@@ -24,6 +24,7 @@ from evo.errors import UserError
 from evo.genome.gate_swaps import GateGradients
 from evo.model import checkpoint
 from evo.search.shard_score import ShardScore
+from evo.storage.names import ascii_name
 from workers.pool.pool import Pool
 from workers.pool.queues import Unit
 from workers.pool.scoring_worker import TEXTS
@@ -240,7 +241,7 @@ class SharedPoolActor:
             while self._jobs and time.monotonic() < deadline:
                 self._forget()
                 time.sleep(TICK)
-        ray.kill(ray.get_actor(self._name, NAMESPACE))
+        ray.kill(ray.get_actor(ascii_name(self._name), NAMESPACE))
 
     def _step(self, pool: Pool) -> None:
         for job, orders in self._new_orders(wait=not pool.pending()):

@@ -20,12 +20,13 @@ def worker_memory(share: float) -> float:
     return min(free, share * total)
 
 
-def on_device(weights: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
-    """The weights on the GPU, tied ones once; or as they are, where they would not fit."""
+def on_device(weights: Mapping[str, Tensor], share: float, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The weights on the GPU in a dtype, tied ones once; as they are where they would not fit."""
     unique = {id(tensor): tensor for tensor in weights.values()}
-    if sum(tensor.nbytes for tensor in unique.values()) > DEVICE_SHARE * worker_memory(share):
+    size = sum(tensor.numel() for tensor in unique.values()) * dtype.itemsize
+    if size > DEVICE_SHARE * worker_memory(share):
         return dict(weights)
-    moved = {key: tensor.to("cuda") for key, tensor in unique.items()}
+    moved = {key: tensor.to("cuda", dtype) for key, tensor in unique.items()}
     return {name: moved[id(tensor)] for name, tensor in weights.items()}
 
 
@@ -37,4 +38,5 @@ def is_out_of_memory(error: BaseException) -> bool:
         isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
         or ("DefaultCPUAllocator" in text and "memory" in text)
         or "CUBLAS_STATUS_ALLOC_FAILED" in text
+        or "CUDA error: out of memory" in text  # of pinned memory, too
     )

@@ -72,7 +72,7 @@ class Scorer:
         self._micro_batch = settings.micro_batch
         self._gathers: torch.cuda.Stream | None = None
         if settings.device == "cuda":
-            weights = on_device(teacher.weights, settings.device_share)
+            weights = on_device(teacher.weights, settings.device_share, torch_dtype(settings))
             self.teacher = replace(teacher, weights=weights)
             self._gathers = torch.cuda.Stream()
         self._states = self._teacher_cache() if settings.divergence else None
@@ -131,7 +131,10 @@ class Scorer:
         with self._extracting, self._running:
             for _ in range(2):
                 try:
-                    return self._gates(genome, rows)
+                    found = self._gates(genome, rows)
+                    if self._settings.device == "cuda":
+                        torch.cuda.empty_cache()  # other workers may share the GPU
+                    return found
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):
                         raise

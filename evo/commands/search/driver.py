@@ -94,6 +94,8 @@ class Driver:
                 for name in dict.fromkeys(unit.search for unit, _ in scored):
                     self._advance(self.searches[name])
                 self.display.pool(self.pool.workers, self._rate())
+        if unfinished := [name for name, each in self.searches.items() if not each.ended]:
+            raise RuntimeError(f"nothing is left to score, but these go on: {unfinished}")
 
     def _take(self, scored: Sequence[ScoredUnit]) -> None:
         """Give scores, and gradients, to the searches that have asked for them."""
@@ -106,7 +108,8 @@ class Driver:
             elif isinstance(result, ShardScore):
                 scores.setdefault(unit.search, {})[unit.candidate, unit.shard] = result
         for name, parts in gradients.items():
-            self.searches[name].take_gates(parts)
+            for candidate in self.searches[name].take_gates(parts):
+                self.pool.cancel(name, candidate)
         for name, found in scores.items():
             tokens = sum(score.tokens for score in found.values())
             self.metrics[name].count(scored_tokens=tokens)

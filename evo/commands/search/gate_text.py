@@ -60,7 +60,7 @@ def read_gate_blocks(
     if config.gate_text is None:
         return config, none
     sources = config.sources if config.gate_text == REST else [config.gate_text]
-    found = other_blocks(load, sources, text.blocks, TEXT_SEQUENCES)
+    found = other_blocks(load, sources, text, TEXT_SEQUENCES)
     if len(found) >= SEQUENCES:
         return config, found[spread(len(found))]
     if optional:

@@ -271,7 +271,7 @@ def _bins(
         bins = [
             parse_bin(text, size, lambda name: named_cost(name, cost), cost) for text in config.bins
         ]
-    if len({bin.name for bin in bins}) < len(bins):
+    if len({(bin.low, bin.high) for bin in bins}) < len(bins):
         raise UserError(f"--bins {' '.join(config.bins)}: two of them are one bin")
     return bins
 

@@ -176,6 +176,9 @@ def test_the_best_elite_without_a_gradient_is_next():
     while (elite := strategy.next_to_gate(known)) is not None:
         known.append(elite.id)
     assert known == best[:GATED]
+    alone = Evolution(space_of("fine-uniform"), Budget(1, 2), 0)
+    alone.tell(scored(alone.ask()))
+    assert alone.next_to_gate(()) is None  # half of one is none
     coarse = Evolution(space_of("coarse-uniform"), Budget(12, 2), 0)
     coarse.tell(scored(coarse.ask()))
     assert coarse.next_to_gate(()) is None

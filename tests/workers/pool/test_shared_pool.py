@@ -204,6 +204,18 @@ def test_a_killed_pool_changes_nothing(first, subnets, expected):
     assert_exact(results + drain(first), units, expected, "one")
 
 
+def test_orders_keep_their_order_when_a_pool_is_killed(first, subnets):
+    """A candidate that was cancelled as its generation ended, whose gradient is asked for next."""
+    one = subnets[0]
+    gates = [Unit("a", one.id, one.pack(), row, row, row + 1, "gates") for row in range(3)]
+    first.submit(units_of(subnets))
+    first.cancel("a", one.id)
+    first.submit(gates)
+    ray.kill(ray.get_actor(POOL, NAMESPACE))
+    found = [unit for unit, _ in drain(first) if unit.kind == "gates"]
+    assert sorted(found, key=lambda unit: unit.shard) == gates
+
+
 @pytest.mark.slow
 def test_silent_jobs_are_forgotten_and_the_pool_ends_with_its_last_user(
     first, loaded, subnets, expected
