@@ -216,23 +216,31 @@ def train_off(cell: Cell, run: Path, *, init: Literal["weights", "random"]) -> S
     )
 
 
-def markdown(cells: dict[str, dict[str, Any]], machine: dict[str, Any], tokens: int) -> str:
-    """The table: each arm of each teacher, all its seeds and their geometric mean."""
+def markdown(budgets: dict[str, dict[str, Any]]) -> str:
+    """Each arm of each teacher at each budget, all its seeds and their geometric mean."""
     lines = [
         "# The network that ends best",
         "",
-        f"`{SPACE}`, bin {BIN}; perplexity on stdlib:validation after {tokens:,} tokens of "
-        f"training of the network that a train-off of {FINALISTS} finalists chose, and of the "
-        "others after as many FLOPs in all: the search's and the train-off's are counted.",
-        "",
-        sentence(machine),
+        f"`{SPACE}`, bin {BIN}; perplexity on stdlib:validation of the network that a train-off of "
+        f"{FINALISTS} finalists chose, after a number of tokens of training, and of the others "
+        "after as many FLOPs in all: the search's and the train-off's are counted.",
     ]
+    for tokens in sorted(map(int, budgets), reverse=True):
+        budget = budgets[str(tokens)]
+        lines += ["", sentence(budget["machine"])]
+        lines += tables(budget["cells"], tokens)
+    return "\n".join(lines) + "\n"
+
+
+def tables(cells: dict[str, dict[str, Any]], tokens: int) -> list[str]:
+    """The lines of one budget: a table for each teacher."""
+    lines = []
     for teacher in dict.fromkeys(name.split(",")[0] for name in cells):
         own = {name: arms for name, arms in cells.items() if name.split(",")[0] == teacher}
         seeds = [name.rpartition(" ")[2] for name in own]
         lines += [
             "",
-            f"## {teacher} teacher",
+            f"## {teacher} teacher, {tokens:,} tokens",
             "",
             "| arm | layers | FLOPs before training | "
             + " | ".join(f"perplexity, seed {seed}" for seed in seeds)
@@ -262,7 +270,7 @@ def markdown(cells: dict[str, dict[str, Any]], machine: dict[str, Any], tokens: 
                 + " | ".join(f"{one['validation_perplexity']:.2f}" if one else "" for one in ends)
                 + f" | {mean:.2f} | {'' if arm == CHOSEN else f'{ratio:+.1%}'} |"
             )
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def main() -> None:
@@ -275,17 +283,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=cache_directory() / "benchmarks" / "ends_best")
     given = parser.parse_args()
     path = HERE / "ends_best.json"
-    cells = json.loads(path.read_text())["cells"] if path.is_file() else {}
+    budgets = json.loads(path.read_text()) if path.is_file() else {}
+    cells = budgets.get(str(given.tokens), {"cells": {}})["cells"]
     for seed in given.seeds:
         for teacher in given.teachers:
             cell = Cell(teacher, seed, given.tokens)
             name = f"{teacher}, seed {seed}"
             home = given.out / f"{teacher}-{seed}-{given.tokens}"
             cells[name] = cells.get(name, {}) | measure(cell, home, given.arms)
-            result = {"machine": measured_on(), "tokens": given.tokens, "cells": cells}
+            budgets[str(given.tokens)] = {"machine": measured_on(), "cells": cells}
             with atomic_file(path) as temporary:
-                temporary.write_text(json.dumps(result, indent=1) + "\n")
-            (HERE / "ends_best.md").write_text(markdown(cells, measured_on(), given.tokens))
+                temporary.write_text(json.dumps(budgets, indent=1) + "\n")
+            (HERE / "ends_best.md").write_text(markdown(budgets))
             print(json.dumps(cells[name], indent=1), flush=True)
 
 
