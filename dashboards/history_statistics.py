@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from evo.search.failures import reason_of
+
 
 def scored(history: pd.DataFrame) -> pd.DataFrame:
     """The rows of candidates that were scored in full: neither screened out nor failed."""
@@ -111,10 +113,10 @@ def failures(history: pd.DataFrame) -> pd.DataFrame:
     """Why candidates failed.
 
     Returns:
-        One row per reason, the most frequent first: `reason`, without the shard it was met on;
-        `candidates`; `example`, one of their ids.
+        One row per reason, the most frequent first: `reason`, without the shard and the sequence
+        it was met on; `candidates`; `example`, one of their ids.
     """
     failed = history[history["status"] == "failed"]
-    reasons = failed["reason"].str.replace(r"^shard \d+: ", "", regex=True)
+    reasons = failed["reason"].map(reason_of)
     table = failed.groupby(reasons)["candidate"].agg(candidates="size", example="min").reset_index()
     return table.sort_values(["candidates", "reason"], ascending=[False, True], ignore_index=True)

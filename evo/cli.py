@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from evo.errors import UserError
+from evo.errors import RunFailed, UserError
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,8 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit code.
 
-    0 is success, 2 bad input (one line on stderr says what), 130 an interruption.
+    0 is success, 1 a run that came to nothing and 2 bad input (one line on stderr says why), 130 an
+    interruption.
     """
     argv = sys.argv[1:] if arguments is None else arguments
     if not argv or argv[0] in ("-h", "--help"):
@@ -127,6 +128,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"evo {name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except RunFailed as error:
+        print(f"evo {name}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"evo {name}: interrupted; the same command goes on from here", file=sys.stderr)
         return 130

@@ -1,4 +1,4 @@
-"""The one exception that means 'the user asked for something that cannot be done'."""
+"""What a command ends with besides success: bad input, or a run that came to nothing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ class UserError(Exception):
     """Bad input, said in one line: what is wrong, where, and what would be right.
 
     The command line prints it without a traceback and ends with exit code 2.
+    """
+
+
+class RunFailed(Exception):
+    """A run has ended, and without what was asked for; said in one line.
+
+    The command line prints it without a traceback and ends with exit code 1.
     """
 
 

@@ -92,8 +92,8 @@ class Strategy(ABC):
 
     Attributes:
         generation: the one that `ask` gives next, or that awaits its `tell`.
-        ended: why there is nothing more to ask for: `budget`, `patience` or `space exhausted`;
-            None while there is.
+        ended: why there is nothing more to ask for: `budget`, `patience`, `space exhausted`, or
+            `failed`, which whoever tells it the scores may set; None while there is.
         improved: the last generation in which the best of a niche became better.
         starts: what the first generation begins with, each once, a population at most; set before
             the first `ask`.

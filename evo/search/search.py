@@ -182,6 +182,8 @@ class Search:
                 for row in rows
             ]
         )
+        if self.progress is None and all(row.status == "failed" for row in rows):
+            self.strategy.ended = "failed"  # nothing that comes later would be scored either
         self._keep_elite_losses(generation)
         losses = {name: values.tolist() for name, values in self._elite_losses.items()}
         state = {**self.strategy.state(), "elite_losses": losses}

@@ -7,6 +7,7 @@ from typing import Literal
 import pytest
 
 from evo.cli import COMMANDS, main
+from evo.embedded import teacher_path
 from evo.errors import UserError
 from evo.flags import parse_config
 
@@ -333,3 +334,39 @@ def test_messages_are_one_line_whatever_is_in_them(capsys, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert main([*SEARCH, "--spaces", "two\nlines"]) == 2
     one_line(capsys)
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["search", "--teacher", LONG, "--text", "stdlib:train", "--bins", "25%", "--out", "o"],
+        ["search", "--teacher", "TEACHER", "--text", LONG, "--bins", "25%", "--out", "o"],
+        ["search", "--teacher", "TEACHER", "--text", "stdlib:train", "--bins", "9%", "--out", LONG],
+        ["search", "--config", LONG],
+        ["pretrain", "--model", LONG, "--text", "stdlib:train", "--tokens", "9000", "--out", "o"],
+        ["pretrain", "--model", "TEACHER", "--text", LONG, "--tokens", "9000", "--out", "o"],
+        ["pretrain", "--model", "TEACHER", "--text", "a", "--tokens", "9000", "--out", LONG],
+        ["eval", LONG, "--text", "stdlib:validation"],
+        ["eval", "TEACHER", "--text", LONG],
+        ["export", LONG, "--out", "o"],
+        ["export", "TEACHER", "--out", LONG],
+        ["report", LONG],
+        ["compare", LONG, LONG],
+        ["extract", LONG, "--search", "a", "--candidate", "b", "--out", "o"],
+        ["import", LONG, "--out", "o"],
+        ["prepare", "--text", LONG, "--tokenizer", "TEACHER", "--out", "o"],
+        ["prepare", "--text", "stdlib:validation", "--tokenizer", LONG, "--out", "o"],
+        ["quickstart", "--out", LONG],
+    ],
+    ids=lambda arguments: "-".join(arguments).replace(LONG, "LONG"),
+)
+def test_a_path_that_cannot_be_looked_at_is_one_line(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([str(teacher_path()) if one == "TEACHER" else one for one in arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"evo {arguments[0]}: ")
+    assert LONG in line
+    assert list(tmp_path.iterdir()) == []

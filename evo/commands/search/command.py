@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from evo.commands.search.config import SearchConfig
+from evo.errors import RunFailed
+
+
+def check(summary: dict[str, Any]) -> None:
+    """Refuse to call a search a success in which no candidate could be scored.
+
+    Raises:
+        RunFailed: there is one.
+    """
+    for row in summary["searches"]:
+        if row["ended"] == "failed":
+            reason, count = next(iter(row["failures"].items()))
+            raise RunFailed(
+                f"no candidate of {row['name']} could be scored: {reason} ({count} of "
+                f"{row['evaluations']}); to search anew, remove the run directory"
+            )
 
 
 def run(config: SearchConfig) -> None:
-    """Search, print a row for each search, and run the train-offs that are to follow."""
+    """Search, print a row for each search, and run the train-offs that are to follow.
+
+    Raises:
+        UserError: bad input, before anything is written.
+        RunFailed: a search in which no candidate could be scored.
+    """
     from rich.table import Table
 
     from evo.commands.search.driver import search
@@ -33,5 +56,10 @@ def run(config: SearchConfig) -> None:
             row["ended"],
         )
     result_console().print(table)
+    for row in summary["searches"]:
+        if row.get("failures"):  # summaries of before they were counted have none
+            counted = ", ".join(f"{count} x {reason}" for reason, count in row["failures"].items())
+            result_console().print(f"{row['name']}: candidates failed: {counted}", markup=False)
+    check(summary)
     if train_offs is not None:
         run_train_offs(train_offs, summary)

@@ -9,6 +9,7 @@ from typing import Any
 from evo.commands.search.inputs import SearchInputs
 from evo.model.importance import activation_flops
 from evo.model.layer_sensitivity import sensitivity_flops
+from evo.search.failures import failures
 from evo.search.history import Row, perplexity
 from evo.search.niches import best_of_niches
 from evo.search.pareto_front import best_of_bins, pareto_front, points_of
@@ -89,6 +90,7 @@ def _conclude(
             _niche(_with_nll(best, winners)) for best in best_of_niches(search.history.rows)
         ],
         "evaluations": search.evaluations,
+        "failures": failures(search.history.rows),
         "scored_in_full": sum(row.status == "full" for row in search.history.rows),
         "generations": search.strategy.generation,
         "tokens_scored": search.tokens,

@@ -14,6 +14,7 @@ from evo.genome.bins import Bin
 from evo.genome.cost import Cost, LatencyUnitCosts, forward_flops, parameters
 from evo.genome.space import Space
 from evo.genome.subnet import Subnet
+from evo.search.failures import failures
 from evo.search.generation import Request, Screening
 from evo.search.history import History, Row
 from evo.search.rung_settings import Rungs
@@ -425,3 +426,16 @@ def test_a_latency_outside_the_bin_is_a_failure(kind, tmp_path):
             assert row.reason == f"latency {shown} ms is outside the bin {bin.name}"
             assert row.tokens == TARGETS * search.stages.sizes[0]
     assert 0 < reasons < len(search.history.rows)
+
+
+def test_a_search_whose_first_generation_fails_ends_at_once(tmp_path):
+    search = search_in(tmp_path, "rungs")
+    requests = search.begin_generation() + search.advance()
+    for number, (proposal, shard) in enumerate(requests):
+        reason = "out of memory" if number % 3 else f"NLL of sequence {number} is nan"
+        search.take({(proposal.subnet.id, shard): ShardScore.failed(reason)})
+    search.advance()
+    search.end_generation()
+    assert search.ended == "failed"
+    assert search_in(tmp_path, "rungs").ended == "failed"
+    assert failures(search.history.rows) == {"out of memory": 8, "NLL of a sequence is nan": 4}

@@ -141,3 +141,8 @@ def test_who_is_patient_waits_for_another_process_to_end(tmp_path):
     with exclusive(tmp_path, patience=30):
         assert leave.is_set()
     other.join()
+
+
+def test_an_error_at_work_is_not_one_of_the_lock(tmp_path):
+    with pytest.raises(FileNotFoundError), exclusive(tmp_path):
+        (tmp_path / "nowhere").read_text()
