@@ -11,9 +11,11 @@ import os
 import sys
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from evo.errors import RunFailed, UserError
+from evo.termination import heed_sigterm, was_terminated
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,14 @@ class Command:
         config: `module:class`, a dataclass whose fields are the flags.
         positional: fields that are given without a flag.
         run: the function in the same module that takes the config.
+        on_ray: whether it runs on a cluster, and leaves its results there.
     """
 
     help: str
     config: str
     positional: tuple[str, ...] = ()
     run: str = "run"
+    on_ray: bool = False
 
     def load(self, name: str) -> Any:
         """Import a class or a function of the command's module."""
@@ -42,6 +46,7 @@ COMMANDS = {
         "search the built-in teacher, pretrain the winner, compare: some 4 minutes on a laptop",
         "evo.commands.quickstart.command:QuickstartConfig",
         run="quickstart",
+        on_ray=True,
     ),
     "import": Command(
         "make a teacher of a Hugging Face checkpoint",
@@ -51,6 +56,7 @@ COMMANDS = {
     "search": Command(
         "search a teacher for its best subnets in parameter bins",
         "evo.commands.search.command:SearchConfig",
+        on_ray=True,
     ),
     "extract": Command(
         "write a candidate of a search as a standalone checkpoint",
@@ -60,24 +66,29 @@ COMMANDS = {
     "prepare": Command(
         "tokenise a corpus on all of a cluster, once for all runs that read it",
         "evo.commands.prepare:PrepareConfig",
+        on_ray=True,
     ),
     "cache-logits": Command(
         "keep a teacher's likeliest tokens on a text, for any number of students to distil from "
         "(or: prepare --teacher)",
         "evo.commands.cache_logits:CacheLogitsConfig",
+        on_ray=True,
     ),
     "pretrain": Command(
         "train a checkpoint, or its shape from random weights, with or without distillation",
         "evo.commands.pretrain:PretrainConfig",
+        on_ray=True,
     ),
     "select": Command(
         "pretrain a search's finalists side by side, halve them until the winner is left",
         "evo.commands.select:SelectConfig",
         ("run",),
+        on_ray=True,
     ),
     "sweep": Command(
         "pretraining runs over settings, side by side, and which of them is best",
         "evo.commands.sweep:SweepConfig",
+        on_ray=True,
     ),
     "compare": Command(
         "at what fraction of its FLOPs each run reaches the baseline's final perplexity",
@@ -106,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit code.
 
     0 is success, 1 a run that came to nothing and 2 bad input (one line on stderr says why), 130 an
-    interruption.
+    interruption, 143 the end by a SIGTERM.
     """
     argv = sys.argv[1:] if arguments is None else arguments
     if not argv or argv[0] in ("-h", "--help"):
@@ -116,6 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"evo: unknown command {name!r}: it is one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    heed_sigterm()
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     logging.getLogger("evo").setLevel(logging.INFO)
     of_teacher = name == "prepare" and any(
@@ -124,7 +136,10 @@ def main(arguments: list[str] | None = None) -> int:
     meant = "cache-logits" if of_teacher else name
     try:
         command = COMMANDS[meant]
-        command.load(command.run)(_parse(meant, rest))
+        config = _parse(meant, rest)
+        if command.on_ray:
+            _check_cluster(getattr(config, "out", None))
+        command.load(command.run)(config)
     except UserError as error:
         print(f"evo {name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -132,8 +147,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"evo {name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"evo {name}: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+        how, code = ("terminated", 143) if was_terminated() else ("interrupted", 130)
+        print(f"evo {name}: {how}; the same command goes on from here", file=sys.stderr)
+        return code
     except BrokenPipeError:  # the reader of our output has left; so that Python's exit is quiet too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -145,6 +161,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"evo {name}: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     return 0
+
+
+def _check_cluster(out: Path | None) -> None:
+    """Before anything is read or written."""
+    from evo.ray_address import check_address, refuse_throw_away
+
+    if out is not None:
+        refuse_throw_away(out)
+    check_address()
 
 
 def _overview() -> str:
