@@ -25,6 +25,11 @@ GATED = 3
 SWAPPED = 0.5
 """The share of a generation that is made by swaps where there are gradients."""
 
+BY_MODEL = 0.7
+"""The share of the other places for which a model chooses. The rest are offspring as they come: a
+model is surest of what it knows, and a search that follows it alone ends in the first good region
+(benchmarks/search/surrogate.md)."""
+
 SWAP_TRIES = 20
 """Swaps that are drawn for each new candidate, at most."""
 
@@ -56,8 +61,8 @@ class Evolution(Strategy):
 
     Attributes:
         elites: the best candidates so far, best first.
-        chooser: chooses among `Rates.proposals` for each place of a generation after the first;
-            set before the first `ask`. None: proposals are taken as they come.
+        chooser: chooses among `Rates.proposals` for each of its places (`BY_MODEL`) in a generation
+            after the first; set before the first `ask`. None: proposals are taken as they come.
         observed: the observations by which it chooses.
     """
 
@@ -125,13 +130,13 @@ class Evolution(Strategy):
         if self.chooser is None or not self.observed:
             return swapped
         known = self.seen | {proposal.subnet.id for proposal in swapped}
+        count = round(BY_MODEL * (self.budget.population - len(swapped)))
         drawn: dict[str, Proposal] = {}
-        for _ in range(self.rates.proposals * self.budget.population):
+        for _ in range(self.rates.proposals * count):
             proposal = self._propose()
             if proposal.subnet.id not in known:
                 drawn.setdefault(proposal.subnet.id, proposal)
             meanwhile()
-        count = self.budget.population - len(swapped)
         chosen = self.chooser.choose(list(drawn.values()), count, self.observed, meanwhile)
         return swapped + chosen
 
