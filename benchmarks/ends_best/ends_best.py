@@ -228,6 +228,8 @@ def markdown(budgets: dict[str, dict[str, Any]]) -> str:
     for tokens in sorted(map(int, budgets), reverse=True):
         budget = budgets[str(tokens)]
         lines += ["", sentence(budget["machine"])]
+        if "note" in budget:  # written by hand, where runs were not all made alike
+            lines += ["", budget["note"]]
         lines += tables(budget["cells"], tokens)
     return "\n".join(lines) + "\n"
 
@@ -291,7 +293,8 @@ def main() -> None:
             name = f"{teacher}, seed {seed}"
             home = given.out / f"{teacher}-{seed}-{given.tokens}"
             cells[name] = cells.get(name, {}) | measure(cell, home, given.arms)
-            budgets[str(given.tokens)] = {"machine": measured_on(), "cells": cells}
+            before = budgets.get(str(given.tokens), {})
+            budgets[str(given.tokens)] = before | {"machine": measured_on(), "cells": cells}
             with atomic_file(path) as temporary:
                 temporary.write_text(json.dumps(budgets, indent=1) + "\n")
             (HERE / "ends_best.md").write_text(markdown(budgets))

@@ -5,10 +5,10 @@
 
 Whole searches of the embedded teacher in this process, without Ray, 50 candidates at a time, all
 with the sensitivity of layers in their order. `full` scores 1,000 candidates on all of the text and
-takes proposals as they come; the others go on until they have scored a tenth of its tokens. In the
-product's default a model chooses among proposals and, in fine spaces, half of a generation is made by
-gradients of gates, each of whose sequences is charged as 16 that are scored. Goes on where it was interrupted; writes surrogate.json and surrogate.md
-beside this file, anew after every search.
+takes proposals as they come; the others go on until they have scored a tenth of its tokens. By the
+product's default a model chooses among proposals and, in fine spaces, half of a generation is made
+by gradients of gates, each of whose sequences is charged as 16 that are scored. Goes on where it
+was interrupted; writes surrogate.json and surrogate.md beside this file, anew after every search.
 """
 
 from __future__ import annotations

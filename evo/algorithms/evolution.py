@@ -25,7 +25,7 @@ GATED = 3
 SWAPPED = 0.5
 """The share of a generation that is made by swaps where there are gradients."""
 
-BY_MODEL = 0.7
+BY_MODEL = 0.5
 """The share of the other places for which a model chooses. The rest are offspring as they come: a
 model is surest of what it knows, and a search that follows it alone ends in the first good region
 (benchmarks/search/surrogate.md)."""
