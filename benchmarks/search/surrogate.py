@@ -30,7 +30,7 @@ from benchmarks.machine import measured_on, sentence
 from benchmarks.search.in_process import HELD_OUT, LENGTH, TEXT, Bench
 from benchmarks.search.rungs_report import reached
 from evo.algorithms.evolution import Evolution
-from evo.algorithms.settings import PROPOSALS, Budget
+from evo.algorithms.settings import PROPOSALS, Budget, Rates
 from evo.algorithms.surrogate import Surrogate
 from evo.commands.search.config import SearchConfig
 from evo.embedded import teacher_path
@@ -52,8 +52,8 @@ BIN, SEQUENCES = "25%", 16
 POPULATION, GENERATIONS = 50, 19
 SHARE = 0.1
 GRADIENT = 16
-"""A gradient of gates is charged as so many scored sequences for each of its own: the teacher takes
-5 times a candidate's FLOPs, and three forward passes are more than a forward and a backward one."""
+"""A gradient of gates is charged as so many scored sequences for each of its own: three passes, of
+the whole teacher, whose forward pass takes some five times a candidate's FLOPs."""
 
 DEFAULTS = SearchConfig(teacher=teacher_path(), text=TEXT, bins=[BIN], out=Path("unused"))
 
@@ -66,12 +66,20 @@ class Arm:
     rungs: Rungs
     proposals: int
     gates: bool = False
+    by_model: float = Rates.by_model
 
 
 ARMS = {
     "full": Arm("every candidate on all of the text", Rungs(), 1),
     "rungs": Arm("rungs, proposals as they come", DEFAULTS.rung_settings, 1),
     "default": Arm("the default", DEFAULTS.rung_settings, PROPOSALS, gates=True),
+    "model alone": Arm(
+        "the default, the model choosing for all places",
+        DEFAULTS.rung_settings,
+        PROPOSALS,
+        gates=True,
+        by_model=1.0,
+    ),
 }
 
 
@@ -97,7 +105,7 @@ def play(played: Played) -> dict[str, Any]:
     bin = parse_bin(BIN, parameters(architecture, architecture.full_widths), lambda _: None)
     space = Space(played.space, architecture, here.order("activation"), bin)
     generations = GENERATIONS if played.arm == "full" else 10**6
-    rates = replace(DEFAULTS.rates, proposals=arm.proposals)
+    rates = replace(DEFAULTS.rates, proposals=arm.proposals, by_model=arm.by_model)
     strategy = Evolution(space, Budget(POPULATION, generations), played.seed, rates)
     if arm.proposals > 1:
         strategy.chooser = Surrogate(space, strategy.niche)
@@ -123,8 +131,11 @@ def play(played: Played) -> dict[str, Any]:
         }
 
 
-def markdown(results: list[dict[str, Any]], machine: dict[str, Any]) -> str:
-    """The table: each search of a tenth against full scoring."""
+def markdown(results: list[dict[str, Any]], machine: dict[str, Any], note: str = "") -> str:
+    """The table: each search of a tenth against full scoring.
+
+    The note is of where searches were not all made alike.
+    """
     lines = [
         "# A tenth of the tokens",
         "",
@@ -136,6 +147,7 @@ def markdown(results: list[dict[str, Any]], machine: dict[str, Any]) -> str:
         "saw. *Reached*: the share of full scoring's tokens after which its best was had.",
         "",
         sentence(machine),
+        *(["", note] if note else []),
         "",
         "| space | seed | full scoring's best | by | worse by | on other text | reached at |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -180,7 +192,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     given = parser.parse_args()
     path = HERE / "surrogate.json"
-    results = json.loads(path.read_text())["results"] if path.is_file() else []
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    results, note = before.get("results", []), before.get("note", "")
     done = {Played(one["space"], one["seed"], one["arm"]) for one in results}
     bench().order("activation")  # made here, not by every process at once
     context = multiprocessing.get_context("forkserver")
@@ -195,9 +208,9 @@ def main() -> None:
             results.append(future.result())
             with atomic_file(path) as temporary:
                 temporary.write_text(
-                    json.dumps({"machine": measured_on(), "results": results}) + "\n"
+                    json.dumps({"machine": measured_on(), "note": note, "results": results}) + "\n"
                 )
-            (HERE / "surrogate.md").write_text(markdown(results, measured_on()))
+            (HERE / "surrogate.md").write_text(markdown(results, measured_on(), note))
             print({k: v for k, v in results[-1].items() if k != "trace"}, flush=True)
 
 

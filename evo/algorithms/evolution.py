@@ -25,11 +25,6 @@ GATED = 3
 SWAPPED = 0.5
 """The share of a generation that is made by swaps where there are gradients."""
 
-BY_MODEL = 0.5
-"""The share of the other places for which a model chooses. The rest are offspring as they come: a
-model is surest of what it knows, and a search that follows it alone ends in the first good region
-(benchmarks/search/surrogate.md)."""
-
 SWAP_TRIES = 20
 """Swaps that are drawn for each new candidate, at most."""
 
@@ -61,8 +56,8 @@ class Evolution(Strategy):
 
     Attributes:
         elites: the best candidates so far, best first.
-        chooser: chooses among `Rates.proposals` for each of its places (`BY_MODEL`) in a generation
-            after the first; set before the first `ask`. None: proposals are taken as they come.
+        chooser: chooses among `Rates.proposals` for each of its places in a generation after the
+            first; set before the first `ask`. None: proposals are taken as they come.
         observed: the observations by which it chooses.
     """
 
@@ -130,7 +125,7 @@ class Evolution(Strategy):
         if self.chooser is None or not self.observed:
             return swapped
         known = self.seen | {proposal.subnet.id for proposal in swapped}
-        count = round(BY_MODEL * (self.budget.population - len(swapped)))
+        count = round(self.rates.by_model * (self.budget.population - len(swapped)))
         drawn: dict[str, Proposal] = {}
         for _ in range(self.rates.proposals * count):
             proposal = self._propose()

@@ -44,8 +44,12 @@ class Rates:
         elites: how many of the best candidates are parents.
         mutation: share of offspring that mutate one elite.
         crossover: share that recombine two elites; the rest are random samples.
-        proposals: how many are drawn for each place of a generation, of which a model of the
-            fitness chooses; 1: they are taken as they come.
+        proposals: how many are drawn for each place of a generation for which a model of the
+            fitness chooses; 1: all are taken as they come.
+        by_model: share of the places for which the model chooses, but for those that swaps by
+            gradients take. The rest are offspring as they come: a model is surest of what it
+            knows, and a search that follows it alone may end in the first good region
+            (benchmarks/search/surrogate.md).
 
     Raises:
         UserError: no elites, or shares that are no shares.
@@ -55,6 +59,7 @@ class Rates:
     mutation: float = 0.5
     crossover: float = 0.4
     proposals: int = 1
+    by_model: float = 0.5
 
     def __post_init__(self) -> None:
         if self.elites < 1:

@@ -106,7 +106,7 @@ def gate_gradients(
     with _deterministic(device):
         for row in torch.from_numpy(blocks.astype(np.int64)).to(device):
             _backward(model, row[None], targets)
-    groups, neurons = np.zeros(subnet.groups.shape), np.zeros(subnet.neurons.shape)
+    groups, neurons = (np.zeros(m.shape, np.float32) for m in (subnet.groups, subnet.neurons))
     groups[subnet.layers], neurons[subnet.layers] = _array(gates.groups), _array(gates.neurons)
     return GateGradients(_array(gates.channels), groups, neurons)
 

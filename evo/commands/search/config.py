@@ -69,8 +69,9 @@ class SearchConfig:
             one.
         mutation_rate: share of offspring that mutate one elite.
         crossover_rate: share that recombine two elites; the rest are random samples.
-        proposals: candidates that are proposed for each place of a generation, of which a model of
-            all scores so far (a Gaussian process over shapes) chooses; 1 takes them as they come.
+        proposals: candidates that are proposed for each of half of a generation's places, of which
+            a model of all scores so far (a Gaussian process over shapes) chooses; the other
+            offspring are taken as they come, and with 1 all are.
             With evolution and a fitness that is scored only, where it is 16 by default.
         gate_text: text for gradients of gates, by which half of the offspring in fine spaces swap
             kept units for dropped ones: rest (what --max-tokens leaves of the fitness text, the
