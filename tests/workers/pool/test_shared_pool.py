@@ -204,6 +204,7 @@ def test_a_killed_pool_changes_nothing(first, subnets, expected):
     assert_exact(results + drain(first), units, expected, "one")
 
 
+@pytest.mark.slow
 def test_orders_keep_their_order_when_a_pool_is_killed(first, subnets):
     """A candidate that was cancelled as its generation ended, whose gradient is asked for next."""
     one = subnets[0]
