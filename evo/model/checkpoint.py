@@ -20,7 +20,13 @@ from torch import Tensor
 from evo.errors import UserError, first_line
 from evo.genome.subnet import Widths
 from evo.model import tokenizer as tokenizers
-from evo.model.layerwise_gpt import architecture_of, is_tied, tensor_shapes, widths_of
+from evo.model.layerwise_gpt import (
+    architecture_of,
+    is_tied,
+    refuse_unknown_parts,
+    tensor_shapes,
+    widths_of,
+)
 from evo.model.litgpt import GPT, Config, save_config
 from evo.model.network import EMBEDDING, HEAD, Network
 from evo.model.tokenizer import Tokenizer, load_tokenizer
@@ -89,6 +95,10 @@ def load_config(directory: Path) -> tuple[Config, Widths]:
         raise UserError(
             f"{path} is not a model config that litgpt can read: {first_line(error)}"
         ) from error
+    try:
+        refuse_unknown_parts(config)
+    except UserError as error:
+        raise UserError(f"{directory}: {error}") from error
     return config, widths
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from evo.genome.subnet import Mask, Subnet
-from evo.model.layerwise_gpt import build, tie
+from evo.model.layerwise_gpt import build, config_of_layers, tie, without_idle_windows
 from evo.model.litgpt import GPT, Config
-from evo.model.network import HEAD, Network
+from evo.model.network import EMBEDDING, HEAD, Network
 
 
 def extract(
@@ -40,7 +40,7 @@ def extract(
     """
     config, weights = teacher.config, teacher.weights
     with torch.device("meta"):
-        model = build(config, subnet.widths)
+        model = build(config_of_layers(config, subnet.layers), subnet.widths)
     kept_layers = np.flatnonzero(subnet.layers)
     for name, _ in list(model.named_parameters()):
         if teacher.tied and name == HEAD:
@@ -62,7 +62,7 @@ def extract(
         tie(model)
     model.max_seq_length = sequence_length or config.block_size
     model.cos, model.sin = model.rope_cache(device=torch.device(device))
-    return model.requires_grad_(True).eval()
+    return without_idle_windows(model, model.max_seq_length).requires_grad_(True).eval()
 
 
 def _indices(mask: Mask) -> np.ndarray | None:
@@ -101,7 +101,11 @@ def _cut(
     if not name.startswith("transformer.h."):
         if name == "lm_head.bias":
             return name, (None,)
-        return name, (channels,) if "ln_f" in name else (None, channels)
+        if name.startswith("transformer.ln_f."):
+            return name, (channels,)
+        if name in (EMBEDDING, HEAD):
+            return name, (None, channels)
+        raise ValueError(f"the parameter {name} cannot be cut: it is not known")
 
     _, _, position, part = name.split(".", 3)
     layer = int(kept_layers[int(position)])
@@ -125,4 +129,6 @@ def _cut(
         return source, (neurons, channels) if kind == "weight" else (neurons,)
     if module == "mlp.proj":
         return source, (channels, neurons) if kind == "weight" else (channels,)
-    return source, (channels,)  # the norms over the residual channels
+    if module in ("norm_1", "norm_2", "post_attention_norm", "post_mlp_norm"):
+        return source, (channels,)
+    raise ValueError(f"the parameter {name} cannot be cut: it is not known")

@@ -27,7 +27,7 @@ from torch.nn import functional
 from evo.genome.gate_swaps import GateGradients
 from evo.genome.subnet import Subnet
 from evo.model.extract import extract
-from evo.model.layerwise_gpt import embedded
+from evo.model.layerwise_gpt import embedded, run_block
 from evo.model.litgpt import GPT, Block, do_softcapping
 from evo.model.network import Network
 from evo.model.nll import in_parts
@@ -173,11 +173,11 @@ def _backward(model: GPT, rows: Tensor, targets: int) -> None:
         x, rotary = embedded(model, rows[:, :-1])
         states = [x]
         for block in model.transformer.h:
-            states.append(block(states[-1], *rotary, None, None, None))
+            states.append(run_block(block, states[-1], rotary))
     gradient = _through_head(model, states.pop(), rows[:, 1:].flatten(), targets)
     for block, state in zip(reversed(model.transformer.h), reversed(states), strict=True):
         leaf = state.requires_grad_()
-        block(leaf, *rotary, None, None, None).backward(gradient)
+        run_block(block, leaf, rotary).backward(gradient)
         gradient = _gradient(leaf)
 
 

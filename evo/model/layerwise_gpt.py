@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from evo.errors import UserError
 from evo.genome.cost import Architecture, Cost
-from evo.genome.subnet import Dimensions, Widths
+from evo.genome.subnet import Dimensions, Mask, Widths
 from evo.model.litgpt import GPT, Block, Config
 
 
@@ -57,8 +57,37 @@ def config_of_widths(config: Config, widths: Widths) -> Config:
     Says all of a uniform network, and of a layer-wise one what its blocks have in common; there
     the block-wise fields are those of the widest block.
     """
-    widest = replace(widths, groups=(max(widths.groups),), neurons=(max(widths.neurons),))
-    return replace(block_config(config, widest, 0), n_layer=widths.layers)
+    most = (max(widths.groups),) * widths.layers, (max(widths.neurons),) * widths.layers
+    return block_config(config, replace(widths, groups=most[0], neurons=most[1]), 0)
+
+
+def config_of_layers(config: Config, layers: Mask) -> Config:
+    """The litgpt `Config` of a network that keeps some layers, shape [L]; windows of attention and
+    second rotary bases stay with the layers that have them."""
+
+    def kept(indicators: list[int] | None) -> list[int] | None:
+        if indicators is None:
+            return None
+        return [indicator for indicator, keep in zip(indicators, layers, strict=True) if keep]
+
+    return replace(
+        config,
+        n_layer=int(layers.sum()),
+        sliding_window_indices=kept(config.sliding_window_indices),
+        rope_indices=kept(config.rope_indices),
+    )
+
+
+def refuse_unknown_parts(config: Config) -> None:
+    """Refuse what cannot be cut: mixtures of experts and latent attention.
+
+    Raises:
+        UserError: naming the part.
+    """
+    if config.n_expert or config.mlp_class_name == "LLaMAMoE":
+        raise UserError(f"{config.name} is a mixture of experts, which evo cannot cut")
+    if config.latent_attention is not None:
+        raise UserError(f"{config.name} has multi-head latent attention, which evo cannot cut")
 
 
 def head_sizes(config: Config) -> list[int]:
@@ -174,8 +203,32 @@ def hidden_states(model: GPT, tokens: Tensor) -> Tensor:
     """
     x, rotary = embedded(model, tokens)
     for block in model.transformer.h:
-        x = block(x, *rotary, None, None, None)
+        x = run_block(block, x, rotary)
     return model.transformer.ln_f(x)
+
+
+def run_block(block: Block, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """What a block makes of the residual stream, shape [B, T, channels].
+
+    `rotary` are the tables that `embedded` gives. Where there are two rotary bases (Gemma 3), the
+    block uses that of its own place, whichever blocks run beside it.
+    """
+    if (indices := block.config.rope_indices) is not None:
+        index = indices[block.attn.block_idx]
+        rotary = rotary[0][..., index], rotary[1][..., index]
+    return block(x, *rotary, None, None, None)
+
+
+def without_idle_windows(model: GPT, sequence_length: int) -> GPT:
+    """The network, whose windows of attention are dropped where no sequence is longer than they.
+
+    litgpt makes the mask of a window row by row, in each block and each forward pass.
+    """
+    window = model.config.sliding_window_size
+    if window is not None and sequence_length <= window:
+        for block in model.transformer.h:
+            block.attn.apply_sliding_window_attention = False
+    return model
 
 
 def embedded(model: GPT, tokens: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -186,7 +239,8 @@ def embedded(model: GPT, tokens: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]
         tokens: token ids, shape [B, T].
 
     Returns:
-        Shape [B, T, channels]; cosines and sines, shape [1, T, rotary channels of a head] each.
+        Shape [B, T, channels]; cosines and sines, shape [1, T, rotary channels of a head] each,
+        with a last dimension of 2 where there are two rotary bases.
     """
     length = tokens.size(1)
     x = model.transformer.wte(tokens)

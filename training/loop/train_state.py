@@ -13,6 +13,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from evo.model import checkpoint
+from evo.model.layerwise_gpt import without_idle_windows
 from evo.model.litgpt import GPT
 from training.data.sampler import Sampler
 from training.loop.attention import use_float32_attention
@@ -129,6 +130,7 @@ def initial_state(job: WorkerJob, process: WorkerProcess) -> TrainState:
     model.train()
     if device.type == "cpu" and settings.precision == "bfloat16":
         use_float32_attention(model)
+    without_idle_windows(model, settings.sequence_length)
     student = Student(model, settings.loss)
     return TrainState(
         job=job,
@@ -144,7 +146,7 @@ def _teacher(job: WorkerJob, process: WorkerProcess) -> TeacherNetwork | Teacher
     if job.teacher is None or isinstance(job.teacher, TeacherLogits):
         return job.teacher
     precision, is_sharded = job.settings.precision, job.execution.shard_teacher
-    teacher = load_teacher(job.teacher, precision, mapped=is_sharded)
+    teacher = load_teacher(job.teacher, precision, job.settings.sequence_length, mapped=is_sharded)
     if job.execution.compile:
         compile_blocks(teacher.model, process.device)
     if not is_sharded:

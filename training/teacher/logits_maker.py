@@ -36,7 +36,9 @@ class LogitsMaker:
         if not on_gpu:
             torch.set_num_threads(threads)
         self._device = torch.device("cuda" if on_gpu else "cpu")
-        self._teacher = load_teacher(teacher, settings.precision).to(self._device)
+        self._teacher = load_teacher(teacher, settings.precision, settings.sequence_length).to(
+            self._device
+        )
         self._settings, self._micro_batch = settings, micro_batch
         self._blocks = blocks
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from evo.model import checkpoint
-from evo.model.layerwise_gpt import hidden_states
+from evo.model.layerwise_gpt import hidden_states, without_idle_windows
 from evo.model.litgpt import GPT
 from training.losses.chunked_loss import (
     TeacherStates,
@@ -48,16 +48,21 @@ def teacher_dtype(precision: Literal["float32", "bfloat16"]) -> torch.dtype:
 
 
 def load_teacher(
-    directory: Path, precision: Literal["float32", "bfloat16"], *, mapped: bool = False
+    directory: Path,
+    precision: Literal["float32", "bfloat16"],
+    sequence_length: int,
+    *,
+    mapped: bool = False,
 ) -> TeacherNetwork:
     """Load a checkpoint as a teacher, without gradients, on the CPU.
 
     `precision` is the dtype of matrix products, and of the weights unless they are mapped: those
-    stay in their file, as they are stored, for `parallel.shard`.
+    stay in their file, as they are stored, for `parallel.shard`. `sequence_length` is the longest
+    sequence that it is to see.
     """
     stored = checkpoint.load(directory)
     model = stored.mapped_model() if mapped else stored.model(teacher_dtype(precision))
-    return TeacherNetwork(model.requires_grad_(False))
+    return TeacherNetwork(without_idle_windows(model, sequence_length).requires_grad_(False))
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from evo.model.kl import Divergence, TeacherStates, teacher_states
-from evo.model.layerwise_gpt import tie
+from evo.model.layerwise_gpt import tie, without_idle_windows
 from evo.model.litgpt import GPT, Block
 from evo.model.network import HEAD, Network
 
@@ -97,4 +97,4 @@ def shared_model(
         block.register_forward_hook(let_go)
     model.max_seq_length = sequence_length
     model.cos, model.sin = model.rope_cache(device=torch.device(device))
-    return model.eval()
+    return without_idle_windows(model, sequence_length).eval()

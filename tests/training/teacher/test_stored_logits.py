@@ -132,7 +132,7 @@ def test_the_loss_equals_that_of_the_running_teacher(
 ) -> None:
     """For sequences in any order, any temperature, and fewer tokens than were kept."""
     kept = open_teacher_logits(config.out)
-    teacher = load_teacher(config.teacher, "float32")
+    teacher = load_teacher(config.teacher, "float32", sequence_length=1024)
     rows = np.load(config.text)[np.random.default_rng(0).permutation(BLOCKS)[:20]]
     tokens = torch.from_numpy(rows.astype(np.int64))
     student = checkpoint.load(tiny_checkpoints.llama(config.out.parent / "loss-student")).model()
