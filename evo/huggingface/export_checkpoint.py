@@ -17,7 +17,14 @@ from evo.errors import UserError, first_line
 from evo.genome.subnet import Widths
 from evo.huggingface.config import ExportConfig
 from evo.huggingface.import_checkpoint import TOLERANCE, tokens_to_compare
-from evo.huggingface.to_config import hidden_act, native_config, refuse_unsaid, rope_parameters
+from evo.huggingface.to_config import (
+    has_unit_offset,
+    hidden_act,
+    native_config,
+    refuse_unsaid,
+    rope_parameters,
+    windows,
+)
 from evo.huggingface.to_weights import native_weights
 from evo.model import checkpoint as checkpoints
 from evo.model import tokenizer as tokenizers
@@ -141,6 +148,14 @@ def portable_config(config: Config, widths: Widths, *, tied: bool) -> dict[str, 
         "intermediate_sizes": list(widths.neurons),
         "max_position_embeddings": config.block_size,
         "rope_parameters": rope_parameters(config),
+        "local_rope_theta": config.rope_local_base_freq,
+        "local_rope": [bool(index) for index in config.rope_indices or [0] * config.n_layer],
+        "attention_window": config.sliding_window_size if any(windows(config)) else None,
+        "windows": windows(config),
+        "attention_softcap": config.attention_logit_softcapping,
+        "logit_softcap": config.final_logit_softcapping,
+        "embedding_scale": math.sqrt(config.n_embd) if config.scale_embeddings else 1.0,
+        "unit_offset": has_unit_offset(config),
         "attention_scale": 1 / math.sqrt(config.attention_scores_scalar or config.head_size),
         "norm": config.norm_class_name,
         "norm_eps": config.norm_eps,
@@ -149,22 +164,26 @@ def portable_config(config: Config, widths: Widths, *, tied: bool) -> dict[str, 
         "query_key_norm": query_key_norm if config.norm_qk else "none",
         "parallel_residual": config.parallel_residual,
         "hidden_act": hidden_act(config),
-        "gated_mlp": config.mlp_class_name == "LLaMAMLP",
+        "gated_mlp": config.mlp_class_name != "GptNeoxMLP",
         "attention_bias": config.bias or config.attn_bias,
         "bias": config.bias,
         "tie_word_embeddings": tied,
     }
 
 
-def _special_tokens(stored: Checkpoint) -> dict[str, int | None]:
-    """What begins and ends a text, said also where it is unknown: classes have defaults."""
+def _special_tokens(stored: Checkpoint) -> dict[str, Any]:
+    """What begins, ends and pads a text, said also where it is unknown: classes have defaults.
+
+    What the checkpoint's settings of generation say counts more than its tokenizer.
+    """
     tokenizer = stored.tokenizer
-    if tokenizer is None:
-        return {"bos_token_id": None, "eos_token_id": None}
-    return {
-        "bos_token_id": tokenizer.beginning_of_text,
-        "eos_token_id": tokenizer.end_of_text,
+    said = {
+        "bos_token_id": tokenizer and tokenizer.beginning_of_text,
+        "eos_token_id": tokenizer and tokenizer.end_of_text,
+        "pad_token_id": None,
     }
+    settings = tokenizers.generation_settings(stored.path)
+    return said | {name: settings[name] for name in said if settings.get(name) is not None}
 
 
 def _write_weights(directory: Path, weights: dict[str, Tensor]) -> None:

@@ -18,16 +18,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from evo.errors import UserError, first_line
-from evo.huggingface.from_config import SourceConfig
+from evo.huggingface.from_config import family_of_source, is_tied_source
+from evo.huggingface.source_config import SourceConfig
 from evo.model.layerwise_gpt import architecture_of, tensor_shapes
 from evo.model.litgpt import Config, convert_hf_checkpoint
 from evo.model.network import EMBEDDING, HEAD
 
 LAYOUTS = (
-    ("model.safetensors.index.json", "model*.safetensors"),
-    ("pytorch_model.bin.index.json", "pytorch_model*.bin"),
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
-"""The index of a sharded checkpoint, and the names of its files; the preferred layout first."""
+"""A file with all weights, and the index of several, in the order in which transformers looks for
+them. Other files, such as an average of the weights or shards of an earlier save, do not count."""
+
+SHARDS = ("model-*-of-*.safetensors", "pytorch_model-*-of-*.bin")
+"""The names of the files to which transformers' indices point."""
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -48,7 +53,13 @@ COPY: dict[str, Callable[..., None]] = {
     "qwen2": convert_hf_checkpoint.copy_weights_qwen_2_5,
     "qwen3": convert_hf_checkpoint.copy_weights_qwen_3,
     "olmo2": convert_hf_checkpoint.copy_weights_olmo2,
+    "gemma": convert_hf_checkpoint.copy_weights_qwen_2_5,
 }
+COPY_BY_NAME: dict[str, Callable[..., None]] = {
+    "gemma2": convert_hf_checkpoint.copy_weights_gemma_2,
+    "gemma3_text": convert_hf_checkpoint.copy_weights_gemma_3,
+}
+"""The functions that do not look at a config."""
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
@@ -87,7 +98,9 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 
 def _files(directory: Path) -> list[Path]:
-    for index, pattern in LAYOUTS:
+    for single, index in LAYOUTS:
+        if (path := directory / single).is_file():
+            return [path]
         if (path := directory / index).is_file():
             try:
                 shards = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
@@ -96,9 +109,8 @@ def _files(directory: Path) -> list[Path]:
                 raise UserError(
                     f"{path} is no index of weights (an object `weight_map`)"
                 ) from error
-        if files := sorted(directory.glob(pattern)):
-            return files
-    raise UserError(f"{directory} has no weights: {LAYOUTS[0][1]} or {LAYOUTS[1][1]} is needed")
+    names = ", ".join(name for layout in LAYOUTS for name in layout)
+    raise UserError(f"{directory} has no weights: one of {names} is needed")
 
 
 def litgpt_weights(
@@ -114,15 +126,16 @@ def litgpt_weights(
     Raises:
         UserError: a tensor is missing, unknown, or of another shape than the config asks for.
     """
-    directory = source.path.parent
+    directory, family, tied = source.path.parent, family_of_source(source), is_tied_source(source)
     head, embedding = "lm_head.weight", "model.embed_tokens.weight"
-    if source.family == "gpt_neox":
+    if family == "gpt_neox":
         head, embedding = "embed_out.weight", "gpt_neox.embed_in.weight"
     weights = {n: t for n, t in weights.items() if not n.endswith(NO_WEIGHTS)}
-    for name in (embedding,) if source.tied else (embedding, head):
+    weights = _with_prefix(weights, embedding, head)
+    for name in (embedding,) if tied else (embedding, head):
         if name not in weights:
             raise UserError(f"{directory}: the weights lack the tensor {name}")
-    if source.tied and head in weights and not torch.equal(weights.pop(head), weights[embedding]):
+    if tied and head in weights and not torch.equal(weights.pop(head), weights[embedding]):
         raise UserError(
             f"{directory}: {source.path.name} says tie_word_embeddings, "
             f"but {head} is not {embedding}"
@@ -136,17 +149,17 @@ def litgpt_weights(
                 tensor = weights.pop(name)
                 converted[f"transformer.h.{layer}{ours}"] = tensor.to(dtype or tensor.dtype)
     try:
-        _copy_function(source.family, config)(converted, weights, dtype=dtype)
+        _copy_function(family, config)(converted, weights, dtype=dtype)
     except KeyError as error:
         name = str(error.args[0]).replace("{}", "*")
         raise UserError(
-            f"{directory}: the weights have a tensor {name} that no {source.family} model has"
+            f"{directory}: the weights have a tensor {name} that no {family} model has"
         ) from error
     except RuntimeError as error:  # query, key and value rows that cannot be split by head
         raise UserError(
             f"{directory}: the weights do not match config.json: {first_line(error)}"
         ) from error
-    if source.tied:
+    if tied:
         converted[HEAD] = converted[EMBEDDING]
     _check(directory, config, converted)
     return converted
@@ -156,11 +169,35 @@ def _copy_function(family: str, config: Config) -> Callable[..., None]:
     if family == "gpt_neox":
         return partial(convert_hf_checkpoint.copy_weights_gpt_neox, config)
     # A holder of queries, keys and values until all three of a layer have been seen.
+    if family in COPY_BY_NAME:
+        return partial(COPY_BY_NAME[family], {})
     return partial(COPY[family], config, defaultdict(dict))
 
 
+def _with_prefix(weights: dict[str, Tensor], embedding: str, head: str) -> dict[str, Tensor]:
+    """The tensors by the names of the class with a head, where they were saved without it.
+
+    transformers' base models, such as `LlamaModel`, save names without the prefix.
+    """
+    prefix = embedding.split(".")[0] + "."
+    if any(name.startswith(prefix) for name in weights):
+        return weights
+    return {name if name == head else prefix + name: t for name, t in weights.items()}
+
+
 def _check(directory: Path, config: Config, weights: dict[str, Tensor]) -> None:
-    expected = tensor_shapes(config, architecture_of(config, tied=False).full_widths)
+    layers = {name.split(".")[2] for name in weights if name.startswith("transformer.h.")}
+    if len(layers) != config.n_layer:  # checked before a network of so many layers is built
+        raise UserError(
+            f"{directory}: the weights have {len(layers)} layers, but config.json says "
+            f"{config.n_layer}"
+        )
+    try:
+        expected = tensor_shapes(config, architecture_of(config, tied=False).full_widths)
+    except (RuntimeError, OverflowError, TypeError) as error:  # sizes that no tensor can have
+        raise UserError(
+            f"{directory}: config.json describes no network: {first_line(error)}"
+        ) from error
     for name, shape in expected.items():
         if name not in weights:
             raise UserError(

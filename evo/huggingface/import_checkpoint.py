@@ -15,8 +15,10 @@ from torch import Tensor
 from evo.errors import UserError, first_line
 from evo.genome.cost import parameters
 from evo.huggingface.config import ImportConfig
-from evo.huggingface.from_config import SourceConfig, litgpt_config
-from evo.huggingface.from_weights import litgpt_weights, read_weights
+from evo.huggingface.from_config import family_of_source, is_tied_source, litgpt_config
+from evo.huggingface.from_weights import LAYOUTS, SHARDS, litgpt_weights, read_weights
+from evo.huggingface.source_config import SourceConfig
+from evo.huggingface.tokenizer_files import tokenizer_files
 from evo.model import checkpoint as checkpoints
 from evo.model import tokenizer as tokenizers
 from evo.model.checkpoint import Checkpoint
@@ -49,30 +51,33 @@ def import_checkpoint(config: ImportConfig) -> dict[str, Any]:
     refuse_occupied(config.out)
     directory = _locate(config.checkpoint, config.revision)
     source = SourceConfig.read(directory / "config.json")
-    tokenizer = load_tokenizer(directory)
+    family, tied = family_of_source(source), is_tied_source(source)
     name = directory.resolve().name if Path(config.checkpoint).is_dir() else config.checkpoint
-    litgpt = litgpt_config(source, tokenizer.vocabulary if tokenizer else None, name)
     dtype = None if config.dtype == "keep" else getattr(torch, config.dtype)
-    weights = litgpt_weights(source, litgpt, read_weights(directory), dtype)
-    architecture = architecture_of(litgpt, tied=source.tied)
-    widths = architecture.full_widths
-    imported = Checkpoint(litgpt, widths, weights, source.tied, path=directory, tokenizer=tokenizer)
-    if tokenizer is None:
-        logger.warning("%s has no tokenizer: the teacher will work with token ids only", directory)
-    difference = _verify(source, imported, dtype) if config.verify else None
-
-    with torch.device("meta"):
-        model = build(litgpt, widths)
-    model.load_state_dict(weights, assign=True)
-    if source.tied:
-        tie(model)
-    checkpoints.save(config.out, model, tokenizer_from=directory)
+    with tokenizer_files(source) as files:
+        tokenizer = load_tokenizer(files)
+        litgpt = litgpt_config(source, tokenizer.vocabulary if tokenizer else None, name)
+        weights = litgpt_weights(source, litgpt, read_weights(directory), dtype)
+        architecture = architecture_of(litgpt, tied=tied)
+        widths = architecture.full_widths
+        imported = Checkpoint(litgpt, widths, weights, tied, path=directory, tokenizer=tokenizer)
+        if tokenizer is None:
+            logger.warning(
+                "%s has no tokenizer: the teacher will work with token ids only", directory
+            )
+        difference = _verify(source, imported, dtype) if config.verify else None
+        with torch.device("meta"):
+            model = build(litgpt, widths)
+        model.load_state_dict(weights, assign=True)
+        if tied:
+            tie(model)
+        checkpoints.save(config.out, model, tokenizer_from=files)
     return {
         "checkpoint": config.checkpoint,
         "out": str(config.out),
-        "family": source.family,
+        "family": family,
         "parameters": parameters(architecture, widths),
-        "tied": source.tied,
+        "tied": tied,
         "tokenizer": tokenizer is not None,
         "verified": difference is not None,
         "logit_difference": difference,
@@ -97,16 +102,16 @@ def _locate(checkpoint: str, revision: str | None) -> Path:
 
     settings = ["*.json", *tokenizers.FILES]
     try:
-        for weights in ("model*.safetensors", "pytorch_model*.bin"):  # not both: twice the size
+        for (single, _), shards in zip(LAYOUTS, SHARDS, strict=True):  # not both: twice the size
             directory = Path(
                 snapshot_download(
                     checkpoint,
                     revision=revision,
-                    allow_patterns=[*settings, weights],
+                    allow_patterns=[*settings, single, shards],
                     ignore_patterns=["*/*"],
                 )
             )
-            if any(directory.glob(weights)):
+            if (directory / single).is_file() or any(directory.glob(shards)):
                 break
     except Exception as error:  # the hub and the HTTP library under it raise kinds of their own
         raise UserError(
@@ -177,14 +182,14 @@ def transformers_logits(
     directory = source.path.parent
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True)
-        if source.family == "gpt_neox" and "rotary_pct" not in source.fields:
+        if family_of_source(source) == "gpt_neox" and "rotary_pct" not in source.fields:
             # transformers 5.3 writes the share that is rotated, but reads back 0.25.
             written = source.fields.get("rope_parameters") or {}
             config.rope_parameters.update(written)
         model = AutoModelForCausalLM.from_pretrained(
             directory, config=config, dtype=torch.float32, local_files_only=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:  # of an odd config.json each class raises kinds of its own
         raise UserError(f"{directory}: transformers cannot load it: {first_line(error)}") from error
     if dtype is not None:
         for parameter in model.parameters():

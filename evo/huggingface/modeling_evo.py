@@ -36,8 +36,17 @@ class EvoConfig(PreTrainedConfig):
         max_position_embeddings: the longest sequence it was made for.
         rope_parameters: `rope_type` (default, linear or llama3), `rope_theta`, and what the type
             asks for, as transformers names them.
+        local_rope_theta: a second base, without scaling; None where there is none.
+        local_rope: for each block whether its base is the second one.
+        attention_window: how many tokens a query sees, itself included, in blocks with a window.
+            (transformers' caches would drop keys where it was called `sliding_window`.)
+        windows: for each block whether it has a window.
         attention_scale: what the products of queries and keys are multiplied with.
+        attention_softcap: c in c * tanh(x / c), which attention scores x become; None for none.
+        logit_softcap: the same for logits.
+        embedding_scale: what embeddings are multiplied with.
         norm: LayerNorm or RMSNorm.
+        unit_offset: whether norms multiply with their weight + 1.
         norm_eps: added to the variance.
         pre_norm: whether attention and MLP are given the residual stream normalised.
         post_norm: whether what they give is normalised.
@@ -65,8 +74,16 @@ class EvoConfig(PreTrainedConfig):
         intermediate_sizes: Sequence[int] = (8,),
         max_position_embeddings: int = 2048,
         rope_parameters: dict[str, Any] | None = None,
+        local_rope_theta: float | None = None,
+        local_rope: Sequence[bool] | None = None,
+        attention_window: int | None = None,
+        windows: Sequence[bool] | None = None,
         attention_scale: float = 8**-0.5,
+        attention_softcap: float | None = None,
+        logit_softcap: float | None = None,
+        embedding_scale: float = 1.0,
         norm: str = "RMSNorm",
+        unit_offset: bool = False,
         norm_eps: float = 1e-5,
         pre_norm: bool = True,
         post_norm: bool = False,
@@ -89,8 +106,16 @@ class EvoConfig(PreTrainedConfig):
         self.intermediate_sizes = list(intermediate_sizes)
         self.max_position_embeddings = max_position_embeddings
         self.rope_parameters = rope_parameters or {"rope_type": "default", "rope_theta": 10000.0}
+        self.local_rope_theta = local_rope_theta
+        self.local_rope = list(local_rope or [False] * len(self.query_groups))
+        self.attention_window = attention_window
+        self.windows = list(windows or [False] * len(self.query_groups))
         self.attention_scale = attention_scale
+        self.attention_softcap = attention_softcap
+        self.logit_softcap = logit_softcap
+        self.embedding_scale = embedding_scale
         self.norm = norm
+        self.unit_offset = unit_offset
         self.norm_eps = norm_eps
         self.pre_norm = pre_norm
         self.post_norm = post_norm
@@ -128,13 +153,29 @@ class EvoConfig(PreTrainedConfig):
 
 def norm_of(config: EvoConfig, size: int) -> nn.Module:
     """A normalisation of the config's kind."""
-    return getattr(nn, config.norm)(size, eps=config.norm_eps)
+    kind = OffsetRMSNorm if config.unit_offset else getattr(nn, config.norm)
+    return kind(size, eps=config.norm_eps)
 
 
-def rotary_frequencies(config: EvoConfig, device: torch.device) -> Tensor:
+class OffsetRMSNorm(nn.RMSNorm):
+    """An RMSNorm whose weight is stored less one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = functional.rms_norm(x.float(), self.normalized_shape, None, self.eps)
+        return (normed * (1 + self.weight.float())).to(x.dtype)
+
+
+def softcapped(x: Tensor, cap: float | None) -> Tensor:
+    """Scores or logits kept between -cap and cap."""
+    return x if cap is None else cap * torch.tanh(x / cap)
+
+
+def rotary_frequencies(config: EvoConfig, device: torch.device, local: bool = False) -> Tensor:
     """By how much each pair of channels turns per token, in radians, shape [rotary_dim / 2]."""
     rope, size = config.rope_parameters, config.rotary_dim
     exponents = torch.arange(0, size, 2, device=device).float() / max(1, size)
+    if local and config.local_rope_theta is not None:
+        return 1.0 / config.local_rope_theta**exponents
     frequencies = 1.0 / rope["rope_theta"] ** exponents
     if rope["rope_type"] == "default":
         return frequencies
@@ -168,6 +209,7 @@ class Attention(nn.Module):
     def __init__(self, config: EvoConfig, index: int) -> None:
         super().__init__()
         self.index, self.scale, self.head_dim = index, config.attention_scale, config.head_dim
+        self.softcap = config.attention_softcap
         self.groups = config.query_groups[index]
         self.heads = self.groups * config.queries_per_group
         queries, keys = self.heads * self.head_dim, self.groups * self.head_dim
@@ -198,16 +240,31 @@ class Attention(nn.Module):
         q, k = rotated(q, cos, sin), rotated(k, cos, sin)
         if cache is not None:
             k, v = cache.update(k, v, self.index, {"cache_position": cache_position})
-        attended = functional.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            is_causal=mask is None and q.size(2) > 1,
-            scale=self.scale,
-            enable_gqa=self.heads > self.groups,
-        )
+        if self.softcap is not None:
+            attended = self._softcapped(q, k, v, mask)
+        else:
+            attended = functional.scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                attn_mask=mask,
+                is_causal=mask is None and q.size(2) > 1,
+                scale=self.scale,
+                enable_gqa=self.heads > self.groups,
+            )
         return self.proj(attended.transpose(1, 2).flatten(2))
+
+    def _softcapped(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention whose scores are capped before the softmax, which torch has no kernel for."""
+        each = self.heads // self.groups
+        k, v = k.repeat_interleave(each, dim=1), v.repeat_interleave(each, dim=1)
+        scores = softcapped(q @ k.mT * self.scale, self.softcap)
+        if mask is None:  # no cache: as many keys as queries, or one query that sees all
+            mask = scores.new_ones(scores.shape[-2:]).tril(scores.size(-1) - scores.size(-2)).bool()
+        elif mask.dtype != torch.bool:
+            scores, mask = scores + mask, torch.ones_like(mask, dtype=torch.bool)
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        return scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
 
 
 class MLP(nn.Module):
@@ -322,6 +379,8 @@ class EvoForCausalLM(PreTrainedModel, GenerationMixin):
             attention_mask: which tokens are no padding, those in the cache included, shape
                 [B, K]; or, made by transformers, which key each query sees, shape [B, 1, T, K].
             position_ids: shape [B, T]; by default counted from the first token, padding or not.
+                Without a mask and a cache, a document begins wherever they do not go up by one,
+                and sees nothing of those before it.
             past_key_values: a `Cache`, to which keys and values are added.
             inputs_embeds: instead of `input_ids`, shape [B, T, hidden_size].
             labels: token ids, shape [B, T]; the loss is of the token after each position.
@@ -340,28 +399,30 @@ class EvoForCausalLM(PreTrainedModel, GenerationMixin):
             use_cache, cache = False, None  # computed again, keys would be added twice
         elif cache is None:
             cache = past_key_values
-        if use_cache and cache is None:
-            cache = DynamicCache()
         if cache_position is None:
             past = 0 if cache is None else cache.get_seq_length()
             cache_position = torch.arange(x.size(1), device=x.device) + past
+        packed = None
         if position_ids is None:
             position_ids = cache_position[None]
-        mask = attention_mask
-        if mask is None or mask.dim() == 2:
-            mask = self._mask(x.size(1), mask, cache, cache_position)
-        frequencies = rotary_frequencies(self.config, x.device)
-        angles = (position_ids[:, None, :, None].float() * frequencies).repeat(1, 1, 1, 2)
-        cos, sin = angles.cos(), angles.sin()
+        elif attention_mask is None and cache is None:
+            packed = _documents(position_ids)
+        if use_cache and cache is None:
+            cache = DynamicCache()
+        if self.config.embedding_scale != 1:
+            x = x * torch.tensor(self.config.embedding_scale, dtype=x.dtype)
+        masks = self._masks(x, attention_mask, packed, cache, cache_position)
+        rotary = [self._rotary(position_ids, local) for local in (False, True)]
 
         streams: list[Any] = []
-        for block in self.transformer.h:
+        for index, block in enumerate(self.transformer.h):
             streams.append(x)
-            x = block(x, cos, sin, mask, cache_position, past_key_values=cache)
+            turn, mask = rotary[self.config.local_rope[index]], masks[self.config.windows[index]]
+            x = block(x, *turn, mask, cache_position, past_key_values=cache)
         x = self.transformer.ln_f(x)
 
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(x[:, kept])
+        logits: Any = softcapped(self.lm_head(x[:, kept]), self.config.logit_softcap)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
@@ -376,31 +437,82 @@ class EvoForCausalLM(PreTrainedModel, GenerationMixin):
         as_object = self.config.return_dict if return_dict is None else return_dict
         return output if as_object else output.to_tuple()
 
-    @staticmethod
-    def _mask(
-        length: int, attention_mask: Tensor | None, cache: Any, cache_position: Tensor
-    ) -> Tensor | None:
-        """Which key each query sees, shape [1 or B, 1, T, K]; None where torch's own mask will do.
+    def _rotary(self, position_ids: Tensor, local: bool) -> tuple[Tensor, Tensor]:
+        """Cosines and sines, shape [1 or B, 1, T, rotary_dim]."""
+        frequencies = rotary_frequencies(self.config, position_ids.device, local)
+        angles = (position_ids[:, None, :, None].float() * frequencies).repeat(1, 1, 1, 2)
+        return angles.cos(), angles.sin()
 
-        A cache of fixed size has keys beyond the last token. A padding token sees itself, as a
-        softmax over nothing is not a number.
+    def _masks(
+        self,
+        x: Tensor,
+        attention_mask: Tensor | None,
+        packed: Tensor | None,
+        cache: Any,
+        cache_position: Tensor,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Which key each query sees, in blocks without a window and in those with it.
+
+        Each has shape [1 or B, 1, T, K], or is None where torch's own mask will do.
         """
-        is_fixed = cache is not None and cache.is_compileable
-        fixed = cache.layers[0].max_cache_len if is_fixed else None
-        past = 0 if cache is None else cache.get_seq_length()
-        if (
-            attention_mask is not None
-            and not torch.compiler.is_compiling()  # what is in it would break the graph
-            and bool(attention_mask.all())
-        ):
-            attention_mask = None
-        if fixed is None and attention_mask is None and (past == 0 or length == 1):
-            return None
-        keys = torch.arange(past + length if fixed is None else fixed, device=cache_position.device)
-        queries = cache_position[:, None]
-        mask = (keys <= queries)[None, None]
-        if attention_mask is not None:
-            absent = keys.numel() - attention_mask.size(1)
-            real = functional.pad(attention_mask.bool(), (0, absent))[:, None, None, :]
-            mask = mask & real | (keys == queries)
-        return mask
+        length, window = x.size(1), self.config.attention_window
+        whole = attention_mask
+        if whole is None or whole.dim() == 2:
+            whole = _mask(length, whole, packed, cache, cache_position)
+        if window is None or not any(self.config.windows):
+            return whole, None
+        if whole is None:
+            past = 0 if cache is None else cache.get_seq_length()
+            keys = torch.arange(past + length, device=x.device)
+            whole_mask = (keys <= cache_position[:, None])[None, None]
+        else:
+            whole_mask, keys = whole, torch.arange(whole.size(-1), device=x.device)
+        near = cache_position[:, None] - keys < window
+        if whole_mask.dtype == torch.bool:
+            return whole, whole_mask & near
+        return whole, whole_mask.masked_fill(~near, torch.finfo(whole_mask.dtype).min)
+
+
+def _documents(position_ids: Tensor) -> Tensor | None:
+    """The number of each token's document in its row, shape [B, T]; None where each row is one."""
+    numbers = (position_ids.diff(dim=-1, prepend=position_ids[:, :1] - 1) != 1).cumsum(-1)
+    if not torch.compiler.is_compiling() and not bool(numbers.any()):
+        return None
+    return numbers
+
+
+def _mask(
+    length: int,
+    attention_mask: Tensor | None,
+    packed: Tensor | None,
+    cache: Any,
+    cache_position: Tensor,
+) -> Tensor | None:
+    """Which key each query sees, shape [1 or B, 1, T, K]; None where torch's own mask will do.
+
+    A cache of fixed size has keys beyond the last token. A padding token sees itself, as a
+    softmax over nothing is not a number. `packed` numbers the documents of tokens, shape [B, T].
+    """
+    is_fixed = cache is not None and cache.is_compileable
+    fixed = cache.layers[0].max_cache_len if is_fixed else None
+    past = 0 if cache is None else cache.get_seq_length()
+    if (
+        attention_mask is not None
+        and not torch.compiler.is_compiling()  # what is in it would break the graph
+        and bool(attention_mask.all())
+    ):
+        attention_mask = None
+    if fixed is None and attention_mask is None and packed is None and (past == 0 or length == 1):
+        return None
+    keys = torch.arange(past + length if fixed is None else fixed, device=cache_position.device)
+    queries = cache_position[:, None]
+    mask = (keys <= queries)[None, None]
+    if attention_mask is not None:
+        absent = keys.numel() - attention_mask.size(1)
+        real = functional.pad(attention_mask.bool(), (0, absent))[:, None, None, :]
+        mask = mask & real | (keys == queries)
+    if packed is not None:
+        absent = keys.numel() - length
+        of_keys = functional.pad(packed, (0, absent), value=-1)
+        mask = mask & (packed[:, None, :, None] == of_keys[:, None, None, :])
+    return mask

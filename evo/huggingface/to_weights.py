@@ -46,7 +46,7 @@ GATED_NAMES = {
     "mlp.proj": "mlp.down_proj",
 }
 """Modules by their names in litgpt, without the number of the block, and in transformers. The norms
-after attention and before the MLP share a name there; no family has both."""
+after attention and before the MLP share a name there, but in Gemma 2 and 3, which have both."""
 
 
 def native_weights(
@@ -63,6 +63,8 @@ def native_weights(
     if neox:
         config, weights = with_silent_heads(config, weights, native_heads(config, widths))
     names, native = NEOX_NAMES if neox else GATED_NAMES, {}
+    if config.norm_2 and config.post_attention_norm:  # Gemma 2 and 3
+        names = {**names, "norm_2": "pre_feedforward_layernorm"}
     for name, tensor in weights.items():
         if tied and name == HEAD:
             continue

@@ -34,6 +34,10 @@ from evo.storage.files import atomic_directory
 
 WEIGHTS, SAFE_WEIGHTS = "lit_model.pth", "model.safetensors"
 
+TIED = "tie_word_embeddings"
+"""What `hf_config` in model_config.yaml, and a Hugging Face config.json, calls an embedding and an
+output head that are one matrix. Checkpoints that litgpt made do not say."""
+
 
 @dataclass(frozen=True)
 class Checkpoint(Network):
@@ -122,12 +126,22 @@ def load(directory: Path) -> Checkpoint:
             )
     if surplus := sorted(set(weights) - set(expected)):
         raise UserError(f"{path} has a tensor {surplus[0]} that model_config.yaml does not know")
-    tied = torch.equal(weights[EMBEDDING], weights[HEAD]) and not config.lm_head_bias
+    tied = _is_tied(config, weights, path)
     if tied:
         weights[HEAD] = weights[EMBEDDING]
     return Checkpoint(
         config, widths, weights, tied, path=directory, tokenizer=load_tokenizer(directory)
     )
+
+
+def _is_tied(config: Config, weights: dict[str, Tensor], path: Path) -> bool:
+    said = config.hf_config.get(TIED) if isinstance(config.hf_config, dict) else None
+    if said is False:
+        return False
+    equal = torch.equal(weights[EMBEDDING], weights[HEAD])
+    if said is True and not equal:
+        raise UserError(f"{path}: {HEAD} is not {EMBEDDING}, but model_config.yaml says {TIED}")
+    return equal and not config.lm_head_bias
 
 
 def _read_weights(directory: Path) -> tuple[dict[str, Tensor], Path]:
@@ -182,7 +196,8 @@ def save(
             torch.save(weights, temporary / WEIGHTS)
         except RuntimeError as error:  # torch's zip writer hides a full disk behind its own kind
             raise UserError(f"cannot write {directory / WEIGHTS}: {first_line(error)}") from error
-        save_config(model.config, temporary)
+        described_from = {**model.config.hf_config, TIED: is_tied(model)}
+        save_config(replace(model.config, hf_config=described_from), temporary)
         if not widths.is_uniform:
             blocks = [
                 {"n_query_groups": g, "intermediate_size": f}

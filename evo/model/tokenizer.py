@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +14,15 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from evo.errors import UserError, first_line
 
+GENERATION = "generation_config.json"
+
 FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
-    "generation_config.json",
+    GENERATION,
     "tokenizer.model",
     "vocab.json",
     "merges.txt",
@@ -58,6 +61,8 @@ class Tokenizer:
     def _find_end_of_text(self, directory: Path) -> int:
         identifier = self._named(directory, "eos_token")
         if identifier is None:
+            identifier = self._first_end_of_generation(directory)
+        if identifier is None:
             identifier = self._tokenizer.token_to_id("<|endoftext|>")
         if identifier is None:
             raise UserError(
@@ -66,17 +71,26 @@ class Tokenizer:
             )
         return identifier
 
+    def _first_end_of_generation(self, directory: Path) -> int | None:
+        ends = generation_settings(directory).get("eos_token_id")
+        first = ends[0] if isinstance(ends, list) and ends else ends
+        if first is not None and (type(first) is not int or not 0 <= first < self.vocabulary):
+            raise UserError(
+                f"{directory / GENERATION}: eos_token_id is {ends!r}, but the tokenizer has the "
+                f"ids 0 to {self.vocabulary - 1}"
+            )
+        return first
+
     def _named(self, directory: Path, role: str) -> int | None:
         """The id of the token in a role (`eos_token`); None where none is named."""
         for name in ("tokenizer_config.json", "special_tokens_map.json"):
             if (directory / name).is_file():
-                try:
-                    token = json.loads((directory / name).read_text()).get(role)
-                    token = token["content"] if isinstance(token, dict) else token
-                except (ValueError, KeyError, AttributeError) as error:
+                token = _json_object(directory / name).get(role)
+                token = token.get("content") if isinstance(token, dict) else token
+                if token is not None and not isinstance(token, str):
                     raise UserError(
-                        f"{directory / name} is no JSON object with a token `{role}`"
-                    ) from error
+                        f"{directory / name}: {role} is {token!r}, but a token's text is needed"
+                    )
                 identifier = self._tokenizer.token_to_id(token) if token else None
                 if identifier is not None:
                     return identifier
@@ -98,6 +112,26 @@ class Tokenizer:
         return self._tokenizer.decode(list(tokens), skip_special_tokens=False)
 
 
+def generation_settings(directory: Path) -> dict[str, Any]:
+    """The settings of `generation_config.json`, empty where there is none.
+
+    Raises:
+        UserError: it is no JSON object.
+    """
+    path = directory / GENERATION
+    return _json_object(path) if path.is_file() else {}
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no JSON: {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is no JSON object of settings")
+    return content
+
+
 def _without_surrogates(text: str) -> str:
     """A text as UTF-8 can hold it: halves of a pair joined, a lone one replaced by U+FFFD.
 
@@ -114,9 +148,10 @@ def load_tokenizer(directory: Path) -> Tokenizer | None:
     """
     if (directory / "tokenizer.json").is_file():
         return Tokenizer(directory)
-    if (directory / "tokenizer.model").is_file():
-        raise UserError(
-            f"{directory} has only a SentencePiece `tokenizer.model`: convert it to "
-            "`tokenizer.json` (transformers' `save_pretrained` writes one)"
-        )
+    for slow in ("tokenizer.model", "vocab.json"):
+        if (directory / slow).is_file():
+            raise UserError(
+                f"{directory} has only the slow tokenizer `{slow}`: convert it to "
+                "`tokenizer.json` (transformers' `save_pretrained` writes one)"
+            )
     return None

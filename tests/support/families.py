@@ -18,6 +18,8 @@ SHAPE = {
 }
 GROUPED = SHAPE | {"num_key_value_heads": 4, "head_dim": 8}
 
+GEMMA = SHAPE | {"num_key_value_heads": 4, "head_dim": 12}
+
 FAMILIES: dict[str, tuple[str, dict]] = {
     "neox": ("GPTNeoX", SHAPE),
     "neox-sequential": (
@@ -30,13 +32,29 @@ FAMILIES: dict[str, tuple[str, dict]] = {
     "qwen2": ("Qwen2", SHAPE | {"num_key_value_heads": 2, "tie_word_embeddings": True}),
     "qwen3": ("Qwen3", SHAPE | {"num_key_value_heads": 4, "head_dim": 12}),
     "olmo2": ("Olmo2", SHAPE | {"num_key_value_heads": 4}),
+    "mistral-window": ("Mistral", GROUPED | {"sliding_window": 9}),
+    "qwen2-window": (
+        "Qwen2",
+        SHAPE
+        | {"num_key_value_heads": 2, "use_sliding_window": True, "sliding_window": 9}
+        | {"max_window_layers": 1},
+    ),
+    "gemma": ("Gemma", GEMMA),
+    "gemma2": ("Gemma2", GEMMA | {"sliding_window": 9, "query_pre_attn_scalar": 24}),
+    "gemma3": (
+        "Gemma3",
+        GEMMA
+        | {"sliding_window": 9, "query_pre_attn_scalar": 24, "sliding_window_pattern": 2}
+        | {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+    ),
 }
 """Each family's prefix in transformers, and the settings of its checkpoint."""
 
 
 def random_model(prefix: str, settings: dict, seed: int = 0) -> transformers.PreTrainedModel:
     """A network of a family in which every weight matters, norms and biases too."""
-    config = getattr(transformers, f"{prefix}Config")(**settings)
+    name = "Gemma3Text" if prefix == "Gemma3" else prefix
+    config = getattr(transformers, f"{name}Config")(**settings)
     model = getattr(transformers, f"{prefix}ForCausalLM")(config)
     rng = np.random.default_rng(seed)
     with torch.no_grad():

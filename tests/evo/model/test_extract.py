@@ -10,7 +10,7 @@ from torch import nn
 
 from evo.genome.cost import parameters
 from evo.genome.subnet import Subnet
-from evo.huggingface.from_config import SourceConfig
+from evo.huggingface.source_config import SourceConfig
 from evo.huggingface.from_weights import litgpt_weights, read_weights
 from evo.model import checkpoint as checkpoints
 from evo.model.checkpoint import Checkpoint
