@@ -231,8 +231,11 @@ def reloaded(directory: Path, *, native: bool) -> Any:
         model_class: Any = AutoModelForCausalLM
     else:  # the same file as in the directory, which transformers would copy into its cache
         from evo.huggingface.modeling_evo import EvoForCausalLM as model_class
+    settings: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True}
+    if native:
+        settings["attn_implementation"] = "eager"  # the other ones leave soft capping out
     try:
-        model = model_class.from_pretrained(directory, dtype=torch.float32, local_files_only=True)
+        model = model_class.from_pretrained(directory, **settings)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"{directory}: transformers cannot load it: {first_line(error)}") from error
     return model.eval()

@@ -187,7 +187,11 @@ def transformers_logits(
             written = source.fields.get("rope_parameters") or {}
             config.rope_parameters.update(written)
         model = AutoModelForCausalLM.from_pretrained(
-            directory, config=config, dtype=torch.float32, local_files_only=True
+            directory,
+            config=config,
+            dtype=torch.float32,
+            local_files_only=True,
+            attn_implementation="eager",  # the other ones leave soft capping out
         )
     except Exception as error:  # of an odd config.json each class raises kinds of its own
         raise UserError(f"{directory}: transformers cannot load it: {first_line(error)}") from error

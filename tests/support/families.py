@@ -19,6 +19,7 @@ SHAPE = {
 GROUPED = SHAPE | {"num_key_value_heads": 4, "head_dim": 8}
 
 GEMMA = SHAPE | {"num_key_value_heads": 4, "head_dim": 12}
+GEMMA |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
 
 FAMILIES: dict[str, tuple[str, dict]] = {
     "neox": ("GPTNeoX", SHAPE),
@@ -51,11 +52,18 @@ FAMILIES: dict[str, tuple[str, dict]] = {
 """Each family's prefix in transformers, and the settings of its checkpoint."""
 
 
-def random_model(prefix: str, settings: dict, seed: int = 0) -> transformers.PreTrainedModel:
-    """A network of a family in which every weight matters, norms and biases too."""
+def network(prefix: str, settings: dict) -> transformers.PreTrainedModel:
+    """A network of a family as transformers has it, its weights at random."""
     name = "Gemma3Text" if prefix == "Gemma3" else prefix
     config = getattr(transformers, f"{name}Config")(**settings)
     model = getattr(transformers, f"{prefix}ForCausalLM")(config)
+    model.set_attn_implementation("eager")  # the other ones leave soft capping out
+    return model
+
+
+def random_model(prefix: str, settings: dict, seed: int = 0) -> transformers.PreTrainedModel:
+    """A network of a family in which every weight matters, norms and biases too."""
+    model = network(prefix, settings)
     rng = np.random.default_rng(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

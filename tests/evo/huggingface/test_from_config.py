@@ -138,4 +138,4 @@ def test_the_real_vocabulary_is_the_tokenizers(vocabulary, said, tmp_path):
     config = litgpt_config(source, vocabulary, "EleutherAI/pythia-410m")
     assert config.vocab_size == said
     assert config.padded_vocab_size == 50304
-    assert config.hf_config == {"name": "EleutherAI/pythia-410m"}
+    assert config.hf_config == {"name": "EleutherAI/pythia-410m", "tie_word_embeddings": False}

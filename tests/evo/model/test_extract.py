@@ -3,22 +3,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import transformers
 from litgpt.config import Config
 from litgpt.model import GPT
 from torch import nn
 
 from evo.genome.cost import parameters
 from evo.genome.subnet import Subnet
-from evo.huggingface.source_config import SourceConfig
 from evo.huggingface.from_weights import litgpt_weights, read_weights
+from evo.huggingface.source_config import SourceConfig
 from evo.model import checkpoint as checkpoints
 from evo.model.checkpoint import Checkpoint
 from evo.model.extract import extract
 from evo.model.layerwise_gpt import architecture_of, head_sizes, is_tied
 from evo.model.network import Network
 from tests.support.cuts import random_subnet, take
-from tests.support.families import FAMILIES, random_model, random_tokens
+from tests.support.families import FAMILIES, network, random_model, random_tokens
 
 TOKENS = torch.from_numpy(random_tokens(2, 60)).long()
 
@@ -75,17 +74,19 @@ def test_a_cut_is_what_transformers_computes_with_the_kept_rows(family, loaded):
         shape = {}
     else:
         shape = {"head_dim": size, "num_key_value_heads": subnet.widths.groups[0]}
-    small = getattr(transformers, f"{prefix}ForCausalLM")(
-        getattr(transformers, f"{prefix}Config")(
-            **settings
-            | shape
-            | {
-                "hidden_size": subnet.widths.channels,
-                "num_hidden_layers": subnet.widths.layers,
-                "num_attention_heads": heads,
-                "intermediate_size": subnet.widths.neurons[0],
-            }
-        )
+    kinds = random_model(prefix, settings).config
+    if (types := getattr(kinds, "layer_types", None)) is not None:
+        shape["layer_types"] = [types[layer] for layer in np.flatnonzero(subnet.layers)]
+    small = network(
+        prefix,
+        settings
+        | shape
+        | {
+            "hidden_size": subnet.widths.channels,
+            "num_hidden_layers": subnet.widths.layers,
+            "num_attention_heads": heads,
+            "intermediate_size": subnet.widths.neurons[0],
+        },
     )
     weights = random_model(prefix, settings).state_dict()
     small.load_state_dict(take(weights, head_size=size, queries_per_group=ratio, **indices(subnet)))
@@ -150,10 +151,11 @@ def test_permuting_leaves_the_function_unchanged(family, loaded, hf_checkpoint):
     same = replace(loaded, weights=litgpt_weights(source, loaded.config, permuted, None))
     assert same.hash != loaded.hash
     expected = logits_of(loaded.model())
-    torch.testing.assert_close(logits_of(same.model()), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits_of(same.model()), expected, rtol=1e-5, atol=5e-5)
 
 
 HEAD_SIZES = {"neox": [8], "neox-sequential": [4, 8], "qwen3": [2, 4, 6, 8, 10, 12]}
+HEAD_SIZES |= dict.fromkeys(("gemma", "gemma2", "gemma3"), HEAD_SIZES["qwen3"])
 
 
 def test_heads_cut_to_their_leading_pairs_are_the_teachers_with_the_rest_silenced(family, loaded):
@@ -168,9 +170,9 @@ def test_heads_cut_to_their_leading_pairs_are_the_teachers_with_the_rest_silence
         dropped += range(rotary + smaller - 2 * pairs, size)
         assert len(dropped) == size - smaller
         model = silenced(family, size, smaller, dropped)
-        network = cut(loaded, replace(full, head_size=smaller))
-        assert type(network) is GPT
-        torch.testing.assert_close(logits_of(network), logits_of(model), rtol=0, atol=1e-4)
+        winner = cut(loaded, replace(full, head_size=smaller))
+        assert type(winner) is GPT
+        torch.testing.assert_close(logits_of(winner), logits_of(model), rtol=0, atol=1e-4)
 
 
 def silenced(family, size, smaller, dropped):
@@ -180,15 +182,17 @@ def silenced(family, size, smaller, dropped):
     body = model.gpt_neox if prefix == "GPTNeoX" else model.model
     for block in body.layers:
         attention = block.attention if prefix == "GPTNeoX" else block.self_attn
-        attention.scaling = smaller**-0.5
+        attention.scaling *= (size / smaller) ** 0.5
         parts = ("query_key_value",) if prefix == "GPTNeoX" else ("q_proj", "k_proj", "v_proj")
         with torch.no_grad():
             for parameter in [p for part in parts for p in getattr(attention, part).parameters()]:
                 parameter.unflatten(0, (-1, size))[:, dropped] = 0
             for name in ("q_norm", "k_norm"):  # their mean square is then over the kept ones alone
                 if norm := getattr(attention, name, None):
-                    norm.weight *= (smaller / size) ** 0.5
-                    norm.variance_epsilon *= smaller / size
+                    offset = int(prefix == "Gemma3")  # its weight is stored less one
+                    norm.weight.copy_((norm.weight + offset) * (smaller / size) ** 0.5 - offset)
+                    epsilon = "eps" if offset else "variance_epsilon"
+                    setattr(norm, epsilon, getattr(norm, epsilon) * smaller / size)
     return model
 
 
@@ -273,4 +277,4 @@ def test_dtype(loaded):
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
     assert logits_of(half).dtype == torch.bfloat16
     exact = logits_of(cut(loaded, subnet))
-    assert (logits_of(half).float() - exact).abs().max() < 0.05 * exact.abs().max()
+    assert (logits_of(half).float() - exact).abs().max() < 0.1 * exact.abs().max()

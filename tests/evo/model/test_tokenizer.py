@@ -81,7 +81,7 @@ def test_special_tokens(tmp_path):
 def test_what_is_missing_or_damaged(tmp_path):
     assert load_tokenizer(tmp_path) is None
     (tmp_path / "tokenizer.model").write_bytes(b"")
-    refused(tmp_path, "only a SentencePiece")
+    refused(tmp_path, "has only the slow tokenizer `tokenizer.model`")
     path = write_tokenizer(tmp_path) / "tokenizer.json"
     content = path.read_text()
     (tmp_path / "tokenizer_config.json").write_text("{")
