@@ -8,15 +8,25 @@ from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import fields
 from itertools import islice, pairwise
+from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import yaml
 from jsonargparse import ArgumentParser
+from jsonargparse.typing import register_type
 
 from evo.errors import UserError
+from evo.quantities import Count, parse_count
 
 Config = TypeVar("Config")
+
+
+class WholeNumber(int):
+    """What the argument parser makes of a field of type `Count`."""
+
+
+register_type(WholeNumber, serializer=int, deserializer=parse_count)
 
 TRUTHS = {"true", "false", "yes", "no", "null"}
 """What a switch takes as its value; any other word after it is something else."""
@@ -53,7 +63,7 @@ def parse_config(
         allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="a YAML file with values of these flags")
-    kinds = get_type_hints(config_class)
+    kinds = _kinds(config_class)
     # The names in an inherited field's type are those of the module that defines it.
     config_class.__init__.__annotations__.update(kinds)
     lists = {field for field, kind in kinds.items() if _takes_several(kind)}
@@ -89,13 +99,30 @@ def parse_value(config_class: type, name: str, text: str) -> Any:
     Raises:
         UserError: it is not of the field's type.
     """
-    kind = get_type_hints(config_class)[name]
+    kind = _kinds(config_class)[name]
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument(_flag(name), type=kind)
     try:
         return parser.parse_args([f"{_flag(name)}={text}"])[name]
     except ArgumentError as error:
         raise UserError(f"{_flag(name)} {text}: give {_wanted(kind)}") from error
+
+
+def _kinds(config_class: type) -> dict[str, Any]:
+    """The type of each field, as the argument parser is to read it."""
+    return {
+        name: _kind(kind)
+        for name, kind in get_type_hints(config_class, include_extras=True).items()
+    }
+
+
+def _kind(kind: Any) -> Any:
+    """A field's type with `Count` replaced by what takes suffixes."""
+    if kind == Count:
+        return WholeNumber
+    if get_args(kind) == (Count, NoneType):
+        return WholeNumber | None
+    return kind
 
 
 def _takes_several(kind: Any) -> bool:
@@ -129,6 +156,8 @@ def _wanted(kind: Any) -> str:
         return f"some of {', '.join(map(str, known))}" if known else "values, one after the other"
     if choices:  # one type, or none
         return _wanted(choices[0])
+    if kind is WholeNumber:
+        return "a whole number, such as 1500000 or 1.5M"
     return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a value")
 
 

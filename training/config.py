@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from evo.errors import UserError
+from evo.quantities import Count
 from training.logs.loggers import LoggerName, check_loggers
 from training.losses.settings import DivergenceKind, Tail
 
@@ -73,10 +74,10 @@ class TrainingConfig:
     """
 
     text: list[str] | str
-    tokens: int
+    tokens: Count
     init: Literal["weights", "random"] = "weights"
     text_weights: list[float] | None = None
-    shuffle_tokens: int = 2**23
+    shuffle_tokens: Count = 2**23
     log_blocks: bool = False
     teacher: Path | None = None
     teacher_logits: Path | None = None
@@ -87,8 +88,8 @@ class TrainingConfig:
     top_k: int | None = None
     tail: Tail = "bucket"
     validation_text: str | None = None
-    validation_tokens: int | None = None
-    batch_tokens: int | None = None
+    validation_tokens: Count | None = None
+    batch_tokens: Count | None = None
     learning_rate: float | None = None
     validate_every: int | None = None
     checkpoint_every: int | None = None
@@ -199,7 +200,7 @@ class CacheLogitsConfig:
 
     teacher: Path
     text: list[str] | str
-    tokens: int
+    tokens: Count
     out: Path
     top_k: int = 256
     sequence_length: int | None = None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evo.errors import UserError
+from evo.quantities import Count
 from evo.storage.strict_json import dumps
 
 OF_TEXT = ("sequence_length", "max_tokens", "stride")
@@ -56,7 +57,7 @@ class EvalConfig:
     model: Path
     text: str | None = None
     sequence_length: int | None = None
-    max_tokens: int | None = None
+    max_tokens: Count | None = None
     stride: int | None = None
     tasks: list[str] = field(default_factory=list)
     include_path: Path | None = None

@@ -10,6 +10,7 @@ from evo.algorithms.settings import Budget, Rates
 from evo.data.text_weights import check_weights
 from evo.errors import UserError
 from evo.genome import COSTS, PROXIES, RANKINGS, SPACES
+from evo.quantities import Count
 from evo.search.rung_settings import Rungs
 from workers.settings import POOL_IDLE, PoolSettings, ScoringSettings
 
@@ -154,8 +155,8 @@ class SearchConfig:
     survivors: float = 0.125
     rung_confidence: float = 0.9
     sequence_length: int | None = None
-    max_tokens: int | None = None
-    shard_tokens: int = 16384
+    max_tokens: Count | None = None
+    shard_tokens: Count = 16384
     micro_batch: int | None = None
     dtype: Literal["float32", "bfloat16"] | None = None
     threads: int = 1
