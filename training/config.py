@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from evo.data.reading import Reading
 from evo.errors import UserError
 from evo.quantities import Count
 from training.logs.loggers import LoggerName, check_loggers
@@ -20,7 +21,7 @@ NOT_NEGATIVE = ("alpha", "beta", "weight_decay", "seed", "gpus_per_worker")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
+class TrainingConfig(Reading):
     """How a network is trained, whichever it is.
 
     Attributes:
@@ -107,6 +108,7 @@ class TrainingConfig:
     on_nan: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check(self, POSITIVE, lambda value: value > 0, "more than 0")
         check(self, NOT_NEGATIVE, lambda value: value >= 0, "0 or more")
         distils = self.teacher is not None or self.teacher_logits is not None
@@ -171,7 +173,7 @@ class PretrainConfig(TrainingConfig):
 
 
 @dataclass(frozen=True)
-class CacheLogitsConfig:
+class CacheLogitsConfig(Reading):
     """Keep a teacher's likeliest tokens at every position of a text, for `evo pretrain
     --teacher-logits`.
 
@@ -213,6 +215,7 @@ class CacheLogitsConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         names = ("tokens", "top_k", "vocabulary", "workers", "micro_batch", "threads")
         check(self, names, lambda value: value > 0, "more than 0")
         _check_gpus(self.gpus_per_worker)

@@ -18,6 +18,7 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from evo.data.reading import BadLine
 from evo.errors import UserError, first_line
 from evo.storage.run_directory import FILE, read_settings
 
@@ -120,9 +121,14 @@ def absolute(source: str) -> str:
 
 
 def documents(
-    source: str, start: int = 0, stop: int | None = None, *, expected: str | None = None
-) -> Iterator[str]:
-    """The documents of a data set, or of some of its files, in their order.
+    source: str,
+    start: int = 0,
+    stop: int | None = None,
+    field: str = "text",
+    *,
+    expected: str | None = None,
+) -> Iterator[str | BadLine]:
+    """The documents of a data set, or of some of its files, in their order, and rows without any.
 
     After a lost connection the file is read again up to its last row, which is slow but exact.
 
@@ -130,6 +136,7 @@ def documents(
         source: `hf:REPO[@COMMIT][:CONFIG]:SPLIT`.
         start: the first file.
         stop: the file before which to stop.
+        field: the column that holds the text.
         expected: the version that is meant.
 
     Raises:
@@ -138,22 +145,20 @@ def documents(
     if expected is not None and version(source) != expected:
         raise UserError(f"{source} is not what it was: it has changed on the hub")
     for file in range(start, files(source) if stop is None else stop):
-        yield from resumed(partial(_texts, source, file), partial(_wait, source))
+        yield from resumed(partial(_texts, source, file, field), partial(_wait, source))
 
 
-def _texts(source: str, file: int) -> Iterator[str]:
+def _texts(source: str, file: int, field: str) -> Iterator[str | BadLine]:
     rows = _open(source)[0]
-    for row in rows.shard(num_shards=rows.num_shards, index=file):
-        yield _text(source, row)
-
-
-def _text(source: str, row: Any) -> str:
-    if "text" not in row:
-        raise UserError(f"{source} has no column 'text', but {sorted(row)}")
-    text = row["text"] if row["text"] is not None else ""
-    if not isinstance(text, str):
-        raise UserError(f"{source}: a text is {type(text).__name__}, not a string")
-    return text
+    for number, row in enumerate(rows.shard(num_shards=rows.num_shards, index=file), 1):
+        if field not in row:
+            raise UserError(f"{source} has no column '{field}', but {sorted(row)}")
+        text = row[field] if row[field] is not None else ""
+        if isinstance(text, str):
+            yield text
+        else:
+            where = f"{source}, file {file + 1}, row {number}"
+            yield BadLine(f"{where}: a text is {type(text).__name__}, not a string")
 
 
 class _Name(NamedTuple):

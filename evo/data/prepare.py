@@ -53,7 +53,7 @@ def prepare(config: PrepareConfig) -> Manifest:
     out = config.out.absolute()
     _check_once(config.sources)
     sources = pin_sources(config.sources, out, "text")
-    chunks = chunks_of(sources)
+    chunks = chunks_of(sources, reading=config.reading)
     files = _files(chunks)
     settings = {
         "text": sources,
@@ -62,6 +62,7 @@ def prepare(config: PrepareConfig) -> Manifest:
         "tokenizer_hash": tokenizer.hash,
         "end_of_text": tokenizer.end_of_text,
         "sequence_length": config.sequence_length,
+        **config.reading.changes,
     }
     claim_run(out, settings, free=("tokenizer",))
     with exclusive(out):
@@ -93,6 +94,7 @@ def prepare(config: PrepareConfig) -> Manifest:
             tokens=sum(record.tokens for record in ordered),
             dtype=token_type(tokenizer).name,
             shards=[shard for record in ordered for shard in record.shards],
+            skipped=sum(record.skipped for record in ordered),
         )
         if not manifest.tokens:
             raise UserError(f"{' '.join(config.sources)} is empty: there is no text in it")

@@ -45,6 +45,7 @@ class Manifest:
         tokens: how many in all shards.
         dtype: of the stored token ids.
         shards: in the order of the stream.
+        skipped: bad lines that were left out.
     """
 
     text: list[str]
@@ -56,6 +57,7 @@ class Manifest:
     tokens: int
     dtype: str
     shards: list[Shard]
+    skipped: int = 0
 
     def save(self, directory: Path) -> None:
         """Write `manifest.json`.
@@ -78,6 +80,7 @@ class Manifest:
         try:
             content = json.loads(path.read_bytes())
             content["shards"] = [Shard(**shard) for shard in content["shards"]]
+            content = {"skipped": 0, **content}
             return Manifest(**{field.name: content[field.name] for field in fields(Manifest)})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is no manifest of `evo prepare`: {error!r}") from error

@@ -4,9 +4,9 @@ A source is one of
 
 - `stdlib:train`, `stdlib:validation`: the source text of the running Python's standard library,
   split by file; always there, no download;
-- a path or glob of `.txt` (one document per file), `.jsonl` (field `text`; also compressed,
-  `.jsonl.zst` and `.jsonl.gz`), `.parquet` (column `text`) or `.npy` (token ids: 1-D is a stream
-  to pack, 2-D is one block per row), or a directory of such files;
+- a path or glob of `.txt` (one document per file), `.jsonl` (a field of each line; also
+  compressed, `.jsonl.zst` and `.jsonl.gz`), `.parquet` (a column of strings) or `.npy` (token ids:
+  1-D is a stream to pack, 2-D is one block per row), or a directory of such files;
 - a directory that `evo prepare` wrote (see `evo.data.prepared_corpus`);
 - `hf:REPO[@COMMIT][:CONFIG]:SPLIT`: a data set of the Hugging Face hub, streamed.
 """
@@ -25,6 +25,7 @@ from pathlib import Path
 
 from evo.data import hub
 from evo.data.hub import attempt, resumed
+from evo.data.reading import PLAIN, BadLine, Reading, Skipped
 from evo.data.text_files import SUFFIXES, check_document, read_file, suffix, wait_for_file
 from evo.errors import UserError
 
@@ -40,13 +41,13 @@ READING = 2
 """Goes up when files are read in another way: what was cached before is of no use then."""
 
 
-def documents(source: str) -> Iterator[str]:
+def documents(source: str, reading: Reading = PLAIN) -> Iterator[str]:
     """The documents of a source of text, in a fixed order.
 
     Raises:
         UserError: an unknown source, or one that cannot be read.
     """
-    for part in parts(source):
+    for part in parts(source, reading):
         yield from part.documents()
 
 
@@ -62,6 +63,7 @@ class SourceRange:
             data set of the hub.
         stop: where it ends, counted alike; None: with the file.
         version: of a data set of the hub, the one that is meant; None: whichever there is.
+        reading: how documents are read.
     """
 
     name: str
@@ -69,6 +71,7 @@ class SourceRange:
     start: int = 0
     stop: int | None = None
     version: str | None = None
+    reading: Reading = PLAIN
 
     @property
     def kind(self) -> str:
@@ -77,29 +80,43 @@ class SourceRange:
             return self.name.partition(":")[0]
         return suffix(self.path)
 
-    def documents(self) -> Iterator[str]:
+    def documents(self, skipped: Skipped | None = None) -> Iterator[str]:
         """The part's documents, in a fixed order.
+
+        Args:
+            skipped: counts the lines that are left out; where there is none, they are told.
 
         Raises:
             UserError: it cannot be read, or a document is too large to be tokenised at once.
         """
-        for document in self._documents():
-            check_document(self.name, document)
-            yield document
+        counted = Skipped() if skipped is None else skipped
+        try:
+            for document in self._documents():
+                if not isinstance(document, BadLine):
+                    check_document(self.name, document)
+                    yield document
+                elif self.reading.on_bad_line == "skip":
+                    counted.add(document)
+                else:
+                    raise UserError(f"{document.describe()} (--on-bad-line skip leaves it out)")
+        finally:
+            if skipped is None:
+                counted.tell(self.name)
 
-    def _documents(self) -> Iterator[str]:
+    def _documents(self) -> Iterator[str | BadLine]:
+        field = self.reading.text_field
         if self.path is None:
             if self.kind == "hf":
-                return hub.documents(self.name, self.start, self.stop, expected=self.version)
+                return hub.documents(self.name, self.start, self.stop, field, expected=self.version)
             return _stdlib(self.name)
-        read = partial(read_file, self.path, self.start, self.stop)
+        read = partial(read_file, self.path, self.start, self.stop, field)
         return resumed(read, partial(wait_for_file, self.path))
 
     def cache_key(self) -> str | None:
         """A hash of the content, or None where only reading it all would tell."""
         if self.path is not None:
-            path = self.path
-            return attempt(lambda: _content_hash(path), partial(wait_for_file, path))
+            read = partial(_content_hash, self.path, self.reading)
+            return attempt(read, partial(wait_for_file, self.path))
         if self.kind == "hf":
             return None
         digest = hashlib.blake2b(digest_size=12)
@@ -108,8 +125,9 @@ class SourceRange:
         return digest.hexdigest()
 
 
-def _content_hash(path: Path) -> str:
-    digest = hashlib.blake2b(f"{READING} {suffix(path)}".encode(), digest_size=12)
+def _content_hash(path: Path, reading: Reading) -> str:
+    how = f" {reading.changes}" if reading.changes else ""
+    digest = hashlib.blake2b(f"{READING} {suffix(path)}{how}".encode(), digest_size=12)
     with path.open("rb") as file:
         while chunk := file.read(2**24):
             digest.update(chunk)
@@ -155,8 +173,12 @@ def _tell_once(message: str) -> None:
     logger.info("%s", message)
 
 
-def parts(source: str) -> list[SourceRange]:
+def parts(source: str, reading: Reading = PLAIN) -> list[SourceRange]:
     """What a source consists of.
+
+    Args:
+        source: see the module.
+        reading: how its documents are read.
 
     Raises:
         UserError: an unknown source.
@@ -164,11 +186,14 @@ def parts(source: str) -> list[SourceRange]:
     if source.startswith("stdlib:"):
         if source not in ("stdlib:train", "stdlib:validation"):
             raise UserError(f"unknown source {source}: a source is {KINDS}")
-        return [SourceRange(source)]
+        return [SourceRange(source, reading=reading)]
     if source.startswith("hf:"):
-        return [SourceRange(hub.absolute(source))]
+        return [SourceRange(hub.absolute(source), reading=reading)]
     # Absolute, as tasks on other nodes read them in other working directories.
-    return [SourceRange(str(path.absolute()), path.absolute()) for path in paths_of(source)]
+    return [
+        SourceRange(str(path.absolute()), path.absolute(), reading=reading)
+        for path in paths_of(source)
+    ]
 
 
 def _stdlib(source: str) -> Iterator[str]:

@@ -11,18 +11,22 @@ import hashlib
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from evo.data.prepared_corpus import is_prepared, open_blocks, read_stream
+from evo.data.reading import PLAIN, Reading, Skipped
 from evo.data.sources import SourceRange, parts, paths_of
 from evo.data.token_shards import Blocks, spaced
 from evo.errors import UserError, first_line
 from evo.model.tokenizer import Tokenizer
-from evo.storage.files import atomic_file, cache_directory
+from evo.storage.cache import cached
 
 Tokens = NDArray[np.int32]
 Item = TypeVar("Item")
@@ -69,6 +73,7 @@ def load_text(
     vocabulary: int,
     sequence_length: int,
     max_tokens: int | None = None,
+    reading: Reading = PLAIN,
 ) -> Text:
     """Read, tokenise and pack a source.
 
@@ -82,6 +87,7 @@ def load_text(
             front of a text is no fair sample of it. Read are the first 33M tokens, or `max_tokens`
             if those are more; of a stream from the hub, which may have no end, just these; of a
             prepared corpus, the blocks themselves, out of all of it.
+        reading: how documents are read.
 
     Raises:
         UserError: an unknown source, one that cannot be read, or text shorter than one block.
@@ -107,7 +113,7 @@ def load_text(
                 f"length of {sequence_length}"
             )
     else:
-        stream = _stream(source, tokenizer, _tokens_to_read(source, max_tokens))
+        stream = _stream(source, tokenizer, _tokens_to_read(source, max_tokens), reading)
         blocks = stream[: len(stream) // sequence_length * sequence_length]
         blocks = blocks.reshape(-1, sequence_length)
         if not len(blocks):
@@ -130,12 +136,17 @@ def _text(source: str, blocks: Tokens) -> Text:
 
 
 def load_stream(
-    source: str, *, tokenizer: Tokenizer | None, vocabulary: int, max_tokens: int | None = None
+    source: str,
+    *,
+    tokenizer: Tokenizer | None,
+    vocabulary: int,
+    max_tokens: int | None = None,
+    reading: Reading = PLAIN,
 ) -> Tokens:
     """The token ids of a source one after the other, shape [N].
 
-    The source, tokenizer and vocabulary are as for `load_text`. No more than `max_tokens` are read,
-    or than the first 33M if those are more.
+    The source, tokenizer, vocabulary and reading are as for `load_text`. No more than `max_tokens`
+    are read, or than the first 33M if those are more.
 
     Raises:
         UserError: an unknown source, one that cannot be read, or a 2-D `.npy`, whose rows do not
@@ -146,7 +157,7 @@ def load_stream(
     most = _tokens_to_read(source, max_tokens)
     if is_prepared(source):
         return read_stream(source, tokenizer=tokenizer, vocabulary=vocabulary, max_tokens=most)
-    stream = _stream(source, tokenizer, most)
+    stream = _stream(source, tokenizer, most, reading)
     check_ids(source, stream, vocabulary)
     return stream
 
@@ -185,10 +196,12 @@ def sequence_length_of(asked: int | None, block_size: int) -> int:
     return length
 
 
-def _stream(source: str, tokenizer: Tokenizer | None, max_tokens: int | None) -> Tokens:
+def _stream(
+    source: str, tokenizer: Tokenizer | None, max_tokens: int | None, reading: Reading
+) -> Tokens:
     pieces: list[Tokens] = []
     total = 0
-    for part in parts(source):
+    for part in parts(source, reading):
         for piece in _tokens_of(part, tokenizer):
             pieces.append(piece)
             total += len(piece)
@@ -210,18 +223,35 @@ def _tokens_of(part: SourceRange, tokenizer: Tokenizer | None) -> Iterator[Token
     if key is None or tokenizer is None:
         yield from part_tokens(part, tokenizer)
         return
-    cached = cache_directory() / "tokens" / f"{key}-{tokenizer.hash}-{tokenizer.end_of_text}.npy"
-    if not cached.is_file():
-        tokens = np.concatenate([np.empty(0, np.int32), *part_tokens(part, tokenizer)])
-        with atomic_file(cached) as temporary, temporary.open("wb") as file:
-            np.save(file, tokens)
-    yield np.load(cached, mmap_mode="r")
+    name = f"tokens/{key}-{tokenizer.hash}-{tokenizer.end_of_text}.safetensors"
+    tokens, skipped = cached(name, partial(_read_tokens, part, tokenizer), _save, _load)
+    skipped.tell(part.name)
+    yield tokens
 
 
-def part_tokens(part: SourceRange, tokenizer: Tokenizer | None) -> Iterator[Tokens]:
+def _read_tokens(part: SourceRange, tokenizer: Tokenizer) -> tuple[Tokens, Skipped]:
+    """All token ids of a part, and the lines that were left out."""
+    skipped = Skipped()
+    tokens = [np.empty(0, np.int32), *part_tokens(part, tokenizer, skipped)]
+    return np.concatenate(tokens), skipped
+
+
+def _save(read: tuple[Tokens, Skipped], path: Path) -> None:
+    tokens, skipped = read
+    save_file({"tokens": tokens}, path, metadata={"skipped": str(skipped.count)})
+
+
+def _load(path: Path) -> tuple[Tokens, Skipped]:
+    with safe_open(path, framework="numpy") as file:
+        return file.get_tensor("tokens"), Skipped(int(file.metadata()["skipped"]))
+
+
+def part_tokens(
+    part: SourceRange, tokenizer: Tokenizer | None, skipped: Skipped | None = None
+) -> Iterator[Tokens]:
     """The token ids of a part of a source, 1-D, some thousands at once.
 
-    Only text needs the tokenizer, not a `.npy`.
+    Only text needs the tokenizer, not a `.npy`. Bad lines are counted in `skipped`, or told.
 
     Raises:
         UserError: it cannot be read.
@@ -234,7 +264,7 @@ def part_tokens(part: SourceRange, tokenizer: Tokenizer | None) -> Iterator[Toke
             "as .npy, or import the checkpoint with its tokenizer"
         )
     else:
-        yield from tokenise(part.documents(), tokenizer)
+        yield from tokenise(part.documents(skipped), tokenizer)
 
 
 def npy_tokens(part: SourceRange) -> Iterator[Tokens]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from evo.data.chunks import Chunk
 from evo.data.prepared_corpus import RECORDS
+from evo.data.reading import Skipped
 from evo.data.sources import SourceRange
 from evo.data.token_blocks import npy_tokens, tokenise
 from evo.data.token_shards import Shard, write_shard
@@ -32,11 +33,13 @@ class Record:
         documents: how many, empty ones left out.
         shards: in their order; none where there is no text.
         changed: when each part's file had been changed before it was read, see `Chunk.changed`.
+        skipped: bad lines that were left out.
     """
 
     documents: int
     shards: list[Shard]
     changed: list[int]
+    skipped: int = 0
 
     @property
     def tokens(self) -> int:
@@ -57,11 +60,11 @@ def tokenise_chunk(number: int, chunk: Chunk, tokenizer: Tokenizer, directory: P
     Raises:
         UserError: the chunk cannot be read, or a shard cannot be written.
     """
-    documents, changed = 0, chunk.changed
+    documents, skipped, changed = 0, Skipped(), chunk.changed
 
     def counted(part: SourceRange) -> Iterator[str]:
         nonlocal documents
-        for document in part.documents():
+        for document in part.documents(skipped):
             documents += bool(document)
             yield document
 
@@ -92,7 +95,7 @@ def tokenise_chunk(number: int, chunk: Chunk, tokenizer: Tokenizer, directory: P
                 count = 0
     if count:
         shards.append(write_shard(_path(directory, number, len(shards)), held[:count]))
-    record = Record(documents, shards, changed)
+    record = Record(documents, shards, changed, skipped.count)
     write_whole(record_path(directory, number), json.dumps(asdict(record)))
     return record
 
@@ -112,7 +115,7 @@ def read_record(directory: Path, number: int) -> Record | None:
     try:
         content = json.loads(path.read_bytes())
         shards = [Shard(**shard) for shard in content["shards"]]
-        return Record(content["documents"], shards, content["changed"])
+        return Record(content["documents"], shards, content["changed"], content.get("skipped", 0))
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     except OSError as error:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from ray.exceptions import ObjectLostError
 
 from evo.data.chunks import chunks_of
+from evo.data.reading import PLAIN, Reading
 from evo.data.sources import SourceRange
 from evo.data.token_blocks import Tokens, batches_of, check_ids, npy_tokens
 from evo.errors import UserError
@@ -141,13 +142,14 @@ class StreamedText:
     window: int
 
 
-def parts_of(source: str) -> tuple[SourceRange, ...]:
+def parts_of(source: str, reading: Reading = PLAIN) -> tuple[SourceRange, ...]:
     """The parts of a source, small enough to go on quickly in the middle of it.
 
     Raises:
         UserError: the source cannot be read.
     """
-    parts = tuple(part for chunk in chunks_of([source]) for part in chunk.parts)
+    chunks = chunks_of([source], reading=reading)
+    parts = tuple(part for chunk in chunks for part in chunk.parts)
     if not parts:
         raise UserError(f"{source} is empty: there is no text in it")
     return parts
