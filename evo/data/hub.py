@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -65,7 +66,7 @@ def pin(source: str) -> str:
     commit = attempt(lambda: _open(source)[2], partial(_wait, source))
     if commit is None:
         return source
-    return source.replace(name.repository, f"{name.repository}@{commit}", 1)
+    return str(name._replace(commit=commit))
 
 
 def unpin(source: str) -> str:
@@ -74,8 +75,7 @@ def unpin(source: str) -> str:
     Raises:
         UserError: it is no source.
     """
-    commit = _name(source).commit
-    return source if commit is None else source.replace(f"@{commit}", "", 1)
+    return str(_name(source)._replace(commit=None))
 
 
 def pin_sources(sources: Sequence[str], run: Path, setting: str) -> list[str]:
@@ -114,10 +114,32 @@ def absolute(source: str) -> str:
     Raises:
         UserError: it is no source.
     """
-    directory = Path(_name(source).repository)
+    name = _name(source)
+    directory = Path(name.repository)
     if directory.is_absolute() or not directory.is_dir():
         return source
-    return source.replace(str(directory), str(directory.absolute()), 1)
+    return str(name._replace(repository=os.path.abspath(directory)))
+
+
+def identity(source: str, version: str | None) -> tuple[str, str | None]:
+    """What a data set is known by: on the hub its name and version; in a local directory, wherever
+    that lies, the names and sizes of its files.
+
+    Args:
+        source: `hf:REPO[@COMMIT][:CONFIG]:SPLIT`.
+        version: the one that is meant, see `version`.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    name = _name(source)
+    directory = Path(name.repository)
+    if not directory.is_dir():
+        return source, version
+    found = attempt(lambda: _open(source)[3], partial(_wait, source))
+    sizes = [(os.path.relpath(path, directory), os.stat(path).st_size) for path in found]
+    digest = hashlib.blake2b(repr(sizes).encode(), digest_size=8).hexdigest()
+    return str(name._replace(repository="")), digest
 
 
 def documents(
@@ -169,6 +191,11 @@ class _Name(NamedTuple):
     configuration: str | None
     split: str
 
+    def __str__(self) -> str:
+        """The source again."""
+        repository = self.repository if self.commit is None else f"{self.repository}@{self.commit}"
+        return ":".join(["hf", repository, *filter(None, [self.configuration]), self.split])
+
 
 def _name(source: str) -> _Name:
     fields = source.split(":")
@@ -184,9 +211,9 @@ def _name(source: str) -> _Name:
 
 
 @lru_cache(maxsize=8)
-def _open(source: str) -> tuple[Any, str, str | None]:
-    """The data set as a stream, its version, and its commit where it has one; the hub is asked once
-    for what it consists of."""
+def _open(source: str) -> tuple[Any, str, str | None, list[str]]:
+    """The data set as a stream, its version, its commit where it has one, and its files; the hub is
+    asked once for what it consists of."""
     repository, commit, configuration, split = _name(source)
     from datasets import load_dataset_builder
 
@@ -198,7 +225,7 @@ def _open(source: str) -> tuple[Any, str, str | None]:
     version = hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
     made_of = str(builder.hash)
     commit = made_of if COMMIT.fullmatch(made_of) else None
-    return builder.as_streaming_dataset(split), version, commit
+    return builder.as_streaming_dataset(split), version, commit, list(found)
 
 
 def _wait(source: str, error: Exception, waits: Iterator[float]) -> None:

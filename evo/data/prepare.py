@@ -64,7 +64,7 @@ def prepare(config: PrepareConfig) -> Manifest:
         "sequence_length": config.sequence_length,
         **config.reading.changes,
     }
-    claim_run(out, settings, free=("tokenizer",))
+    claim_run(out, settings, free=("tokenizer", "text"))
     with exclusive(out):
         _remove_temporary(out)
         records = _finished(out, chunks)

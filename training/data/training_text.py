@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evo.data.chunks import file_bytes
+from evo.data.hub import identity
 from evo.data.prepared_corpus import is_prepared, open_blocks
 from evo.data.reading import PLAIN, Reading
 from evo.data.sources import parts
@@ -202,9 +203,11 @@ def _stream(
         digest.update(repr(reading.changes).encode())
     for part in chunks:
         # The time of change is left out: a run must go on with a copy of the corpus.
-        size = None if part.path is None else file_bytes(part)
-        known_as = part.name if part.path is None else part.path.name
-        digest.update(repr((known_as, part.start, part.stop, part.version, size)).encode())
+        if part.path is None:
+            (known_as, version), size = identity(part.name, part.version), None
+        else:
+            known_as, version, size = part.path.name, part.version, file_bytes(part)
+        digest.update(repr((known_as, part.start, part.stop, version, size)).encode())
     model = Path(student.path).absolute()
     text = StreamedText(name, chunks, model, vocabulary, length, window)
     return Source(name, text, digest.hexdigest())
