@@ -13,23 +13,19 @@ A source is one of
 
 from __future__ import annotations
 
-import glob
 import hashlib
-import logging
 import sysconfig
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 from evo.data import hub
 from evo.data.hub import attempt, resumed
 from evo.data.reading import PLAIN, BadLine, Reading, Skipped
 from evo.data.text_files import SUFFIXES, check_document, read_file, suffix, wait_for_file
+from evo.data.text_paths import text_paths
 from evo.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 KINDS = (
     "stdlib:train, stdlib:validation, hf:REPO[@COMMIT][:CONFIG]:SPLIT, a directory of "
@@ -140,37 +136,13 @@ def paths_of(source: str) -> list[Path]:
     Raises:
         UserError: there is none, or one that is no text.
     """
-    if Path(source).is_dir():
-        visible = [path for path in Path(source).rglob("*") if _is_visible(path, Path(source))]
-        paths = sorted(filter(suffix, visible))
-        _tell_left_out(source, [path for path in visible if not suffix(path)])
-    else:
-        found = [source] if Path(source).is_file() else glob.glob(source, recursive=True)
-        paths = sorted(Path(path) for path in found)
+    paths = text_paths(source)
     if not paths:
         raise UserError(f"no text at {source}: a source is {KINDS}")
     for path in paths:
         if not suffix(path) or not path.is_file():
             raise UserError(f"{path} is no text that can be read: a source is {KINDS}")
     return paths
-
-
-def _is_visible(path: Path, source: Path) -> bool:
-    names = path.relative_to(source).parts
-    return not any(name.startswith(".") for name in names) and path.is_file()
-
-
-def _tell_left_out(source: str, paths: Iterable[Path]) -> None:
-    kinds = Counter(path.suffix or path.name for path in paths)
-    if kinds:
-        listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
-        others = ", ..." if len(kinds) > 5 else ""
-        _tell_once(f"{source}: {kinds.total()} files of other kinds are left out: {listed}{others}")
-
-
-@lru_cache  # a command looks into its sources several times
-def _tell_once(message: str) -> None:
-    logger.info("%s", message)
 
 
 def parts(source: str, reading: Reading = PLAIN) -> list[SourceRange]:
