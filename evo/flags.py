@@ -7,7 +7,8 @@ import re
 from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import fields
-from itertools import islice, pairwise
+from itertools import pairwise
+from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -16,6 +17,7 @@ import yaml
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import register_type
 
+from evo.config_file import check_config_file
 from evo.errors import UserError
 from evo.quantities import Count, parse_count
 
@@ -78,14 +80,20 @@ def parse_config(
     _show_dashes(parser)
     try:
         given = _join_lists(_with_values(arguments, switches), lists)
-        parsed = parser.parse_args(_configs_first(given))
+        configs, others = _configs_apart(given)
+        for config in configs:
+            check_config_file(Path(config))
+        # Whatever comes later counts for jsonargparse.
+        parsed = parser.parse_args([*(f"--config={config}" for config in configs), *others])
     except ArgumentError as error:
         names = {name: name if name in positional else _flag(name) for name in kinds}
         problem = _problem(str(error), kinds, names)
         if problem.endswith("is missing") and problem.split()[0] in positional:
             problem += _swallowed(arguments, lists)
         raise UserError(f"{problem}; `{program} --help` lists the flags") from error
-    return config_class(**{field.name: parsed[field.name] for field in fields(config_class)})  # type: ignore[arg-type]
+    values = {field.name: parsed[field.name] for field in fields(config_class)}  # type: ignore[arg-type]
+    _refuse_null_characters(values)
+    return config_class(**values)
 
 
 def parse_value(config_class: type, name: str, text: str) -> Any:
@@ -216,17 +224,27 @@ def _join_lists(arguments: Sequence[str], lists: set[str]) -> list[str]:
     ]
 
 
-def _configs_first(arguments: list[str]) -> list[str]:
-    """Whatever comes later counts for jsonargparse."""
+def _configs_apart(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The files of `--config`, and all other arguments."""
     configs: list[str] = []
-    rest = iter(arguments)
     others: list[str] = []
+    rest = iter(arguments)
     for argument in rest:
-        if argument == "--config":
-            configs += [argument, *islice(rest, 1)]
+        name, given, value = argument.partition("=")
+        if name != "--config":
+            others.append(argument)
+        elif given or (following := next(rest, None)) is None:
+            configs.append(value)
         else:
-            (configs if argument.startswith("--config=") else others).append(argument)
-    return configs + others
+            configs.append(following)
+    return configs, others
+
+
+def _refuse_null_characters(values: dict[str, Any]) -> None:
+    """No system takes one in a path; a config file can hold one."""
+    for name, value in values.items():
+        if any("\0" in str(each) for each in (value if isinstance(value, list) else [value])):
+            raise UserError(f"{_flag(name)}: a null character is part of no name and of no path")
 
 
 def _swallowed(arguments: Sequence[str], lists: set[str]) -> str:
@@ -245,5 +263,5 @@ def _is_list(text: str) -> bool:
     """Whether a value is a list itself, and not one that begins like one, such as `[ab]*`."""
     try:
         return text.startswith("[") and isinstance(yaml.safe_load(text), list)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return False

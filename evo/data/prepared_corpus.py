@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo.data.token_shards import Blocks, Shard, map_tokens, spaced
-from evo.errors import UserError
+from evo.errors import UserError, first_line
 from evo.model.tokenizer import Tokenizer
 from evo.storage.checksums import check
 from evo.storage.files import write_whole
 from evo.storage.run_directory import FILE as SETTINGS
+from evo.storage.strict_json import loads
 
 MANIFEST = "manifest.json"
 
@@ -78,12 +79,36 @@ class Manifest:
         """
         path = directory / MANIFEST
         try:
-            content = json.loads(path.read_bytes())
+            content = {"skipped": 0, **loads(path.read_bytes())}
             content["shards"] = [Shard(**shard) for shard in content["shards"]]
-            content = {"skipped": 0, **content}
-            return Manifest(**{field.name: content[field.name] for field in fields(Manifest)})
+            manifest = Manifest(**{field.name: content[field.name] for field in fields(Manifest)})
+            manifest.check()
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is no manifest of `evo prepare`: {error!r}") from error
+            raise UserError(
+                f"{path} is no manifest of `evo prepare`: {first_line(error)}"
+            ) from error
+        return manifest
+
+    def check(self) -> None:
+        """Make sure that all that is reckoned with is of its type.
+
+        Raises:
+            ValueError: something is not.
+        """
+        numbers = [self.end_of_text, self.documents, self.tokens, self.skipped]
+        for shard in self.shards:
+            if not isinstance(shard.file, str) or not isinstance(shard.checksum, str):
+                raise ValueError(f"{shard.file!r} is no shard's name")
+            numbers += [shard.bytes, shard.tokens, shard.largest]
+        if not all(isinstance(number, int) and 0 <= number < 2**62 for number in numbers):
+            raise ValueError("it counts by something else than whole numbers")
+        if self.tokens != sum(shard.tokens for shard in self.shards):
+            raise ValueError("its shards have other tokens than it counts")
+        length = self.sequence_length
+        if length is not None and not (isinstance(length, int) and length > 1):
+            raise ValueError(f"{length!r} is no length of a sequence")
+        if not isinstance(self.text, list) or not isinstance(self.files, list):
+            raise ValueError("it names no sources")
 
 
 def is_prepared(source: str) -> bool:

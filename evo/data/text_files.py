@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, BinaryIO
 from evo.data.hub import pause
 from evo.data.reading import BadLine
 from evo.errors import UserError, first_line
+from evo.storage.strict_json import loads
 
 COMPRESSED = {".jsonl.zst": "zstd", ".jsonl.zstd": "zstd", ".jsonl.gz": "gzip"}
 SUFFIXES = (".txt", ".jsonl", *COMPRESSED, ".parquet", ".npy")
@@ -121,9 +121,8 @@ def _jsonl(path: Path, start: int, stop: int | None, field: str) -> Iterator[str
                 return
             if line.strip():
                 try:
-                    yield _string(json.loads(line)[field])
-                # Beyond some thousand brackets, the parser has no room left.
-                except (ValueError, KeyError, TypeError, RecursionError):
+                    yield _string(loads(line)[field])
+                except (ValueError, KeyError, TypeError):
                     yield BadLine(partial(_describe_line, path, position, field))
             position += len(line)
 

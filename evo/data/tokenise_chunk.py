@@ -20,6 +20,7 @@ from evo.data.token_shards import Shard, write_shard
 from evo.errors import UserError, first_line
 from evo.model.tokenizer import Tokenizer
 from evo.storage.files import write_whole
+from evo.storage.strict_json import loads
 
 SHARD_TOKENS = 2**25
 """A chunk of more tokens than this becomes several shards: so many are held in memory."""
@@ -113,10 +114,10 @@ def read_record(directory: Path, number: int) -> Record | None:
     """
     path = record_path(directory, number)
     try:
-        content = json.loads(path.read_bytes())
+        content = loads(path.read_bytes())
         shards = [Shard(**shard) for shard in content["shards"]]
         return Record(content["documents"], shards, content["changed"], content.get("skipped", 0))
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error

@@ -15,6 +15,7 @@ from typing import Any
 
 from evo.errors import UserError
 from evo.storage.files import cache_directory, write_whole
+from evo.storage.strict_json import loads
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ def _warn_once(message: str) -> None:
 def _read(path: Path) -> dict[str, Any]:
     """What was found right before; nothing where that is lost or damaged."""
     try:
-        known = json.loads(path.read_bytes())
+        known = loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}

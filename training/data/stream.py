@@ -28,6 +28,7 @@ from evo.data.token_blocks import Tokens, batches_of, check_ids, npy_tokens
 from evo.errors import UserError
 from evo.model.tokenizer import Tokenizer, load_tokenizer
 from evo.storage.files import output_errors, write_whole
+from evo.storage.strict_json import loads
 from training.data.prefetch import AHEAD
 
 APART = AHEAD + 1
@@ -216,7 +217,7 @@ def _read_positions(path: Path) -> dict[int, TextPosition]:
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     for line in lines:
         try:
-            number, *position = json.loads(line)
+            number, *position = loads(line)
             positions[number] = TextPosition(*position)
         except (ValueError, TypeError):
             break

@@ -114,6 +114,17 @@ def test_compressed_files_and_directories(load, refused, tokenizer, tmp_path):
     refused(tmp_path / "corpus", "has rows, each a block of its own")
 
 
+def test_what_follows_a_compressed_stream_is_one_line(refused, tmp_path):
+    content = json.dumps({"text": TEXT}).encode() + b"\n"
+    for name, compressed in (
+        ("a.jsonl.gz", gzip.compress(content)),
+        ("a.jsonl.zst", pa.compress(content, codec="zstd", asbytes=True)),
+    ):
+        for rest in (b"\0", b"\0" * 512, b"\0" * 2**21, b"text", compressed[:9]):
+            (tmp_path / name).write_bytes(compressed + rest)
+            refused(tmp_path / name, f"{name} cannot be read: ")
+
+
 def test_null_is_an_empty_text_everywhere(tmp_path):
     texts = ["one", None, "two"]
     write_parquet(tmp_path / "train.parquet", texts)
