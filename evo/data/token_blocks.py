@@ -2,7 +2,7 @@
 
 `evo.data.sources` says what a source is. Documents are tokenised, each is followed by the
 end-of-text token, and the stream is packed into blocks. What was tokenised is cached by content and
-tokenizer, in `$EVO_CACHE` or `~/.cache/evo`. What `evo prepare` wrote needs no tokenising.
+tokenizer (see `evo.storage.cache`). What `evo prepare` wrote needs no tokenising.
 """
 
 from __future__ import annotations

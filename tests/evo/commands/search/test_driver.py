@@ -389,6 +389,15 @@ def test_what_an_earlier_run_scored_comes_from_the_cache(
 
 
 @pytest.mark.slow
+def test_a_cache_that_cannot_be_written_changes_nothing(
+    reference: Path, settings: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("EVO_CACHE", str(tmp_path / "file"))
+    search(settings(tmp_path / "run", **FEWER, score_cache=True))
+    assert_same(tmp_path / "run", reference)
+
+
 def test_a_start_from_another_run(reference: Path, settings: Callable, tmp_path: Path) -> None:
     changes = {"start_from": reference, "seed": 1, "generations": 1, **FEWER}
     summary = search(settings(tmp_path / "run", **changes))
