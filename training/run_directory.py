@@ -12,7 +12,7 @@ CHECKPOINTS = "checkpoints"
 
 FREE = (
     "model", "teacher", "teacher_logits", "text", "validation_text", "micro_batch",
-    "text_field", "on_bad_line",
+    "text_field", "on_bad_line", "bos",
 )  # fmt: skip
 """Recorded settings that may differ at every start. A path does not say what lies there; the hash
 that stands beside it does. The size of a micro-batch changes only the last bits of the result."""

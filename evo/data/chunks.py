@@ -12,9 +12,9 @@ from pathlib import Path
 
 from evo.data import hub
 from evo.data.reading import PLAIN, Reading
+from evo.data.reading.npy_files import load_npy
 from evo.data.sources import SourceRange, parts
 from evo.data.text_files import check_size
-from evo.data.token_blocks import load_npy
 from evo.errors import UserError, first_line
 
 CHUNK_BYTES = 2**26

@@ -16,15 +16,15 @@ from __future__ import annotations
 import hashlib
 import sysconfig
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from evo.data import hub
 from evo.data.hub import attempt, resumed
 from evo.data.reading import PLAIN, BadLine, Reading, Skipped
+from evo.data.reading.text_paths import text_paths
 from evo.data.text_files import SUFFIXES, check_document, read_file, suffix, wait_for_file
-from evo.data.text_paths import text_paths
 from evo.errors import UserError
 
 KINDS = (
@@ -122,7 +122,8 @@ class SourceRange:
 
 
 def _content_hash(path: Path, reading: Reading) -> str:
-    how = f" {reading.changes}" if reading.changes else ""
+    changes = replace(reading, bos="none").changes  # files are read alike for all of these
+    how = f" {changes}" if changes else ""
     digest = hashlib.blake2b(f"{READING} {suffix(path)}{how}".encode(), digest_size=12)
     with path.open("rb") as file:
         while chunk := file.read(2**24):

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from evo.data.chunks import Chunk
 from evo.data.prepared_corpus import RECORDS
 from evo.data.reading import Skipped
+from evo.data.reading.beginning_of_text import of_documents
+from evo.data.reading.npy_files import npy_tokens
 from evo.data.sources import SourceRange
-from evo.data.token_blocks import npy_tokens, tokenise
+from evo.data.token_blocks import tokenise
 from evo.data.token_shards import Shard, write_shard
 from evo.errors import UserError, first_line
 from evo.model.tokenizer import Tokenizer
@@ -75,7 +77,8 @@ def tokenise_chunk(number: int, chunk: Chunk, tokenizer: Tokenizer, directory: P
                 if part.kind == ".npy":
                     yield from _known(npy_tokens(part), part, tokenizer)
                 else:
-                    yield from tokenise(counted(part), tokenizer)
+                    bos = of_documents(part.reading, tokenizer)
+                    yield from tokenise(counted(part), tokenizer, bos)
             except UserError:
                 raise
             except Exception as error:  # whatever a library raises, the user needs the file's name

@@ -16,9 +16,11 @@ from evo.data.chunks import file_bytes
 from evo.data.hub import identity
 from evo.data.prepared_corpus import is_prepared, open_blocks
 from evo.data.reading import PLAIN, Reading
+from evo.data.reading.beginning_of_text import beginning_of_text
+from evo.data.reading.npy_files import has_rows
 from evo.data.sources import parts
 from evo.data.text_weights import check_weights
-from evo.data.token_blocks import SAMPLED_TOKENS, Tokens, has_rows, load_text
+from evo.data.token_blocks import SAMPLED_TOKENS, Tokens, load_text
 from evo.data.token_shards import Blocks
 from evo.errors import UserError
 from evo.model.checkpoint import Checkpoint
@@ -155,6 +157,7 @@ def open_training_text(
                 tokenizer=student.tokenizer,
                 vocabulary=vocabulary,
                 sequence_length=sequence_length,
+                reading=reading,
             )
             return Source(name, blocks, blocks.hash)
         is_large = name.startswith("hf:") or sum(map(file_bytes, parts(name))) > STREAMED_BYTES
@@ -199,8 +202,9 @@ def _stream(
     if text_parts and student.tokenizer is not None:
         tokenizer = (student.tokenizer.hash, student.tokenizer.end_of_text)
         digest.update(repr(tokenizer).encode())
+    bos = beginning_of_text(reading, student.tokenizer)
     if reading.changes:
-        digest.update(repr(reading.changes).encode())
+        digest.update(repr((reading.changes, bos)).encode())
     for part in chunks:
         # The time of change is left out: a run must go on with a copy of the corpus.
         if part.path is None:
@@ -209,5 +213,5 @@ def _stream(
             known_as, version, size = part.path.name, part.version, file_bytes(part)
         digest.update(repr((known_as, part.start, part.stop, version, size)).encode())
     model = Path(student.path).absolute()
-    text = StreamedText(name, chunks, model, vocabulary, length, window)
+    text = StreamedText(name, chunks, model, vocabulary, length, window, reading)
     return Source(name, text, digest.hexdigest())

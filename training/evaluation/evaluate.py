@@ -147,7 +147,7 @@ def _blocks(
     if stride is None:
         how: Any = {**vocabulary, "sequence_length": length, "max_tokens": max_tokens}
         if is_prepared(text):  # may be larger than the memory
-            blocks: Tokens | Blocks = open_blocks(text, **how)
+            blocks: Tokens | Blocks = open_blocks(text, **how, reading=reading)
             rows = spaced(len(blocks), blocks.shape[1], max_tokens)
         else:
             blocks = load_text(text, **how, reading=reading).blocks

@@ -22,7 +22,7 @@ RUNS = "runs"
 
 FREE = (
     "run", "model", "teacher", "teacher_logits", "text", "validation_text", "text_field",
-    "on_bad_line",
+    "on_bad_line", "bos",
 )  # fmt: skip
 """Recorded settings that may differ at every start: paths, beside which there are hashes."""
 

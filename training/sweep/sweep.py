@@ -19,7 +19,7 @@ import pandas as pd
 from rich.table import Table
 
 from evo.data.reading import PLAIN
-from evo.data.text_identity import text_identity
+from evo.data.reading.text_identity import text_identity
 from evo.errors import UserError
 from evo.storage.files import exclusive
 from evo.storage.run_directory import FILE as SETTINGS

@@ -18,7 +18,7 @@ from training.config import PretrainConfig
 
 FIXED = (
     "out", "validation_text", "validation_tokens", "sequence_length", "loggers", "text_field",
-    "on_bad_line",
+    "on_bad_line", "bos",
 )  # fmt: skip
 """Perplexities of runs that differ in these settings could not be compared."""
 

@@ -335,7 +335,7 @@ class SearchConfig(Reading):
 
 FREE = (
     "workers", "gpus_per_worker", "pool", "pool_idle", "select", "score_cache", "teacher", "out",
-    "text", "order_text", "gate_text", "text_field", "on_bad_line",
+    "text", "order_text", "gate_text", "text_field", "on_bad_line", "bos",
 )  # fmt: skip
 """Settings that may differ when a run is resumed: the teacher and all texts are compared by their
 hashes, which stand beside the paths and are over all that is read of them."""

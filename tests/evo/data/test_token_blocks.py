@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from evo.data import hub
+from evo.data.reading.npy_files import has_rows
 from evo.data.sources import documents
-from evo.data.token_blocks import has_rows, load_text
+from evo.data.token_blocks import load_text
 from evo.errors import UserError
 from evo.model.tokenizer import Tokenizer
 from tests.support.bpe import TEXT, write_tokenizer

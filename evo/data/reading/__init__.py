@@ -12,6 +12,9 @@ from evo.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+BAD_LINES = ("fail", "skip")
+BEGINNINGS = ("none", "document", "block")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
@@ -22,6 +25,9 @@ class Reading:
             that holds the text.
         on_bad_line: whether a line of a .jsonl, or a row of a .parquet or of a data set, in which
             no text can be read ends the command (fail), or is left out and counted (skip).
+        bos: where the tokenizer's beginning-of-text token is put: nowhere; before each document; or
+            first in each block, which then has one token of text less. A corpus of `evo prepare`
+            is read as it was prepared, or in such blocks where it was prepared with none.
 
     Raises:
         UserError: a value that makes no sense.
@@ -29,10 +35,15 @@ class Reading:
 
     text_field: str = "text"
     on_bad_line: Literal["fail", "skip"] = "fail"
+    bos: Literal["none", "document", "block"] = "none"
 
     def __post_init__(self) -> None:
         if not self.text_field:
             raise UserError("--text-field '' names no field: give a name")
+        for name, choices in (("on_bad_line", BAD_LINES), ("bos", BEGINNINGS)):
+            if (value := getattr(self, name)) not in choices:
+                flag = f"--{name.replace('_', '-')}"
+                raise UserError(f"{flag} {value}: give one of {', '.join(choices)}")
 
     @property
     def reading(self) -> Reading:

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from evo.data.reading.text_paths import text_paths
 from evo.data.sources import documents
-from evo.data.text_paths import text_paths
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from evo.data import text_identity as module
 from evo.data.reading import PLAIN, Reading
-from evo.data.text_identity import text_identity
+from evo.data.reading import text_identity as module
+from evo.data.reading.text_identity import text_identity
 from evo.data.text_weights import check_weights
 from evo.errors import UserError
 

@@ -88,11 +88,11 @@ def test_every_command_that_takes_a_text_takes_the_settings_of_reading(name, tmp
     assert plain.reading == PLAIN
     if tokens:
         assert plain.tokens == 10**10
-    (tmp_path / "c.yaml").write_text("text_field: body\non_bad_line: skip\n")
-    flags = ["--text-field", "body", "--on-bad-line", "skip"]
+    (tmp_path / "c.yaml").write_text("text_field: body\non_bad_line: skip\nbos: block\n")
+    flags = ["--text-field", "body", "--on-bad-line", "skip", "--bos", "block"]
     for more in (flags, ["--config", str(tmp_path / "c.yaml")]):
         config = parse_config(f"evo {name}", config_class, arguments + more, positional=positional)
-        assert config.reading == Reading(text_field="body", on_bad_line="skip")
+        assert config.reading == Reading(text_field="body", on_bad_line="skip", bos="block")
     with pytest.raises(UserError, match="--text-field '' names no field"):
         replace(plain, text_field="")
 
