@@ -7,16 +7,28 @@ import re
 from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import fields
-from itertools import islice, pairwise
+from itertools import pairwise
+from pathlib import Path
+from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import yaml
 from jsonargparse import ArgumentParser
+from jsonargparse.typing import register_type
 
+from evo.config_file import check_config_file
 from evo.errors import UserError
+from evo.quantities import Count, parse_count
 
 Config = TypeVar("Config")
+
+
+class WholeNumber(int):
+    """What the argument parser makes of a field of type `Count`."""
+
+
+register_type(WholeNumber, serializer=int, deserializer=parse_count)
 
 TRUTHS = {"true", "false", "yes", "no", "null"}
 """What a switch takes as its value; any other word after it is something else."""
@@ -53,7 +65,7 @@ def parse_config(
         allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="a YAML file with values of these flags")
-    kinds = get_type_hints(config_class)
+    kinds = _kinds(config_class)
     # The names in an inherited field's type are those of the module that defines it.
     config_class.__init__.__annotations__.update(kinds)
     lists = {field for field, kind in kinds.items() if _takes_several(kind)}
@@ -68,14 +80,20 @@ def parse_config(
     _show_dashes(parser)
     try:
         given = _join_lists(_with_values(arguments, switches), lists)
-        parsed = parser.parse_args(_configs_first(given))
+        configs, others = _configs_apart(given)
+        for config in configs:
+            check_config_file(Path(config))
+        # Whatever comes later counts for jsonargparse.
+        parsed = parser.parse_args([*(f"--config={config}" for config in configs), *others])
     except ArgumentError as error:
         names = {name: name if name in positional else _flag(name) for name in kinds}
         problem = _problem(str(error), kinds, names)
         if problem.endswith("is missing") and problem.split()[0] in positional:
             problem += _swallowed(arguments, lists)
         raise UserError(f"{problem}; `{program} --help` lists the flags") from error
-    return config_class(**{field.name: parsed[field.name] for field in fields(config_class)})  # type: ignore[arg-type]
+    values = {field.name: parsed[field.name] for field in fields(config_class)}  # type: ignore[arg-type]
+    _refuse_null_characters(values)
+    return config_class(**values)
 
 
 def parse_value(config_class: type, name: str, text: str) -> Any:
@@ -89,13 +107,30 @@ def parse_value(config_class: type, name: str, text: str) -> Any:
     Raises:
         UserError: it is not of the field's type.
     """
-    kind = get_type_hints(config_class)[name]
+    kind = _kinds(config_class)[name]
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument(_flag(name), type=kind)
     try:
         return parser.parse_args([f"{_flag(name)}={text}"])[name]
     except ArgumentError as error:
         raise UserError(f"{_flag(name)} {text}: give {_wanted(kind)}") from error
+
+
+def _kinds(config_class: type) -> dict[str, Any]:
+    """The type of each field, as the argument parser is to read it."""
+    return {
+        name: _kind(kind)
+        for name, kind in get_type_hints(config_class, include_extras=True).items()
+    }
+
+
+def _kind(kind: Any) -> Any:
+    """A field's type with `Count` replaced by what takes suffixes."""
+    if kind == Count:
+        return WholeNumber
+    if get_args(kind) == (Count, NoneType):
+        return WholeNumber | None
+    return kind
 
 
 def _takes_several(kind: Any) -> bool:
@@ -129,6 +164,8 @@ def _wanted(kind: Any) -> str:
         return f"some of {', '.join(map(str, known))}" if known else "values, one after the other"
     if choices:  # one type, or none
         return _wanted(choices[0])
+    if kind is WholeNumber:
+        return "a whole number, such as 1500000 or 1.5M"
     return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a value")
 
 
@@ -187,17 +224,27 @@ def _join_lists(arguments: Sequence[str], lists: set[str]) -> list[str]:
     ]
 
 
-def _configs_first(arguments: list[str]) -> list[str]:
-    """Whatever comes later counts for jsonargparse."""
+def _configs_apart(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The files of `--config`, and all other arguments."""
     configs: list[str] = []
-    rest = iter(arguments)
     others: list[str] = []
+    rest = iter(arguments)
     for argument in rest:
-        if argument == "--config":
-            configs += [argument, *islice(rest, 1)]
+        name, given, value = argument.partition("=")
+        if name != "--config":
+            others.append(argument)
+        elif given or (following := next(rest, None)) is None:
+            configs.append(value)
         else:
-            (configs if argument.startswith("--config=") else others).append(argument)
-    return configs + others
+            configs.append(following)
+    return configs, others
+
+
+def _refuse_null_characters(values: dict[str, Any]) -> None:
+    """No system takes one in a path; a config file can hold one."""
+    for name, value in values.items():
+        if any("\0" in str(each) for each in (value if isinstance(value, list) else [value])):
+            raise UserError(f"{_flag(name)}: a null character is part of no name and of no path")
 
 
 def _swallowed(arguments: Sequence[str], lists: set[str]) -> str:
@@ -216,5 +263,5 @@ def _is_list(text: str) -> bool:
     """Whether a value is a list itself, and not one that begins like one, such as `[ab]*`."""
     try:
         return text.startswith("[") and isinstance(yaml.safe_load(text), list)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return False

@@ -127,6 +127,7 @@ def open_logits_run(config: CacheLogitsConfig) -> LogitsRun:
         sequence_length=sequence_length_of(config.sequence_length, teacher.config.block_size),
         tokens=config.tokens,
         shuffle_tokens=1,
+        reading=config.reading,
     )
     blocks: list[Tokens | Blocks] = [
         source.known_blocks("evo cache-logits") for source in text.sources

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from evo.data.reading import Reading
 from evo.errors import UserError
+from evo.quantities import Count
 from training.logs.loggers import LoggerName, check_loggers
 from training.losses.settings import DivergenceKind, Tail
 
@@ -19,7 +21,7 @@ NOT_NEGATIVE = ("alpha", "beta", "weight_decay", "seed", "gpus_per_worker")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
+class TrainingConfig(Reading):
     """How a network is trained, whichever it is.
 
     Attributes:
@@ -73,10 +75,10 @@ class TrainingConfig:
     """
 
     text: list[str] | str
-    tokens: int
+    tokens: Count
     init: Literal["weights", "random"] = "weights"
     text_weights: list[float] | None = None
-    shuffle_tokens: int = 2**23
+    shuffle_tokens: Count = 2**23
     log_blocks: bool = False
     teacher: Path | None = None
     teacher_logits: Path | None = None
@@ -87,8 +89,8 @@ class TrainingConfig:
     top_k: int | None = None
     tail: Tail = "bucket"
     validation_text: str | None = None
-    validation_tokens: int | None = None
-    batch_tokens: int | None = None
+    validation_tokens: Count | None = None
+    batch_tokens: Count | None = None
     learning_rate: float | None = None
     validate_every: int | None = None
     checkpoint_every: int | None = None
@@ -106,6 +108,7 @@ class TrainingConfig:
     on_nan: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check(self, POSITIVE, lambda value: value > 0, "more than 0")
         check(self, NOT_NEGATIVE, lambda value: value >= 0, "0 or more")
         distils = self.teacher is not None or self.teacher_logits is not None
@@ -170,7 +173,7 @@ class PretrainConfig(TrainingConfig):
 
 
 @dataclass(frozen=True)
-class CacheLogitsConfig:
+class CacheLogitsConfig(Reading):
     """Keep a teacher's likeliest tokens at every position of a text, for `evo pretrain
     --teacher-logits`.
 
@@ -199,7 +202,7 @@ class CacheLogitsConfig:
 
     teacher: Path
     text: list[str] | str
-    tokens: int
+    tokens: Count
     out: Path
     top_k: int = 256
     sequence_length: int | None = None
@@ -212,6 +215,7 @@ class CacheLogitsConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         names = ("tokens", "top_k", "vocabulary", "workers", "micro_batch", "threads")
         check(self, names, lambda value: value > 0, "more than 0")
         _check_gpus(self.gpus_per_worker)

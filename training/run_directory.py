@@ -10,6 +10,9 @@ RESULT = "model"
 CHECKPOINTS = "checkpoints"
 """An interrupted run goes on from these."""
 
-FREE = ("model", "teacher", "teacher_logits", "text", "validation_text", "micro_batch")
+FREE = (
+    "model", "teacher", "teacher_logits", "text", "validation_text", "micro_batch",
+    "text_field", "on_bad_line", "bos",
+)  # fmt: skip
 """Recorded settings that may differ at every start. A path does not say what lies there; the hash
 that stands beside it does. The size of a micro-batch changes only the last bits of the result."""

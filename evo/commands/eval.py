@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from evo.data.reading import Reading
 from evo.errors import UserError
+from evo.quantities import Count
 from evo.storage.strict_json import dumps
 
 OF_TEXT = ("sequence_length", "max_tokens", "stride")
+OF_READING = tuple(field.name for field in fields(Reading))
 OF_TASKS = (
     "include_path",
     "few_shot",
@@ -22,7 +25,7 @@ OF_TASKS = (
 
 
 @dataclass(frozen=True)
-class EvalConfig:
+class EvalConfig(Reading):
     """Perplexity of a checkpoint on a text, or its score on tasks of lm-evaluation-harness.
 
     The last line of output is JSON: nll, perplexity, tokens; or results, versions, n-shot and
@@ -56,7 +59,7 @@ class EvalConfig:
     model: Path
     text: str | None = None
     sequence_length: int | None = None
-    max_tokens: int | None = None
+    max_tokens: Count | None = None
     stride: int | None = None
     tasks: list[str] = field(default_factory=list)
     include_path: Path | None = None
@@ -71,10 +74,12 @@ class EvalConfig:
     out: Path | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.text is None) != bool(self.tasks):
             raise UserError("give one of --text SOURCE and --tasks TASK ...")
-        for name in OF_TEXT if self.tasks else OF_TASKS:
-            if getattr(self, name) not in (None, False):
+        defaults = {each.name: each.default for each in fields(self)}
+        for name in (*OF_TEXT, *OF_READING) if self.tasks else OF_TASKS:
+            if getattr(self, name) != defaults[name]:
                 used, given = ("--text", "--tasks") if self.tasks else ("--tasks", "--text")
                 raise UserError(
                     f"--{name.replace('_', '-')} is of use with {used}, not with {given}"
@@ -112,6 +117,7 @@ def _result(config: EvalConfig) -> dict[str, Any]:
             config.model,
             config.text,
             **{name: getattr(config, name) for name in OF_TEXT},
+            reading=config.reading,
             micro_batch=config.micro_batch,
             dtype=config.dtype,
         )

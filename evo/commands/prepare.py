@@ -13,4 +13,5 @@ def run(config: PrepareConfig) -> None:
     print(
         f"{config.out}: {manifest.documents:,} documents, {manifest.tokens:,} tokens, "
         f"{len(manifest.shards)} shards"
+        + (f", {manifest.skipped:,} bad lines left out" if manifest.skipped else "")
     )

@@ -11,9 +11,10 @@ from itertools import pairwise
 from pathlib import Path
 
 from evo.data import hub
+from evo.data.reading import PLAIN, Reading
+from evo.data.reading.npy_files import load_npy
 from evo.data.sources import SourceRange, parts
 from evo.data.text_files import check_size
-from evo.data.token_blocks import load_npy
 from evo.errors import UserError, first_line
 
 CHUNK_BYTES = 2**26
@@ -50,7 +51,9 @@ class Chunk:
         return [0 if part.path is None else part.path.stat().st_mtime_ns for part in self.parts]
 
 
-def chunks_of(sources: Sequence[str], most: int | None = None) -> list[Chunk]:
+def chunks_of(
+    sources: Sequence[str], most: int | None = None, reading: Reading = PLAIN
+) -> list[Chunk]:
     """Cut a corpus into chunks; a function of the sources alone.
 
     Args:
@@ -58,11 +61,12 @@ def chunks_of(sources: Sequence[str], most: int | None = None) -> list[Chunk]:
         most: bytes of a chunk; by default 64 MiB, more for very large corpora. Files are joined
             up to that size. What cannot be divided may be larger: a `.txt` (one document), a
             compressed file, a row group of a parquet file, a file of the hub.
+        reading: how documents are read.
 
     Raises:
         UserError: a source that cannot be read.
     """
-    whole = [part for source in sources for part in parts(source)]
+    whole = [part for source in sources for part in parts(source, reading)]
     if most is None:
         most = max(CHUNK_BYTES, sum(map(file_bytes, whole)) // MOST_PIECES)
     return list(_join((chunk for part in whole for chunk in _divide(part, most)), most))
@@ -80,7 +84,7 @@ def _divide(part: SourceRange, most: int) -> Iterator[Chunk]:
         for number in range(hub.files(part.name)):
             yield Chunk((replace(part, start=number, stop=number + 1, version=version),), None)
     elif part.path is not None and part.kind == ".parquet":
-        yield from _row_groups(part, _row_group_bytes(part.path), most)
+        yield from _row_groups(part, _row_group_bytes(part.path, part.reading.text_field), most)
     elif part.path is not None and part.kind == ".npy":
         yield from _ranges(part, load_npy(part.path).size, most, TEXT_BYTES_PER_TOKEN)
     elif part.kind == ".jsonl":
@@ -112,7 +116,7 @@ def _row_groups(part: SourceRange, sizes: Sequence[int], most: int) -> Iterator[
     yield Chunk((replace(part, start=start, stop=len(sizes)),), size)
 
 
-def _row_group_bytes(path: Path) -> list[int]:
+def _row_group_bytes(path: Path, field: str) -> list[int]:
     """The uncompressed size of the texts in each row group."""
     import pyarrow
     import pyarrow.parquet
@@ -128,7 +132,7 @@ def _row_group_bytes(path: Path) -> list[int]:
         sum(
             column.total_uncompressed_size
             for column in map(group.column, range(group.num_columns))
-            if column.path_in_schema == "text"
+            if column.path_in_schema == field
         )
         for group in groups
     ]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from evo.data.reading import Reading
 from evo.errors import UserError
 
 
 @dataclass(frozen=True)
-class PrepareConfig:
+class PrepareConfig(Reading):
     """Tokenise a corpus into a directory that every --text takes.
 
     Its token stream is that of the sources one after the other: each document, then the end-of-text
@@ -34,6 +35,7 @@ class PrepareConfig:
     workers: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.sequence_length is not None and self.sequence_length < 2:
             raise UserError(
                 f"--sequence-length {self.sequence_length} leaves nothing to predict: "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from evo.data.reading import BadLine
 from evo.errors import UserError, first_line
 from evo.storage.run_directory import FILE, read_settings
 
@@ -64,7 +66,7 @@ def pin(source: str) -> str:
     commit = attempt(lambda: _open(source)[2], partial(_wait, source))
     if commit is None:
         return source
-    return source.replace(name.repository, f"{name.repository}@{commit}", 1)
+    return str(name._replace(commit=commit))
 
 
 def unpin(source: str) -> str:
@@ -73,8 +75,7 @@ def unpin(source: str) -> str:
     Raises:
         UserError: it is no source.
     """
-    commit = _name(source).commit
-    return source if commit is None else source.replace(f"@{commit}", "", 1)
+    return str(_name(source)._replace(commit=None))
 
 
 def pin_sources(sources: Sequence[str], run: Path, setting: str) -> list[str]:
@@ -113,16 +114,43 @@ def absolute(source: str) -> str:
     Raises:
         UserError: it is no source.
     """
-    directory = Path(_name(source).repository)
+    name = _name(source)
+    directory = Path(name.repository)
     if directory.is_absolute() or not directory.is_dir():
         return source
-    return source.replace(str(directory), str(directory.absolute()), 1)
+    return str(name._replace(repository=os.path.abspath(directory)))
+
+
+def identity(source: str, version: str | None) -> tuple[str, str | None]:
+    """What a data set is known by: on the hub its name and version; in a local directory, wherever
+    that lies, the names and sizes of its files.
+
+    Args:
+        source: `hf:REPO[@COMMIT][:CONFIG]:SPLIT`.
+        version: the one that is meant, see `version`.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    name = _name(source)
+    directory = Path(name.repository)
+    if not directory.is_dir():
+        return source, version
+    found = attempt(lambda: _open(source)[3], partial(_wait, source))
+    sizes = [(os.path.relpath(path, directory), os.stat(path).st_size) for path in found]
+    digest = hashlib.blake2b(repr(sizes).encode(), digest_size=8).hexdigest()
+    return str(name._replace(repository="")), digest
 
 
 def documents(
-    source: str, start: int = 0, stop: int | None = None, *, expected: str | None = None
-) -> Iterator[str]:
-    """The documents of a data set, or of some of its files, in their order.
+    source: str,
+    start: int = 0,
+    stop: int | None = None,
+    field: str = "text",
+    *,
+    expected: str | None = None,
+) -> Iterator[str | BadLine]:
+    """The documents of a data set, or of some of its files, in their order, and rows without any.
 
     After a lost connection the file is read again up to its last row, which is slow but exact.
 
@@ -130,6 +158,7 @@ def documents(
         source: `hf:REPO[@COMMIT][:CONFIG]:SPLIT`.
         start: the first file.
         stop: the file before which to stop.
+        field: the column that holds the text.
         expected: the version that is meant.
 
     Raises:
@@ -138,22 +167,20 @@ def documents(
     if expected is not None and version(source) != expected:
         raise UserError(f"{source} is not what it was: it has changed on the hub")
     for file in range(start, files(source) if stop is None else stop):
-        yield from resumed(partial(_texts, source, file), partial(_wait, source))
+        yield from resumed(partial(_texts, source, file, field), partial(_wait, source))
 
 
-def _texts(source: str, file: int) -> Iterator[str]:
+def _texts(source: str, file: int, field: str) -> Iterator[str | BadLine]:
     rows = _open(source)[0]
-    for row in rows.shard(num_shards=rows.num_shards, index=file):
-        yield _text(source, row)
-
-
-def _text(source: str, row: Any) -> str:
-    if "text" not in row:
-        raise UserError(f"{source} has no column 'text', but {sorted(row)}")
-    text = row["text"] if row["text"] is not None else ""
-    if not isinstance(text, str):
-        raise UserError(f"{source}: a text is {type(text).__name__}, not a string")
-    return text
+    for number, row in enumerate(rows.shard(num_shards=rows.num_shards, index=file), 1):
+        if field not in row:
+            raise UserError(f"{source} has no column '{field}', but {sorted(row)}")
+        text = row[field] if row[field] is not None else ""
+        if isinstance(text, str):
+            yield text
+        else:
+            where = f"{source}, file {file + 1}, row {number}"
+            yield BadLine(f"{where}: a text is {type(text).__name__}, not a string")
 
 
 class _Name(NamedTuple):
@@ -163,6 +190,11 @@ class _Name(NamedTuple):
     commit: str | None
     configuration: str | None
     split: str
+
+    def __str__(self) -> str:
+        """The source again."""
+        repository = self.repository if self.commit is None else f"{self.repository}@{self.commit}"
+        return ":".join(["hf", repository, *filter(None, [self.configuration]), self.split])
 
 
 def _name(source: str) -> _Name:
@@ -179,9 +211,9 @@ def _name(source: str) -> _Name:
 
 
 @lru_cache(maxsize=8)
-def _open(source: str) -> tuple[Any, str, str | None]:
-    """The data set as a stream, its version, and its commit where it has one; the hub is asked once
-    for what it consists of."""
+def _open(source: str) -> tuple[Any, str, str | None, list[str]]:
+    """The data set as a stream, its version, its commit where it has one, and its files; the hub is
+    asked once for what it consists of."""
     repository, commit, configuration, split = _name(source)
     from datasets import load_dataset_builder
 
@@ -193,7 +225,7 @@ def _open(source: str) -> tuple[Any, str, str | None]:
     version = hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
     made_of = str(builder.hash)
     commit = made_of if COMMIT.fullmatch(made_of) else None
-    return builder.as_streaming_dataset(split), version, commit
+    return builder.as_streaming_dataset(split), version, commit, list(found)
 
 
 def _wait(source: str, error: Exception, waits: Iterator[float]) -> None:

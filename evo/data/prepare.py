@@ -24,6 +24,7 @@ from evo.data.config import PrepareConfig
 from evo.data.hub import pin_sources
 from evo.data.prepare_progress import PrepareProgress
 from evo.data.prepared_corpus import MANIFEST, RECORDS, Manifest, is_prepared
+from evo.data.reading.beginning_of_text import beginning_of_text
 from evo.data.sources import SourceRange, parts
 from evo.data.text_weights import check_weights
 from evo.data.tokenise_chunk import Record, read_record, record_path, token_type, tokenise_chunk
@@ -50,10 +51,11 @@ def prepare(config: PrepareConfig) -> Manifest:
     if prepared := next(filter(is_prepared, config.sources), None):
         raise UserError(f"{prepared} is prepared already: give it to --text as it is")
     tokenizer = _tokenizer(config.tokenizer)
+    beginning_of_text(config.reading, tokenizer)
     out = config.out.absolute()
     _check_once(config.sources)
     sources = pin_sources(config.sources, out, "text")
-    chunks = chunks_of(sources)
+    chunks = chunks_of(sources, reading=config.reading)
     files = _files(chunks)
     settings = {
         "text": sources,
@@ -62,8 +64,9 @@ def prepare(config: PrepareConfig) -> Manifest:
         "tokenizer_hash": tokenizer.hash,
         "end_of_text": tokenizer.end_of_text,
         "sequence_length": config.sequence_length,
+        **config.reading.changes,
     }
-    claim_run(out, settings, free=("tokenizer",))
+    claim_run(out, settings, free=("tokenizer", "text"))
     with exclusive(out):
         _remove_temporary(out)
         records = _finished(out, chunks)
@@ -93,6 +96,8 @@ def prepare(config: PrepareConfig) -> Manifest:
             tokens=sum(record.tokens for record in ordered),
             dtype=token_type(tokenizer).name,
             shards=[shard for record in ordered for shard in record.shards],
+            bos=config.bos,
+            skipped=sum(record.skipped for record in ordered),
         )
         if not manifest.tokens:
             raise UserError(f"{' '.join(config.sources)} is empty: there is no text in it")

@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evo.data.reading import PLAIN, Reading
+from evo.data.reading.beginning_of_text import of_blocks
 from evo.data.token_shards import Blocks, Shard, map_tokens, spaced
-from evo.errors import UserError
+from evo.errors import UserError, first_line
 from evo.model.tokenizer import Tokenizer
 from evo.storage.checksums import check
 from evo.storage.files import write_whole
 from evo.storage.run_directory import FILE as SETTINGS
+from evo.storage.strict_json import loads
 
 MANIFEST = "manifest.json"
 
@@ -45,6 +48,8 @@ class Manifest:
         tokens: how many in all shards.
         dtype: of the stored token ids.
         shards: in the order of the stream.
+        skipped: bad lines that were left out.
+        bos: where a beginning-of-text token stands, see `evo.data.reading.Reading`.
     """
 
     text: list[str]
@@ -56,6 +61,8 @@ class Manifest:
     tokens: int
     dtype: str
     shards: list[Shard]
+    skipped: int = 0
+    bos: str = "none"
 
     def save(self, directory: Path) -> None:
         """Write `manifest.json`.
@@ -76,11 +83,36 @@ class Manifest:
         """
         path = directory / MANIFEST
         try:
-            content = json.loads(path.read_bytes())
+            content = {"skipped": 0, "bos": "none", **loads(path.read_bytes())}
             content["shards"] = [Shard(**shard) for shard in content["shards"]]
-            return Manifest(**{field.name: content[field.name] for field in fields(Manifest)})
+            manifest = Manifest(**{field.name: content[field.name] for field in fields(Manifest)})
+            manifest.check()
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is no manifest of `evo prepare`: {error!r}") from error
+            raise UserError(
+                f"{path} is no manifest of `evo prepare`: {first_line(error)}"
+            ) from error
+        return manifest
+
+    def check(self) -> None:
+        """Make sure that all that is reckoned with is of its type.
+
+        Raises:
+            ValueError: something is not.
+        """
+        numbers = [self.end_of_text, self.documents, self.tokens, self.skipped]
+        for shard in self.shards:
+            if not isinstance(shard.file, str) or not isinstance(shard.checksum, str):
+                raise ValueError(f"{shard.file!r} is no shard's name")
+            numbers += [shard.bytes, shard.tokens, shard.largest]
+        if not all(isinstance(number, int) and 0 <= number < 2**62 for number in numbers):
+            raise ValueError("it counts by something else than whole numbers")
+        if self.tokens != sum(shard.tokens for shard in self.shards):
+            raise ValueError("its shards have other tokens than it counts")
+        length = self.sequence_length
+        if length is not None and not (isinstance(length, int) and length > 1):
+            raise ValueError(f"{length!r} is no length of a sequence")
+        if not isinstance(self.text, list) or not isinstance(self.files, list):
+            raise ValueError("it names no sources")
 
 
 def is_prepared(source: str) -> bool:
@@ -99,6 +131,7 @@ def open_blocks(
     vocabulary: int,
     sequence_length: int,
     max_tokens: int | None = None,
+    reading: Reading = PLAIN,
 ) -> Blocks:
     """The blocks of a prepared corpus, once its shards' checksums have been found right.
 
@@ -110,12 +143,14 @@ def open_blocks(
             these may have.
         max_tokens: only the blocks that `spaced` gives for so many are going to be read: other
             shards are not checked.
+        reading: says where a beginning-of-text token stands; all else was said when the corpus was
+            prepared.
 
     Raises:
         UserError: it is not finished, of another tokenizer or of other blocks than can be used, or
             a shard is missing or damaged.
     """
-    directory, manifest = _open(source, tokenizer, vocabulary)
+    directory, manifest = _open(source, tokenizer, vocabulary, reading)
     length = manifest.sequence_length or sequence_length
     if length > sequence_length:
         raise UserError(
@@ -126,7 +161,8 @@ def open_blocks(
         raise UserError(
             f"{source} is too short: {manifest.tokens} tokens, less than one block of {length}"
         )
-    blocks = Blocks(directory.absolute(), manifest.shards, length)
+    first = of_blocks(reading, tokenizer)
+    blocks = Blocks(directory.absolute(), manifest.shards, length, first)
     needed = manifest.shards
     if max_tokens is not None:
         numbers = blocks.shards_of(spaced(len(blocks), length, max_tokens))
@@ -136,7 +172,12 @@ def open_blocks(
 
 
 def read_stream(
-    source: str, *, tokenizer: Tokenizer | None, vocabulary: int, max_tokens: int | None
+    source: str,
+    *,
+    tokenizer: Tokenizer | None,
+    vocabulary: int,
+    max_tokens: int | None,
+    reading: Reading = PLAIN,
 ) -> NDArray[np.int32]:
     """The first tokens of a prepared corpus, shape [N].
 
@@ -145,7 +186,7 @@ def read_stream(
     Raises:
         UserError: as of `open_blocks`.
     """
-    directory, manifest = _open(source, tokenizer, vocabulary)
+    directory, manifest = _open(source, tokenizer, vocabulary, reading)
     most = manifest.tokens if max_tokens is None else min(max_tokens, manifest.tokens)
     ends = np.cumsum([shard.tokens for shard in manifest.shards])
     needed = manifest.shards[: int(np.searchsorted(ends, most)) + 1]
@@ -154,7 +195,9 @@ def read_stream(
     return np.concatenate([np.empty(0, np.int32), *tokens])[:most].astype(np.int32)
 
 
-def _open(source: str, tokenizer: Tokenizer | None, vocabulary: int) -> tuple[Path, Manifest]:
+def _open(
+    source: str, tokenizer: Tokenizer | None, vocabulary: int, reading: Reading
+) -> tuple[Path, Manifest]:
     directory = Path(source)
     if not (directory / MANIFEST).is_file():
         raise UserError(f"{source} is not finished: run the same `evo prepare` again")
@@ -164,6 +207,12 @@ def _open(source: str, tokenizer: Tokenizer | None, vocabulary: int) -> tuple[Pa
         raise UserError(
             f"{source} was prepared with another tokenizer than the model's: give `evo prepare` "
             "the model's own directory as --tokenizer"
+        )
+    # A stream without the token can still be cut to blocks that begin with it.
+    if reading.bos != manifest.bos and (reading.bos, manifest.bos) != ("block", "none"):
+        raise UserError(
+            f"--bos {reading.bos}: {source} was prepared with --bos {manifest.bos}: give that, or "
+            "prepare it anew"
         )
     largest = max((shard.largest for shard in manifest.shards), default=0)
     if largest >= vocabulary:

@@ -4,31 +4,28 @@ A source is one of
 
 - `stdlib:train`, `stdlib:validation`: the source text of the running Python's standard library,
   split by file; always there, no download;
-- a path or glob of `.txt` (one document per file), `.jsonl` (field `text`; also compressed,
-  `.jsonl.zst` and `.jsonl.gz`), `.parquet` (column `text`) or `.npy` (token ids: 1-D is a stream
-  to pack, 2-D is one block per row), or a directory of such files;
+- a path or glob of `.txt` (one document per file), `.jsonl` (a field of each line; also
+  compressed, `.jsonl.zst` and `.jsonl.gz`), `.parquet` (a column of strings) or `.npy` (token ids:
+  1-D is a stream to pack, 2-D is one block per row), or a directory of such files;
 - a directory that `evo prepare` wrote (see `evo.data.prepared_corpus`);
 - `hf:REPO[@COMMIT][:CONFIG]:SPLIT`: a data set of the Hugging Face hub, streamed.
 """
 
 from __future__ import annotations
 
-import glob
 import hashlib
-import logging
 import sysconfig
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from evo.data import hub
 from evo.data.hub import attempt, resumed
+from evo.data.reading import PLAIN, BadLine, Reading, Skipped
+from evo.data.reading.text_paths import text_paths
 from evo.data.text_files import SUFFIXES, check_document, read_file, suffix, wait_for_file
 from evo.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 KINDS = (
     "stdlib:train, stdlib:validation, hf:REPO[@COMMIT][:CONFIG]:SPLIT, a directory of "
@@ -40,13 +37,13 @@ READING = 2
 """Goes up when files are read in another way: what was cached before is of no use then."""
 
 
-def documents(source: str) -> Iterator[str]:
+def documents(source: str, reading: Reading = PLAIN) -> Iterator[str]:
     """The documents of a source of text, in a fixed order.
 
     Raises:
         UserError: an unknown source, or one that cannot be read.
     """
-    for part in parts(source):
+    for part in parts(source, reading):
         yield from part.documents()
 
 
@@ -62,6 +59,7 @@ class SourceRange:
             data set of the hub.
         stop: where it ends, counted alike; None: with the file.
         version: of a data set of the hub, the one that is meant; None: whichever there is.
+        reading: how documents are read.
     """
 
     name: str
@@ -69,6 +67,7 @@ class SourceRange:
     start: int = 0
     stop: int | None = None
     version: str | None = None
+    reading: Reading = PLAIN
 
     @property
     def kind(self) -> str:
@@ -77,29 +76,43 @@ class SourceRange:
             return self.name.partition(":")[0]
         return suffix(self.path)
 
-    def documents(self) -> Iterator[str]:
+    def documents(self, skipped: Skipped | None = None) -> Iterator[str]:
         """The part's documents, in a fixed order.
+
+        Args:
+            skipped: counts the lines that are left out; where there is none, they are told.
 
         Raises:
             UserError: it cannot be read, or a document is too large to be tokenised at once.
         """
-        for document in self._documents():
-            check_document(self.name, document)
-            yield document
+        counted = Skipped() if skipped is None else skipped
+        try:
+            for document in self._documents():
+                if not isinstance(document, BadLine):
+                    check_document(self.name, document)
+                    yield document
+                elif self.reading.on_bad_line == "skip":
+                    counted.add(document)
+                else:
+                    raise UserError(f"{document.describe()} (--on-bad-line skip leaves it out)")
+        finally:
+            if skipped is None:
+                counted.tell(self.name)
 
-    def _documents(self) -> Iterator[str]:
+    def _documents(self) -> Iterator[str | BadLine]:
+        field = self.reading.text_field
         if self.path is None:
             if self.kind == "hf":
-                return hub.documents(self.name, self.start, self.stop, expected=self.version)
+                return hub.documents(self.name, self.start, self.stop, field, expected=self.version)
             return _stdlib(self.name)
-        read = partial(read_file, self.path, self.start, self.stop)
+        read = partial(read_file, self.path, self.start, self.stop, field)
         return resumed(read, partial(wait_for_file, self.path))
 
     def cache_key(self) -> str | None:
         """A hash of the content, or None where only reading it all would tell."""
         if self.path is not None:
-            path = self.path
-            return attempt(lambda: _content_hash(path), partial(wait_for_file, path))
+            read = partial(_content_hash, self.path, self.reading)
+            return attempt(read, partial(wait_for_file, self.path))
         if self.kind == "hf":
             return None
         digest = hashlib.blake2b(digest_size=12)
@@ -108,8 +121,10 @@ class SourceRange:
         return digest.hexdigest()
 
 
-def _content_hash(path: Path) -> str:
-    digest = hashlib.blake2b(f"{READING} {suffix(path)}".encode(), digest_size=12)
+def _content_hash(path: Path, reading: Reading) -> str:
+    changes = replace(reading, bos="none").changes  # files are read alike for all of these
+    how = f" {changes}" if changes else ""
+    digest = hashlib.blake2b(f"{READING} {suffix(path)}{how}".encode(), digest_size=12)
     with path.open("rb") as file:
         while chunk := file.read(2**24):
             digest.update(chunk)
@@ -122,13 +137,7 @@ def paths_of(source: str) -> list[Path]:
     Raises:
         UserError: there is none, or one that is no text.
     """
-    if Path(source).is_dir():
-        visible = [path for path in Path(source).rglob("*") if _is_visible(path, Path(source))]
-        paths = sorted(filter(suffix, visible))
-        _tell_left_out(source, [path for path in visible if not suffix(path)])
-    else:
-        found = [source] if Path(source).is_file() else glob.glob(source, recursive=True)
-        paths = sorted(Path(path) for path in found)
+    paths = text_paths(source)
     if not paths:
         raise UserError(f"no text at {source}: a source is {KINDS}")
     for path in paths:
@@ -137,26 +146,12 @@ def paths_of(source: str) -> list[Path]:
     return paths
 
 
-def _is_visible(path: Path, source: Path) -> bool:
-    names = path.relative_to(source).parts
-    return not any(name.startswith(".") for name in names) and path.is_file()
-
-
-def _tell_left_out(source: str, paths: Iterable[Path]) -> None:
-    kinds = Counter(path.suffix or path.name for path in paths)
-    if kinds:
-        listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
-        others = ", ..." if len(kinds) > 5 else ""
-        _tell_once(f"{source}: {kinds.total()} files of other kinds are left out: {listed}{others}")
-
-
-@lru_cache  # a command looks into its sources several times
-def _tell_once(message: str) -> None:
-    logger.info("%s", message)
-
-
-def parts(source: str) -> list[SourceRange]:
+def parts(source: str, reading: Reading = PLAIN) -> list[SourceRange]:
     """What a source consists of.
+
+    Args:
+        source: see the module.
+        reading: how its documents are read.
 
     Raises:
         UserError: an unknown source.
@@ -164,11 +159,14 @@ def parts(source: str) -> list[SourceRange]:
     if source.startswith("stdlib:"):
         if source not in ("stdlib:train", "stdlib:validation"):
             raise UserError(f"unknown source {source}: a source is {KINDS}")
-        return [SourceRange(source)]
+        return [SourceRange(source, reading=reading)]
     if source.startswith("hf:"):
-        return [SourceRange(hub.absolute(source))]
+        return [SourceRange(hub.absolute(source), reading=reading)]
     # Absolute, as tasks on other nodes read them in other working directories.
-    return [SourceRange(str(path.absolute()), path.absolute()) for path in paths_of(source)]
+    return [
+        SourceRange(str(path.absolute()), path.absolute(), reading=reading)
+        for path in paths_of(source)
+    ]
 
 
 def _stdlib(source: str) -> Iterator[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from evo.data.hub import pause
+from evo.data.reading import BadLine
 from evo.errors import UserError, first_line
+from evo.storage.strict_json import loads
 
 COMPRESSED = {".jsonl.zst": "zstd", ".jsonl.zstd": "zstd", ".jsonl.gz": "gzip"}
 SUFFIXES = (".txt", ".jsonl", *COMPRESSED, ".parquet", ".npy")
@@ -45,12 +47,15 @@ def check_document(name: str, text: str) -> None:
         check_size(name, len(text.encode("utf-8", "surrogatepass")))
 
 
-def read_file(path: Path, start: int = 0, stop: int | None = None) -> Iterator[str]:
-    """The documents of a file, in their order.
+def read_file(
+    path: Path, start: int = 0, stop: int | None = None, field: str = "text"
+) -> Iterator[str | BadLine]:
+    """The documents of a file, in their order, and the lines or rows that hold none.
 
     Args:
         path: of any kind but `.npy`.
         start, stop: see `evo.data.sources.SourceRange`.
+        field: of a line, or column, that holds the text.
 
     Raises:
         UserError: it holds something else than documents.
@@ -59,9 +64,9 @@ def read_file(path: Path, start: int = 0, stop: int | None = None) -> Iterator[s
     if suffix(path) == ".txt":
         yield _whole(path)
     elif suffix(path) == ".parquet":
-        yield from _parquet(path, start, stop)
+        yield from _parquet(path, start, stop, field)
     else:
-        yield from _jsonl(path, start, stop)
+        yield from _jsonl(path, start, stop, field)
 
 
 def wait_for_file(path: Path, error: Exception, waits: Iterator[float]) -> None:
@@ -103,7 +108,7 @@ def _string(value: object) -> str:
     return value
 
 
-def _jsonl(path: Path, start: int, stop: int | None) -> Iterator[str]:
+def _jsonl(path: Path, start: int, stop: int | None, field: str) -> Iterator[str | BadLine]:
     """The documents of the lines that begin in a range of bytes."""
     with _open(path) as file:
         position = start
@@ -115,7 +120,10 @@ def _jsonl(path: Path, start: int, stop: int | None) -> Iterator[str]:
             if not line:
                 return
             if line.strip():
-                yield _document(path, line, position)
+                try:
+                    yield _string(loads(line)[field])
+                except (ValueError, KeyError, TypeError):
+                    yield BadLine(partial(_describe_line, path, position, field))
             position += len(line)
 
 
@@ -130,13 +138,10 @@ def _open(path: Path) -> BinaryIO:
     return io.BufferedReader(stream, 2**20)
 
 
-def _document(path: Path, line: bytes, position: int) -> str:
-    try:
-        return _string(json.loads(line)["text"])
-    except (ValueError, KeyError, TypeError) as error:
-        with _open(path) as file:
-            number = _lines(file, position) + 1
-        raise UserError(f"{path}, line {number}: no JSON object with a field `text`") from error
+def _describe_line(path: Path, position: int, field: str) -> str:
+    with _open(path) as file:
+        number = _lines(file, position) + 1
+    return f"{path}, line {number}: no JSON object with a field `{field}`"
 
 
 def _lines(file: BinaryIO, size: int) -> int:
@@ -148,23 +153,50 @@ def _lines(file: BinaryIO, size: int) -> int:
     return count
 
 
-def _parquet(path: Path, start: int, stop: int | None) -> Iterator[str]:
+def _parquet(path: Path, start: int, stop: int | None, field: str) -> Iterator[str | BadLine]:
     """The documents of a range of row groups."""
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            if "text" not in file.schema_arrow.names:
-                raise UserError(f"{path} has no column `text`, but {file.schema_arrow.names}")
+            _check_column(path, file.schema_arrow, field)
+            before = (file.metadata.row_group(number).num_rows for number in range(start))
+            row = sum(before)
             groups = range(start, file.num_row_groups if stop is None else stop)
-            batches = file.iter_batches(1024, row_groups=list(groups), columns=["text"])
-            for batch in batches:
-                texts = batch.column(0).to_pylist()
-                yield from map(_string, texts)
-    except (pyarrow.ArrowException, OSError, TypeError) as error:
+            for batch in file.iter_batches(1024, row_groups=list(groups), columns=[field]):
+                yield from _texts(path, batch.column(0), row)
+                row += len(batch)
+    except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise UserError(
             f"{path} is no parquet file that can be read: {first_line(error)}"
         ) from error
+
+
+def _check_column(path: Path, schema: Any, field: str) -> None:
+    """Whether a parquet file has one column of strings of that name."""
+    import pyarrow.types as types
+
+    if schema.names.count(field) != 1:
+        raise UserError(f"{path} has no column `{field}`, but {schema.names}")
+    kind = schema.field(field).type
+    text = kind.value_type if types.is_dictionary(kind) else kind
+    tests = types.is_string, types.is_large_string, types.is_string_view, types.is_null
+    if not any(test(text) for test in tests):
+        raise UserError(f"{path}, column `{field}`: a text is {kind}, not a string")
+
+
+def _texts(path: Path, column: Any, row: int) -> Iterator[str | BadLine]:
+    """The texts of a column's batch, of which the first is in that row of the file."""
+    try:
+        yield from map(_string, column.to_pylist())
+        return
+    except UnicodeDecodeError:
+        pass
+    for number, value in enumerate(column, row + 1):
+        try:
+            yield _string(value.as_py())
+        except UnicodeDecodeError as error:
+            yield BadLine(f"{path}, row {number}: the text is not UTF-8: {error.reason}")

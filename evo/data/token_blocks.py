@@ -2,7 +2,7 @@
 
 `evo.data.sources` says what a source is. Documents are tokenised, each is followed by the
 end-of-text token, and the stream is packed into blocks. What was tokenised is cached by content and
-tokenizer, in `$EVO_CACHE` or `~/.cache/evo`. What `evo prepare` wrote needs no tokenising.
+tokenizer (see `evo.storage.cache`). What `evo prepare` wrote needs no tokenising.
 """
 
 from __future__ import annotations
@@ -11,18 +11,24 @@ import hashlib
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from evo.data.prepared_corpus import is_prepared, open_blocks, read_stream
+from evo.data.reading import PLAIN, Reading, Skipped
+from evo.data.reading.beginning_of_text import cut, of_blocks, of_documents
+from evo.data.reading.npy_files import has_rows, load_npy, npy_tokens
 from evo.data.sources import SourceRange, parts, paths_of
 from evo.data.token_shards import Blocks, spaced
-from evo.errors import UserError, first_line
+from evo.errors import UserError
 from evo.model.tokenizer import Tokenizer
-from evo.storage.files import atomic_file, cache_directory
+from evo.storage.cache import cached
 
 Tokens = NDArray[np.int32]
 Item = TypeVar("Item")
@@ -36,8 +42,6 @@ MOST_TOKENS = 2**28
 DOCUMENTS_PER_BATCH = 512
 CHARACTERS_PER_BATCH = 2**20
 """The tokenizer's own record of a batch takes a hundred bytes per token."""
-
-NPY_CHUNK = 2**20
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ def load_text(
     vocabulary: int,
     sequence_length: int,
     max_tokens: int | None = None,
+    reading: Reading = PLAIN,
 ) -> Text:
     """Read, tokenise and pack a source.
 
@@ -82,6 +87,7 @@ def load_text(
             front of a text is no fair sample of it. Read are the first 33M tokens, or `max_tokens`
             if those are more; of a stream from the hub, which may have no end, just these; of a
             prepared corpus, the blocks themselves, out of all of it.
+        reading: how documents are read.
 
     Raises:
         UserError: an unknown source, one that cannot be read, or text shorter than one block.
@@ -98,8 +104,14 @@ def load_text(
             vocabulary=vocabulary,
             sequence_length=sequence_length,
             max_tokens=max_tokens,
+            reading=reading,
         )
     elif has_rows(source):
+        if reading.bos != "none":
+            raise UserError(
+                f"--bos {reading.bos}: {source} has rows, which are blocks as they are: put the "
+                "token into them, or give --bos none"
+            )
         blocks = np.concatenate([load_npy(path) for path in paths_of(source)])
         if blocks.shape[1] > sequence_length:
             raise UserError(
@@ -107,9 +119,8 @@ def load_text(
                 f"length of {sequence_length}"
             )
     else:
-        stream = _stream(source, tokenizer, _tokens_to_read(source, max_tokens))
-        blocks = stream[: len(stream) // sequence_length * sequence_length]
-        blocks = blocks.reshape(-1, sequence_length)
+        stream = _stream(source, tokenizer, _tokens_to_read(source, max_tokens), reading)
+        blocks = cut(stream, sequence_length, of_blocks(reading, tokenizer))
         if not len(blocks):
             raise UserError(
                 f"{source} is too short: {len(stream)} tokens, less than one block of "
@@ -130,12 +141,17 @@ def _text(source: str, blocks: Tokens) -> Text:
 
 
 def load_stream(
-    source: str, *, tokenizer: Tokenizer | None, vocabulary: int, max_tokens: int | None = None
+    source: str,
+    *,
+    tokenizer: Tokenizer | None,
+    vocabulary: int,
+    max_tokens: int | None = None,
+    reading: Reading = PLAIN,
 ) -> Tokens:
     """The token ids of a source one after the other, shape [N].
 
-    The source, tokenizer and vocabulary are as for `load_text`. No more than `max_tokens` are read,
-    or than the first 33M if those are more.
+    The source, tokenizer, vocabulary and reading are as for `load_text`. No more than `max_tokens`
+    are read, or than the first 33M if those are more.
 
     Raises:
         UserError: an unknown source, one that cannot be read, or a 2-D `.npy`, whose rows do not
@@ -143,10 +159,16 @@ def load_stream(
     """
     if has_rows(source):
         raise UserError(f"{source} holds rows, each for itself: there is no text to slide over")
+    if reading.bos == "block":
+        raise UserError(
+            "--bos block: sequences that overlap are no blocks: give --bos document or none"
+        )
     most = _tokens_to_read(source, max_tokens)
     if is_prepared(source):
-        return read_stream(source, tokenizer=tokenizer, vocabulary=vocabulary, max_tokens=most)
-    stream = _stream(source, tokenizer, most)
+        return read_stream(
+            source, tokenizer=tokenizer, vocabulary=vocabulary, max_tokens=most, reading=reading
+        )
+    stream = _stream(source, tokenizer, most, reading)
     check_ids(source, stream, vocabulary)
     return stream
 
@@ -185,10 +207,12 @@ def sequence_length_of(asked: int | None, block_size: int) -> int:
     return length
 
 
-def _stream(source: str, tokenizer: Tokenizer | None, max_tokens: int | None) -> Tokens:
+def _stream(
+    source: str, tokenizer: Tokenizer | None, max_tokens: int | None, reading: Reading
+) -> Tokens:
     pieces: list[Tokens] = []
     total = 0
-    for part in parts(source):
+    for part in parts(source, reading):
         for piece in _tokens_of(part, tokenizer):
             pieces.append(piece)
             total += len(piece)
@@ -210,18 +234,37 @@ def _tokens_of(part: SourceRange, tokenizer: Tokenizer | None) -> Iterator[Token
     if key is None or tokenizer is None:
         yield from part_tokens(part, tokenizer)
         return
-    cached = cache_directory() / "tokens" / f"{key}-{tokenizer.hash}-{tokenizer.end_of_text}.npy"
-    if not cached.is_file():
-        tokens = np.concatenate([np.empty(0, np.int32), *part_tokens(part, tokenizer)])
-        with atomic_file(cached) as temporary, temporary.open("wb") as file:
-            np.save(file, tokens)
-    yield np.load(cached, mmap_mode="r")
+    bos = of_documents(part.reading, tokenizer)
+    with_bos = "" if bos is None else f"-{bos}"
+    name = f"tokens/{key}-{tokenizer.hash}-{tokenizer.end_of_text}{with_bos}.safetensors"
+    tokens, skipped = cached(name, partial(_read_tokens, part, tokenizer), _save, _load)
+    skipped.tell(part.name)
+    yield tokens
 
 
-def part_tokens(part: SourceRange, tokenizer: Tokenizer | None) -> Iterator[Tokens]:
+def _read_tokens(part: SourceRange, tokenizer: Tokenizer) -> tuple[Tokens, Skipped]:
+    """All token ids of a part, and the lines that were left out."""
+    skipped = Skipped()
+    tokens = [np.empty(0, np.int32), *part_tokens(part, tokenizer, skipped)]
+    return np.concatenate(tokens), skipped
+
+
+def _save(read: tuple[Tokens, Skipped], path: Path) -> None:
+    tokens, skipped = read
+    save_file({"tokens": tokens}, path, metadata={"skipped": str(skipped.count)})
+
+
+def _load(path: Path) -> tuple[Tokens, Skipped]:
+    with safe_open(path, framework="numpy") as file:
+        return file.get_tensor("tokens"), Skipped(int(file.metadata()["skipped"]))
+
+
+def part_tokens(
+    part: SourceRange, tokenizer: Tokenizer | None, skipped: Skipped | None = None
+) -> Iterator[Tokens]:
     """The token ids of a part of a source, 1-D, some thousands at once.
 
-    Only text needs the tokenizer, not a `.npy`.
+    Only text needs the tokenizer, not a `.npy`. Bad lines are counted in `skipped`, or told.
 
     Raises:
         UserError: it cannot be read.
@@ -234,31 +277,22 @@ def part_tokens(part: SourceRange, tokenizer: Tokenizer | None) -> Iterator[Toke
             "as .npy, or import the checkpoint with its tokenizer"
         )
     else:
-        yield from tokenise(part.documents(), tokenizer)
+        bos = of_documents(part.reading, tokenizer)
+        yield from tokenise(part.documents(skipped), tokenizer, bos)
 
 
-def npy_tokens(part: SourceRange) -> Iterator[Tokens]:
-    """The token ids of a `.npy` file, as they are.
+def tokenise(
+    documents: Iterable[str], tokenizer: Tokenizer, bos: int | None = None
+) -> Iterator[Tokens]:
+    """The token ids of documents, and the end-of-text token after each; empty ones are left out.
 
-    Raises:
-        UserError: it cannot be read, or has rows.
+    `bos` is a token that is put before each; None: none is.
     """
-    tokens = load_npy(Path(part.name))
-    if tokens.ndim > 1:
-        raise UserError(
-            f"{part.name} has rows, each a block of its own, which cannot be joined with other "
-            "text: make it 1-D, or use it alone"
-        )
-    stop = len(tokens) if part.stop is None else part.stop
-    for start in range(part.start, stop, NPY_CHUNK):
-        yield tokens[start : min(start + NPY_CHUNK, stop)]
-
-
-def tokenise(documents: Iterable[str], tokenizer: Tokenizer) -> Iterator[Tokens]:
-    """The token ids of documents, and the end-of-text token after each; empty ones are left out."""
+    begin = np.array([] if bos is None else [bos], np.int32)
     end = np.array([tokenizer.end_of_text], np.int32)
     for batch in batches_of(filter(None, documents), len):
-        yield np.concatenate([ids for tokens in tokenizer.encode(batch) for ids in (tokens, end)])
+        encoded = tokenizer.encode(batch)
+        yield np.concatenate([ids for tokens in encoded for ids in (begin, tokens, end)])
 
 
 def batches_of(items: Iterable[Item], characters: Callable[[Item], int]) -> Iterator[list[Item]]:
@@ -277,43 +311,3 @@ def batches_of(items: Iterable[Item], characters: Callable[[Item], int]) -> Iter
         size += more
     if batch:
         yield batch
-
-
-def load_npy(path: Path) -> Tokens:
-    """Token ids, memory-mapped, of whatever integers the file has.
-
-    Raises:
-        UserError: it is no such file.
-    """
-    try:
-        tokens = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path} is no .npy file of token ids: {first_line(error)}") from error
-    if not isinstance(tokens, np.ndarray):  # an archive of several
-        raise UserError(f"{path} is no .npy file of token ids, but an .npz archive")
-    if not np.issubdtype(tokens.dtype, np.integer) or tokens.ndim not in (1, 2) or not tokens.size:
-        raise UserError(
-            f"{path} holds {tokens.dtype} of shape {tokens.shape}: token ids are "
-            "integers, 1-D (a stream) or 2-D (one block per row), and not empty"
-        )
-    if tokens.ndim == 2 and tokens.shape[1] < 2:
-        raise UserError(f"{path} has rows of one token: there is nothing to predict")
-    return tokens
-
-
-def has_rows(source: str) -> bool:
-    """Whether a source is 2-D `.npy` files, of which each row is a block; reads only their heads.
-
-    Raises:
-        UserError: they are of different shapes, or no such files.
-    """
-    if (
-        source.startswith(("stdlib:", "hf:"))
-        or not source.endswith(".npy")
-        or Path(source).is_dir()
-    ):
-        return False
-    shapes = {load_npy(path).shape[1:] for path in paths_of(source)}
-    if len(shapes) > 1:
-        raise UserError(f"{source} mixes .npy files of different shapes")
-    return shapes != {()}

@@ -92,14 +92,20 @@ class Blocks:
         directory: of the shards.
         shards: in their order, together at least one block long.
         length: tokens of a block, T.
+        first: a token with which each block begins, before T - 1 tokens of the stream; None: all
+            are of the stream.
     """
 
-    def __init__(self, directory: Path, shards: Sequence[Shard], length: int) -> None:
+    def __init__(
+        self, directory: Path, shards: Sequence[Shard], length: int, first: int | None = None
+    ) -> None:
         self._paths = [directory / shard.file for shard in shards]
         self._ends = np.cumsum([shard.tokens for shard in shards], dtype=np.int64)
         self._mapped: dict[int, NDArray[Any]] = {}
-        self.shape = (int(self._ends[-1]) // length, length)
+        self._first, self._step = first, length if first is None else length - 1
+        self.shape = (int(self._ends[-1]) // self._step, length)
         content = [length, *(part for shard in shards for part in (shard.tokens, shard.checksum))]
+        content += [] if first is None else ["begins with", first]
         self.hash = hashlib.blake2b(repr(content).encode(), digest_size=8).hexdigest()
 
     def __len__(self) -> int:
@@ -114,15 +120,16 @@ class Blocks:
         if isinstance(numbers, slice):
             numbers = np.arange(*numbers.indices(len(self)))
         blocks = np.empty((len(numbers), self.shape[1]), np.int32)
+        if self._first is not None:
+            blocks[:, 0] = self._first
         for block, number in zip(blocks, numbers, strict=True):
-            self._read(int(number) * self.shape[1], block)
+            self._read(int(number) * self._step, block[-self._step :])
         return blocks
 
     def shards_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Numbers of the shards that some blocks lie in, rising."""
-        length = self.shape[1]
-        first = np.searchsorted(self._ends, numbers * length, side="right")
-        last = np.searchsorted(self._ends, (numbers + 1) * length - 1, side="right")
+        first = np.searchsorted(self._ends, numbers * self._step, side="right")
+        last = np.searchsorted(self._ends, (numbers + 1) * self._step - 1, side="right")
         ranges = [np.arange(*ends) for ends in zip(first, last + 1, strict=True)]
         return np.unique(np.concatenate(ranges))
 

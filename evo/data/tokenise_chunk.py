@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 
 from evo.data.chunks import Chunk
 from evo.data.prepared_corpus import RECORDS
+from evo.data.reading import Skipped
+from evo.data.reading.beginning_of_text import of_documents
+from evo.data.reading.npy_files import npy_tokens
 from evo.data.sources import SourceRange
-from evo.data.token_blocks import npy_tokens, tokenise
+from evo.data.token_blocks import tokenise
 from evo.data.token_shards import Shard, write_shard
 from evo.errors import UserError, first_line
 from evo.model.tokenizer import Tokenizer
 from evo.storage.files import write_whole
+from evo.storage.strict_json import loads
 
 SHARD_TOKENS = 2**25
 """A chunk of more tokens than this becomes several shards: so many are held in memory."""
@@ -32,11 +36,13 @@ class Record:
         documents: how many, empty ones left out.
         shards: in their order; none where there is no text.
         changed: when each part's file had been changed before it was read, see `Chunk.changed`.
+        skipped: bad lines that were left out.
     """
 
     documents: int
     shards: list[Shard]
     changed: list[int]
+    skipped: int = 0
 
     @property
     def tokens(self) -> int:
@@ -57,11 +63,11 @@ def tokenise_chunk(number: int, chunk: Chunk, tokenizer: Tokenizer, directory: P
     Raises:
         UserError: the chunk cannot be read, or a shard cannot be written.
     """
-    documents, changed = 0, chunk.changed
+    documents, skipped, changed = 0, Skipped(), chunk.changed
 
     def counted(part: SourceRange) -> Iterator[str]:
         nonlocal documents
-        for document in part.documents():
+        for document in part.documents(skipped):
             documents += bool(document)
             yield document
 
@@ -71,7 +77,8 @@ def tokenise_chunk(number: int, chunk: Chunk, tokenizer: Tokenizer, directory: P
                 if part.kind == ".npy":
                     yield from _known(npy_tokens(part), part, tokenizer)
                 else:
-                    yield from tokenise(counted(part), tokenizer)
+                    bos = of_documents(part.reading, tokenizer)
+                    yield from tokenise(counted(part), tokenizer, bos)
             except UserError:
                 raise
             except Exception as error:  # whatever a library raises, the user needs the file's name
@@ -92,7 +99,7 @@ def tokenise_chunk(number: int, chunk: Chunk, tokenizer: Tokenizer, directory: P
                 count = 0
     if count:
         shards.append(write_shard(_path(directory, number, len(shards)), held[:count]))
-    record = Record(documents, shards, changed)
+    record = Record(documents, shards, changed, skipped.count)
     write_whole(record_path(directory, number), json.dumps(asdict(record)))
     return record
 
@@ -110,10 +117,10 @@ def read_record(directory: Path, number: int) -> Record | None:
     """
     path = record_path(directory, number)
     try:
-        content = json.loads(path.read_bytes())
+        content = loads(path.read_bytes())
         shards = [Shard(**shard) for shard in content["shards"]]
-        return Record(content["documents"], shards, content["changed"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return Record(content["documents"], shards, content["changed"], content.get("skipped", 0))
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from evo.errors import UserError
 from evo.genome.cost import PARAMETERS, SECOND, Cost
+from evo.quantities import COUNTS, NUMBER, suffixes
 
 TOLERANCE = 0.05
 """A single value means itself plus or minus this share."""
 
 _DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 UNITS = {
-    "parameters": {"": 1, "K": 10**3, "M": 10**6, "B": 10**9},
+    "parameters": dict(COUNTS),
     "flops": _DECIMAL,
     "kv-cache": {f"{prefix}B": factor for prefix, factor in _DECIMAL.items()}
     | {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
@@ -81,8 +82,8 @@ def parse_bin(
     """
     text = "".join(text.split())
     units = {unit.upper(): factor for unit, factor in UNITS[cost.kind].items()}
-    number = rf"(\d+(?:\.\d+)?)({'|'.join(sorted(units, key=len, reverse=True))})"
-    first = r"(\d+(?:\.\d+)?)([A-Z]*)"
+    number = f"({NUMBER}){suffixes(units)}"
+    first = f"({NUMBER})([A-Z]*)"
     match = re.fullmatch(rf"{first}-{number}", text, re.IGNORECASE)
     if match and (match[2] or match[4]).upper() in units:
         low, high = (
@@ -90,7 +91,7 @@ def parse_bin(
             for value, unit in ((match[1], match[2] or match[4]), (match[3], match[4]))
         )
         return Bin(text, round(low), round(high), cost)
-    if match := re.fullmatch(r"(\d+(?:\.\d+)?)%", text):
+    if match := re.fullmatch(f"({NUMBER})%", text):
         center = float(match[1]) / 100 * teacher
     elif match := re.fullmatch(number, text, re.IGNORECASE):
         center = float(match[1]) * units[match[2].upper()]

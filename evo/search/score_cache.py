@@ -28,7 +28,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evo.errors import UserError
 from evo.search.shard_score import ShardScore
+from evo.storage.cache import do_without
 from evo.storage.files import output_errors, write_whole
 
 REFRESH_SECONDS = 10.0
@@ -43,7 +45,7 @@ class ScoreCache:
         key: what a score depends on besides the candidate and the sequences; JSON.
 
     Raises:
-        UserError: it cannot be written, or not be read.
+        UserError: it cannot be written.
     """
 
     def __init__(self, root: Path, key: Mapping[str, Any]) -> None:
@@ -56,6 +58,7 @@ class ScoreCache:
         self._lines: dict[bytes, bytes] = {}
         self._read: dict[str, int] = {}
         self._refreshed = -REFRESH_SECONDS
+        self._writes = True
         self.refresh()
 
     def get(self, candidate: str, rows: tuple[int, int]) -> ShardScore | None:
@@ -72,12 +75,9 @@ class ScoreCache:
         )
 
     def put(self, scores: Iterable[tuple[str, tuple[int, int], ShardScore]]) -> None:
-        """Write down the scores of candidates on rows.
+        """Write down the scores of candidates on rows, as long as the disk takes them.
 
         Failures, and scores that are there already, are left out.
-
-        Raises:
-            UserError: the disk is full, or the like.
         """
         lines = []
         for candidate, rows, score in scores:
@@ -88,27 +88,29 @@ class ScoreCache:
             rest = b" ".join([b"%d" % score.tokens, *map(_text, losses)])
             self._lines[name] = rest
             lines.append(_with_checksum(name + b" " + rest))
-        if lines:
-            # Closed every time: what is closed is what others see over NFS.
-            with output_errors(self._own), self._own.open("ab") as file:
-                file.write(b"".join(lines))
+        if lines and self._writes:
+            try:
+                # Closed every time: what is closed is what others see over NFS.
+                with output_errors(self._own), self._own.open("ab") as file:
+                    file.write(b"".join(lines))
+            except UserError as error:
+                self._writes = False
+                do_without(error)
 
     def refresh(self) -> None:
-        """Read what other processes have written since, if it was not looked for a moment ago.
-
-        Raises:
-            UserError: the directory cannot be read.
-        """
+        """Read what other processes have written since, if it was not looked for a moment ago."""
         if time.monotonic() - self._refreshed < REFRESH_SECONDS:
             return
         self._refreshed = time.monotonic()
-        with output_errors(self.directory):
+        try:
             for entry in os.scandir(self.directory):
                 read = self._read.get(entry.name, 0)
                 if entry.name.endswith(".scores") and entry.name != self._own.name:
                     with open(entry.path, "rb") as file:
                         file.seek(read)
                         self._read[entry.name] = read + self._take(file.read())
+        except OSError as error:
+            do_without(error)
 
     def _take(self, content: bytes) -> int:
         """Take in whole lines; the number of bytes that they are."""

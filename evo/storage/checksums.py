@@ -15,6 +15,7 @@ from typing import Any
 
 from evo.errors import UserError
 from evo.storage.files import cache_directory, write_whole
+from evo.storage.strict_json import loads
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +77,7 @@ def damaged(directory: Path, files: Sequence[Summed]) -> dict[str, str]:
     A file of the same size and time of change as when it was last found right is not read again;
     the cache directory keeps both. The others are read several at once.
     """
-    known_file = _known_file(directory)
-    known: dict[str, Any] = _read(known_file)
+    known: dict[str, Any] = _read(directory)
     stamps: dict[str, list[Any]] = {}
     wrong: dict[str, str] = {}
     for entry in files:
@@ -105,7 +105,7 @@ def damaged(directory: Path, files: Sequence[Summed]) -> dict[str, str]:
             if content != entry.checksum:
                 wrong[entry.file] = "damaged"
     right = {name: stamp for name, stamp in (known | stamps).items() if name not in wrong}
-    _keep(known_file, right)
+    _keep(directory, right)
     return wrong
 
 
@@ -114,10 +114,10 @@ def _known_file(directory: Path) -> Path:
     return cache_directory() / "checked" / f"{name}.json"
 
 
-def _keep(path: Path, right: dict[str, Any]) -> None:
+def _keep(directory: Path, right: dict[str, Any]) -> None:
     """Keep what was found right; where it cannot be kept, everything is read again next time."""
     try:
-        write_whole(path, json.dumps(right))
+        write_whole(_known_file(directory), json.dumps(right))
     except UserError as error:
         _warn_once(f"{error}: checksums are compared anew at every start")
 
@@ -127,10 +127,10 @@ def _warn_once(message: str) -> None:
     logger.warning("%s", message)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(directory: Path) -> dict[str, Any]:
     """What was found right before; nothing where that is lost or damaged."""
     try:
-        known = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        known = loads(_known_file(directory).read_bytes())
+    except (OSError, ValueError, UserError):
         return {}
     return known if isinstance(known, dict) else {}

@@ -159,5 +159,13 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def cache_directory() -> Path:
-    """The directory of what can be made again."""
-    return Path(os.environ.get("EVO_CACHE") or Path.home() / ".cache" / "evo")
+    """The directory of what can be made again: `$EVO_CACHE`, or `~/.cache/evo`.
+
+    Raises:
+        UserError: neither is there, as in a container whose user has no home.
+    """
+    named = os.environ.get("EVO_CACHE")
+    try:
+        return Path(named) if named else Path.home() / ".cache" / "evo"
+    except RuntimeError as error:
+        raise UserError("there is no home directory for ~/.cache/evo") from error

@@ -77,7 +77,7 @@ def read_settings(directory: Path) -> dict[str, Any]:
     """
     try:
         settings = yaml.safe_load((directory / FILE).read_bytes())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{directory} is no run: it has no {FILE} that can be read") from error
     if not isinstance(settings, dict):
         raise UserError(f"{directory} is no run: its {FILE} is damaged")

@@ -23,6 +23,18 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def loads(content: str | bytes) -> Any:
+    """Read JSON.
+
+    Raises:
+        ValueError: it is none, or nested too deep to be read.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
 def dumps(value: Any, *, indent: int | None = None) -> str:
     """Write a value as JSON, after `plain`.
 

@@ -167,6 +167,45 @@ def test_config_file(tmp_path):
     assert bake("c", "--config", str(path)).recipes == [Path("c")]
 
 
+def test_config_files_that_give_no_values(tmp_path):
+    """The file is named, and where in it something is wrong."""
+    path = tmp_path / "bake.yaml"
+    for content, message in (
+        ("out: caf\xe9\n".encode("latin-1"), "byte 9: this is not UTF-8"),
+        ("out: o\n".encode("utf-16"), "byte 1: this is not UTF-8"),
+        (b"out: a\0b\n", "#x0000"),
+        (b"out: " + b"[" * 10_000, "nested too deep"),
+        (b"heat: " + b"9" * 5000, "4300 digits"),
+        (b"", "give a flag's name and its value"),
+        (b"1: 2\n", "1 is no name of a flag"),
+        (b"config: other.yaml\n", "'config' is no name of a flag"),
+        (b"flours: &a [*a]\n", "flours is neither one value nor a list"),
+        (b"out: {a: b}\n", "out is neither one value nor a list"),
+        (b"out: !!binary aGVsbG8=\n", "out is neither one value"),
+        (b"out: !!python/object:os.system x\n", "line 1 .*: this is no YAML"),
+        (b"out: a\n---\nout: b\n", "line 2 .*: this is no YAML"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=message) as caught:
+            bake("a", "--out", "o", "--config", str(path))
+        assert str(caught.value).startswith(f"--config {path}")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_null_character_is_in_no_path(tmp_path):
+    path = tmp_path / "bake.yaml"
+    for content in ('out: "a\\0b"\n', 'flours: ["a", "\\0"]\n'):
+        path.write_text(f"recipes: [a]\nout: o\n{content}" if "out" not in content else content)
+        with pytest.raises(UserError, match="a null character is part of no name"):
+            bake("a", "--config", str(path))
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_config_file_with_a_byte_order_mark(mark, tmp_path):
+    (tmp_path / "bake.yaml").write_text(f"{mark}out: café\n", encoding="utf-8")
+    assert bake("a", "--config", str(tmp_path / "bake.yaml")).out == Path("café")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -174,8 +213,8 @@ def test_config_file(tmp_path):
         ("mode: boil", "--mode: give one of fan, grill"),
         ("oven-share: 1", "a config file spells oven-share as oven_share"),
         ("sugar: 1", "sugar"),
-        ("heat: [1", "config"),
-        ("- 1", "config"),
+        ("heat: [1", "line 2 (.*): this is no YAML"),
+        ("- 1", "give a flag.s name and its value on each line"),
         (None, "does not exist"),
     ],
 )

@@ -316,6 +316,18 @@ def test_a_finished_run_is_left_alone(
     assert (here.out / "log.jsonl").stat().st_mtime_ns == before
 
 
+def test_another_spelling_or_place_of_the_text_is_the_same_text(
+    here: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, validation = Path(here.sources[0]), Path(here.validation_text or "")
+    for path in (text, validation):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.chdir(text.parent)
+    for place in ("", "./", f"{tmp_path}/"):
+        same = replace(here, text=f"{place}{text.name}", validation_text=place + validation.name)
+        assert pretrain(same) == json.loads((here.out / "summary.json").read_text())
+
+
 def test_other_settings_are_refused(here: PretrainConfig) -> None:
     with pytest.raises(UserError, match=r"learning_rate was 0\.01, now it is 0\.02"):
         pretrain(replace(here, learning_rate=0.02))

@@ -22,11 +22,15 @@ from numpy.typing import NDArray
 from ray.exceptions import ObjectLostError
 
 from evo.data.chunks import chunks_of
+from evo.data.reading import PLAIN, Reading
+from evo.data.reading.beginning_of_text import of_blocks, of_documents
+from evo.data.reading.npy_files import npy_tokens
 from evo.data.sources import SourceRange
-from evo.data.token_blocks import Tokens, batches_of, check_ids, npy_tokens
+from evo.data.token_blocks import Tokens, batches_of, check_ids
 from evo.errors import UserError
 from evo.model.tokenizer import Tokenizer, load_tokenizer
 from evo.storage.files import output_errors, write_whole
+from evo.storage.strict_json import loads
 from training.data.prefetch import AHEAD
 
 APART = AHEAD + 1
@@ -55,7 +59,8 @@ class TextPosition:
 
 
 class BlockStream:
-    """The blocks of a text in their order; after its end, from its beginning again.
+    """The blocks of a text in their order; after its end, from its beginning again. They begin with
+    a token of their own where the reading says so.
 
     Only text needs the tokenizer, not a `.npy`. The position is that of the first block, the length
     that of all blocks, in tokens.
@@ -67,8 +72,11 @@ class BlockStream:
         tokenizer: Tokenizer | None,
         length: int,
         position: TextPosition = TextPosition(),
+        reading: Reading = PLAIN,
     ) -> None:
-        self._length = length
+        self._first = of_blocks(reading, tokenizer)
+        self._bos = of_documents(reading, tokenizer)
+        self._length = length if self._first is None else length - 1
         self._parts, self._tokenizer = parts, tokenizer
         self._documents = self._from(position)
         self._part, self._document, self._tokens = next(self._documents)
@@ -94,7 +102,8 @@ class BlockStream:
             some = self._tokens[self._token : self._token + len(stream) - filled]
             stream[filled : filled + len(some)] = some
             filled, self._token = filled + len(some), self._token + len(some)
-        return stream.reshape(count, self._length)
+        blocks = stream.reshape(count, self._length)
+        return blocks if self._first is None else np.insert(blocks, 0, self._first, axis=1)
 
     def _from(self, position: TextPosition) -> Iterator[tuple[int, int, NDArray[Any]]]:
         """Numbers of part and document, and the document's tokens."""
@@ -113,11 +122,13 @@ class BlockStream:
             yield from islice(enumerate(npy_tokens(part)), first, None)
             return
         assert self._tokenizer is not None
+        begin = np.array([] if self._bos is None else [self._bos], np.int32)
+        end = np.array([self._tokenizer.end_of_text], np.int32)
         numbered = islice(enumerate(part.documents()), first, None)
         for batch in batches_of((pair for pair in numbered if pair[1]), lambda pair: len(pair[1])):
             encoded = self._tokenizer.encode([text for _, text in batch])
             for (document, _), tokens in zip(batch, encoded, strict=True):
-                yield document, np.append(tokens, np.int32(self._tokenizer.end_of_text))
+                yield document, np.concatenate([begin, tokens, end])
 
 
 @dataclass(frozen=True)
@@ -131,6 +142,7 @@ class StreamedText:
         vocabulary: token ids must be below it.
         length: tokens of a block.
         window: blocks of a window.
+        reading: where a beginning-of-text token stands.
     """
 
     source: str
@@ -139,15 +151,17 @@ class StreamedText:
     vocabulary: int
     length: int
     window: int
+    reading: Reading = PLAIN
 
 
-def parts_of(source: str) -> tuple[SourceRange, ...]:
+def parts_of(source: str, reading: Reading = PLAIN) -> tuple[SourceRange, ...]:
     """The parts of a source, small enough to go on quickly in the middle of it.
 
     Raises:
         UserError: the source cannot be read.
     """
-    parts = tuple(part for chunk in chunks_of([source]) for part in chunk.parts)
+    chunks = chunks_of([source], reading=reading)
+    parts = tuple(part for chunk in chunks for part in chunk.parts)
     if not parts:
         raise UserError(f"{source} is empty: there is no text in it")
     return parts
@@ -190,7 +204,7 @@ class WindowReader:
     def _seek(self, number: int) -> None:
         text = self._text
         self._stream = BlockStream(
-            text.parts, self._tokenizer, text.length, self._positions[number]
+            text.parts, self._tokenizer, text.length, self._positions[number], text.reading
         )
         self._next = number
 
@@ -214,7 +228,7 @@ def _read_positions(path: Path) -> dict[int, TextPosition]:
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     for line in lines:
         try:
-            number, *position = json.loads(line)
+            number, *position = loads(line)
             positions[number] = TextPosition(*position)
         except (ValueError, TypeError):
             break

@@ -13,10 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evo.data.chunks import file_bytes
+from evo.data.hub import identity
 from evo.data.prepared_corpus import is_prepared, open_blocks
+from evo.data.reading import PLAIN, Reading
+from evo.data.reading.beginning_of_text import beginning_of_text
+from evo.data.reading.npy_files import has_rows
 from evo.data.sources import parts
 from evo.data.text_weights import check_weights
-from evo.data.token_blocks import SAMPLED_TOKENS, Tokens, has_rows, load_text
+from evo.data.token_blocks import SAMPLED_TOKENS, Tokens, load_text
 from evo.data.token_shards import Blocks
 from evo.errors import UserError
 from evo.model.checkpoint import Checkpoint
@@ -127,6 +131,7 @@ def open_training_text(
     sequence_length: int,
     tokens: int,
     shuffle_tokens: int,
+    reading: Reading = PLAIN,
 ) -> TrainingText:
     """Open each source by its kind: read it into memory, check what is prepared, or stream it.
 
@@ -138,6 +143,7 @@ def open_training_text(
         sequence_length: tokens of a sequence.
         tokens: number of tokens that the run needs.
         shuffle_tokens: tokens of a stream's window.
+        reading: how documents are read.
 
     Raises:
         UserError: weights that fit no sources, or a source that cannot be used.
@@ -151,18 +157,20 @@ def open_training_text(
                 tokenizer=student.tokenizer,
                 vocabulary=vocabulary,
                 sequence_length=sequence_length,
+                reading=reading,
             )
             return Source(name, blocks, blocks.hash)
         is_large = name.startswith("hf:") or sum(map(file_bytes, parts(name))) > STREAMED_BYTES
         if is_large and not has_rows(name):
             window = max(1, shuffle_tokens // sequence_length)
-            return _stream(name, student, vocabulary, sequence_length, window)
+            return _stream(name, student, vocabulary, sequence_length, window, reading)
         text = load_text(
             name,
             tokenizer=student.tokenizer,
             vocabulary=vocabulary,
             sequence_length=sequence_length,
             max_tokens=max(tokens, SAMPLED_TOKENS),  # a short run, too, draws from all of a text
+            reading=reading,
         )
         return Source(name, text.blocks, text.hash)
 
@@ -180,8 +188,10 @@ def open_training_text(
     return TrainingText(sources, shares)
 
 
-def _stream(name: str, student: Checkpoint, vocabulary: int, length: int, window: int) -> Source:
-    chunks = parts_of(name)
+def _stream(
+    name: str, student: Checkpoint, vocabulary: int, length: int, window: int, reading: Reading
+) -> Source:
+    chunks = parts_of(name, reading)
     text_parts = [part for part in chunks if part.kind != ".npy"]
     if text_parts and student.tokenizer is None:
         raise UserError(
@@ -192,11 +202,16 @@ def _stream(name: str, student: Checkpoint, vocabulary: int, length: int, window
     if text_parts and student.tokenizer is not None:
         tokenizer = (student.tokenizer.hash, student.tokenizer.end_of_text)
         digest.update(repr(tokenizer).encode())
+    bos = beginning_of_text(reading, student.tokenizer)
+    if reading.changes:
+        digest.update(repr((reading.changes, bos)).encode())
     for part in chunks:
         # The time of change is left out: a run must go on with a copy of the corpus.
-        size = None if part.path is None else file_bytes(part)
-        known_as = part.name if part.path is None else part.path.name
-        digest.update(repr((known_as, part.start, part.stop, part.version, size)).encode())
+        if part.path is None:
+            (known_as, version), size = identity(part.name, part.version), None
+        else:
+            known_as, version, size = part.path.name, part.version, file_bytes(part)
+        digest.update(repr((known_as, part.start, part.stop, version, size)).encode())
     model = Path(student.path).absolute()
-    text = StreamedText(name, chunks, model, vocabulary, length, window)
+    text = StreamedText(name, chunks, model, vocabulary, length, window, reading)
     return Source(name, text, digest.hexdigest())

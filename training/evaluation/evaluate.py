@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from evo.data.prepared_corpus import is_prepared, open_blocks
+from evo.data.reading import PLAIN, Reading
 from evo.data.token_blocks import Tokens, load_stream, load_text, sequence_length_of
 from evo.data.token_shards import Blocks, spaced
 from evo.errors import UserError
@@ -34,6 +35,7 @@ def evaluate(
     sequence_length: int | None = None,
     max_tokens: int | None = None,
     stride: int | None = None,
+    reading: Reading = PLAIN,
     micro_batch: int = 8,
     dtype: str = "float32",
     device: str | None = None,
@@ -48,6 +50,7 @@ def evaluate(
         stride: the number of targets that a block scores, where blocks overlap, see
             `training.evaluation.sliding`; by default they lie side by side, and score all that
             they have.
+        reading: how the text's documents are read.
         micro_batch: the number of blocks that run through the model at once.
         dtype: the dtype of the weights: float32 or bfloat16.
         device: torch's name of the device; by default a GPU where there is one.
@@ -62,7 +65,7 @@ def evaluate(
     _check_micro_batch(micro_batch)
     stored = checkpoint.load(model)
     length = sequence_length_of(sequence_length, stored.config.block_size)
-    blocks, rows, targets = _blocks(stored, text, length, max_tokens, stride)
+    blocks, rows, targets = _blocks(stored, text, length, max_tokens, stride, reading)
     network = stored.model(getattr(torch, dtype)).to(device or _device())
     console = Console(stderr=True)
     sums = [
@@ -127,7 +130,12 @@ def _device() -> str:
 
 
 def _blocks(
-    stored: Checkpoint, text: str, length: int, max_tokens: int | None, stride: int | None
+    stored: Checkpoint,
+    text: str,
+    length: int,
+    max_tokens: int | None,
+    stride: int | None,
+    reading: Reading,
 ) -> tuple[Tokens | Blocks, NDArray[np.int64], NDArray[np.int64]]:
     """Load the text as blocks.
 
@@ -139,13 +147,13 @@ def _blocks(
     if stride is None:
         how: Any = {**vocabulary, "sequence_length": length, "max_tokens": max_tokens}
         if is_prepared(text):  # may be larger than the memory
-            blocks: Tokens | Blocks = open_blocks(text, **how)
+            blocks: Tokens | Blocks = open_blocks(text, **how, reading=reading)
             rows = spaced(len(blocks), blocks.shape[1], max_tokens)
         else:
-            blocks = load_text(text, **how).blocks
+            blocks = load_text(text, **how, reading=reading).blocks
             rows = np.arange(len(blocks))
         return blocks, rows, np.full(len(rows), blocks.shape[1] - 1)
-    stream = load_stream(text, **vocabulary, max_tokens=max_tokens)
+    stream = load_stream(text, **vocabulary, max_tokens=max_tokens, reading=reading)
     starts, targets = windows(len(stream), length, stride)
     if max_tokens is not None:
         size = min(length, len(stream))

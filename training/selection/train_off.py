@@ -20,7 +20,10 @@ from training.setup.training_run import TrainingRun, open_run
 MODELS = "finalists"
 RUNS = "runs"
 
-FREE = ("run", "model", "teacher", "teacher_logits", "text", "validation_text")
+FREE = (
+    "run", "model", "teacher", "teacher_logits", "text", "validation_text", "text_field",
+    "on_bad_line", "bos",
+)  # fmt: skip
 """Recorded settings that may differ at every start: paths, beside which there are hashes."""
 
 OF_A_SIZE = ("learning_rate", "micro_batch", "flops_per_token")

@@ -77,6 +77,7 @@ def read_inputs(config: PretrainConfig) -> Inputs:
         sequence_length=length,
         tokens=config.tokens,
         shuffle_tokens=config.shuffle_tokens,
+        reading=config.reading,
     )
     validation = None
     if config.validation_text is not None:
@@ -87,6 +88,7 @@ def read_inputs(config: PretrainConfig) -> Inputs:
             vocabulary=vocabulary,
             sequence_length=text.sequence_length,
             max_tokens=max(text.sequence_length, tokens),
+            reading=config.reading,
         )
     if logits is not None:
         for source in text.sources:

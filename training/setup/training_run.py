@@ -62,6 +62,7 @@ class TrainingRun:
             "text_hash": text.hash,
             "text_tokens": text.tokens,
             "text_shares": list(text.shares),
+            **config.reading.changes,
             "validation_text": config.validation_text,
             "validation_hash": None if validation is None else validation.hash,
             "validation_tokens": None if validation is None else validation.tokens,

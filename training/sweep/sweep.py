@@ -18,9 +18,12 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
+from evo.data.reading import PLAIN
+from evo.data.reading.text_identity import text_identity
 from evo.errors import UserError
 from evo.storage.files import exclusive
-from evo.storage.run_directory import claim_run
+from evo.storage.run_directory import FILE as SETTINGS
+from evo.storage.run_directory import claim_run, read_settings
 from training.config import PretrainConfig
 from training.loop.run_settings import default_validation_tokens
 from training.run_directory import RESULT
@@ -38,7 +41,7 @@ TUNE = "tune"
 FREE = (
     "samples", "concurrent", "workers", "gpus_per_worker", "threads", "checkpoint_every", "loggers",
     "parallel", "shard_teacher", "activation_checkpointing", "compile", "on_nan", "log_blocks",
-    "micro_batch",
+    "micro_batch", "text", "validation_text",
 )  # fmt: skip
 """These settings may differ from one start of a sweep to the next."""
 
@@ -109,7 +112,7 @@ def sweep(config: SweepConfig, *, launch: Launch = launch_on_ray_train) -> Sweep
     )
     directory = Path(config.out).absolute()
     runs = {trial.name: _run_of(config, trial, directory) for trial in trials}
-    claim_run(directory, _plain(config), free=FREE)
+    claim_run(directory, _plain(config, directory), free=FREE)
     with exclusive(directory):
         unfinished = [name for name, run in runs.items() if not ended(run.out)]
         failures: dict[str, str] = {}
@@ -160,10 +163,21 @@ def _absolute(source: Any) -> Any:
     return os.path.abspath(source)
 
 
-def _plain(config: SweepConfig) -> dict[str, Any]:
-    """The settings that the sweep's results are a function of, and those in `FREE`."""
-    return {
+def _plain(config: SweepConfig, directory: Path) -> dict[str, Any]:
+    """The settings that the sweep's results are a function of, and those in `FREE`.
+
+    The texts are known by their hashes, which a sweep does not have that was begun before these
+    were recorded.
+    """
+    plain = {
         name: str(value) if isinstance(value, Path) else value
         for name, value in asdict(config).items()
-        if name != "out"
+        if name != "out" and name not in asdict(PLAIN)
+    } | config.reading.changes
+    if (directory / SETTINGS).is_file() and "text_hash" not in read_settings(directory):
+        return plain
+    assert config.validation_text is not None
+    return plain | {
+        "text_hash": text_identity(config.sources, config.reading),
+        "validation_hash": text_identity([config.validation_text], config.reading),
     }

@@ -16,7 +16,10 @@ from evo.errors import UserError
 from evo.flags import parse_value
 from training.config import PretrainConfig
 
-FIXED = ("out", "validation_text", "validation_tokens", "sequence_length", "loggers")
+FIXED = (
+    "out", "validation_text", "validation_tokens", "sequence_length", "loggers", "text_field",
+    "on_bad_line", "bos",
+)  # fmt: skip
 """Perplexities of runs that differ in these settings could not be compared."""
 
 DIGITS = 4

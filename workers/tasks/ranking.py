@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from evo.genome.ranking import Order
 from evo.model.checkpoint import Checkpoint
 from evo.model.importance import importance_by_activation, importance_by_magnitude
 from evo.model.layer_sensitivity import layer_sensitivity
-from evo.storage.files import atomic_file, cache_directory
+from evo.storage.cache import cached
 from workers.pool.stored_teacher import StoredTeacher, TeacherStore, fetch_teacher
 from workers.scoring.scorer import torch_dtype
 from workers.settings import ScoringSettings
@@ -43,10 +44,10 @@ class RankingInputs:
     settings: ScoringSettings
     gpus: float
 
-    def cached(self, folder: str, text: str, kind: str, suffix: str) -> Path:
-        """The file in which a result is cached."""
+    def cached_as(self, folder: str, text: str, kind: str, suffix: str) -> str:
+        """The name of the file in which a result is cached."""
         how = f"{kind}-{self.settings.device}-{self.settings.dtype}"
-        return cache_directory() / folder / f"{self.teacher.hash}-{text}-{how}{suffix}"
+        return f"{folder}/{self.teacher.hash}-{text}-{how}{suffix}"
 
     def compute(self, function: Any, *arguments: Any) -> Any:
         """Run a function of the stored teacher, and more, on a worker."""
@@ -84,12 +85,8 @@ def measure_sensitivity(inputs: RankingInputs, kind: str, order: Order) -> NDArr
     Returns:
         Shape [L], see `evo.model.layer_sensitivity.layer_sensitivity`.
     """
-    cached = inputs.cached("sensitivity", inputs.text_hash, kind, ".npy")
-    if not cached.is_file():
-        sensitivity = inputs.compute(_sensitivity, order)
-        with atomic_file(cached) as temporary, temporary.open("wb") as file:
-            np.save(file, sensitivity)
-    return np.load(cached)
+    name = inputs.cached_as("sensitivity", inputs.text_hash, kind, ".npy")
+    return cached(name, partial(inputs.compute, _sensitivity, order), _save_array, np.load)
 
 
 def measure_importance(inputs: RankingInputs, kind: str) -> Importance:
@@ -100,10 +97,15 @@ def measure_importance(inputs: RankingInputs, kind: str) -> Importance:
         kind: `magnitude` or `activation`.
     """
     text = inputs.text_hash if kind == "activation" else "any"
-    cached = inputs.cached("importance", text, kind, ".npz")
-    if not cached.is_file():
-        inputs.compute(_importance, kind).save(cached)
-    return Importance.load(cached)
+    name = inputs.cached_as("importance", text, kind, ".npz")
+    return cached(
+        name, partial(inputs.compute, _importance, kind), Importance.save, Importance.load
+    )
+
+
+def _save_array(array: NDArray[np.float64], path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, array)
 
 
 def _importance(

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from evo.algorithms.settings import Budget, Rates
+from evo.data.reading import Reading
 from evo.data.text_weights import check_weights
 from evo.errors import UserError
 from evo.genome import COSTS, PROXIES, RANKINGS, SPACES
+from evo.quantities import Count
 from evo.search.rung_settings import Rungs
 from workers.settings import POOL_IDLE, PoolSettings, ScoringSettings
 
@@ -25,7 +27,7 @@ REST = "rest"
 
 
 @dataclass(frozen=True)
-class SearchConfig:
+class SearchConfig(Reading):
     """Search a teacher for its best subnets, one search for every space and bin.
 
     Running the same command again resumes.
@@ -154,8 +156,8 @@ class SearchConfig:
     survivors: float = 0.125
     rung_confidence: float = 0.9
     sequence_length: int | None = None
-    max_tokens: int | None = None
-    shard_tokens: int = 16384
+    max_tokens: Count | None = None
+    shard_tokens: Count = 16384
     micro_batch: int | None = None
     dtype: Literal["float32", "bfloat16"] | None = None
     threads: int = 1
@@ -167,6 +169,7 @@ class SearchConfig:
     score_cache: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._check_choices()
         self._check_algorithm()
         check_weights(self.sources, self.text_weights)
@@ -332,5 +335,7 @@ class SearchConfig:
 
 FREE = (
     "workers", "gpus_per_worker", "pool", "pool_idle", "select", "score_cache", "teacher", "out",
+    "text", "order_text", "gate_text", "text_field", "on_bad_line", "bos",
 )  # fmt: skip
-"""Settings that may differ when a run is resumed; the teacher is compared by its hash."""
+"""Settings that may differ when a run is resumed: the teacher and all texts are compared by their
+hashes, which stand beside the paths and are over all that is read of them."""

@@ -167,6 +167,7 @@ def read_inputs(config: SearchConfig) -> SearchInputs:
             vocabulary=teacher.vocabulary,
             sequence_length=length,
             max_tokens=max_tokens,
+            reading=config.reading,
         )
 
     fitness_text = load_mixture(load, config.sources, config.text_weights, config.max_tokens)

@@ -17,6 +17,7 @@ from evo.algorithms.one_shot import OneShot, one_shot
 from evo.algorithms.random_search import RandomSearch
 from evo.commands.search.config import SearchConfig
 from evo.commands.search.inputs import SearchInputs
+from evo.errors import UserError
 from evo.genome.bins import Bin
 from evo.genome.importance_proxy import Proxy
 from evo.genome.ranking import Order
@@ -25,6 +26,7 @@ from evo.search import warm_start
 from evo.search.history import History
 from evo.search.score_cache import ScoreCache, score_key
 from evo.search.search import Search
+from evo.storage.cache import do_without
 from evo.storage.files import cache_directory
 from workers.pool.pool import Pool
 from workers.pool.shared_pool import SharedPool
@@ -59,13 +61,18 @@ def open_pool(inputs: SearchInputs) -> Pool | SharedPool:
     )
 
 
-def _cache(inputs: SearchInputs) -> ScoreCache:
+def _cache(inputs: SearchInputs) -> ScoreCache | None:
     scoring = asdict(inputs.scoring)
     without = "cache_bytes", "teacher_bytes", "device_share", "latency_length"  # change no bits
     for name in without:
         scoring.pop(name, None)
     teacher = f"{inputs.teacher.hash} {inputs.teacher.config}"
-    return ScoreCache(cache_directory() / "scores", score_key(teacher, inputs.blocks, scoring))
+    key = score_key(teacher, inputs.blocks, scoring)
+    try:
+        return ScoreCache(cache_directory() / "scores", key)
+    except UserError as error:
+        do_without(error)
+        return None
 
 
 def _search(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from evo.data.chunks import Chunk, chunks_of
+from evo.data.reading.npy_files import npy_tokens
 from evo.data.sources import SourceRange, documents
-from evo.data.token_blocks import npy_tokens
 from evo.errors import UserError
 from tests.support.corpora import random_documents, write_jsonl, write_mixed
 

@@ -109,6 +109,29 @@ def test_a_commit_is_named_in_full(repository: Path) -> None:
     assert hub.unpin(f"hf:{directory}:train") == hub.pin(f"hf:{directory}:train")
 
 
+def test_a_local_data_set_is_the_same_however_it_is_spelled(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository.parent)
+    source = f"hf:{repository}:train"
+    for same in (f"hf:{repository.name}:train", f"hf:./{repository.name}:train"):
+        assert hub.absolute(same) == source
+    known = hub.identity(source, hub.version(source))
+    moved = repository.rename(repository.with_name("moved"))
+    os.utime(moved / "train-0.jsonl")
+    assert hub.identity(f"hf:{moved}:train", None) == known
+    with (moved / "train-0.jsonl").open("a") as file:
+        file.write(json.dumps({"text": "more"}) + "\n")
+    hub._open.cache_clear()
+    assert hub.identity(f"hf:{moved}:train", None) != known
+
+
+def test_a_repository_may_be_called_like_a_part_of_its_source() -> None:
+    commit = "0123456789" * 4
+    assert hub.unpin(f"hf:f@{commit}:train") == "hf:f:train"
+    assert str(hub._name("hf:f:train")._replace(commit=commit)) == f"hf:f@{commit}:train"
+
+
 def jsonl(*texts: str) -> bytes:
     return "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 from dataclasses import replace
 from itertools import pairwise
@@ -141,3 +142,39 @@ def test_only_shards_that_are_read_are_checked(corpus: Path, tokenizer: Tokenize
     (corpus / "0.arrow").unlink()
     with pytest.raises(UserError, match=r"0\.arrow is missing"):
         load_text(str(corpus), **settings, max_tokens=20)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tokens": "many"},
+        {"tokens": 7},
+        {"sequence_length": 1.5},
+        {"sequence_length": 0},
+        {"shards": None},
+        {"shards": [3]},
+        {"shards": [{"file": 3, "bytes": 1, "checksum": "", "tokens": 1, "largest": 1}]},
+        {"files": None},
+        {"text": "a"},
+        {"end_of_text": -1},
+        {"documents": None},
+    ],
+    ids=str,
+)
+def test_a_manifest_of_other_content_is_one_line(changes, tmp_path):
+    shard = write_shard(tmp_path / "00000.arrow", np.arange(40, dtype=np.uint16))
+    Manifest(["a"], [], "tokenizer", 0, None, 1, 40, "uint16", [shard]).save(tmp_path)
+    assert Manifest.load(tmp_path).shards == [shard]
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(UserError, match="is no manifest of `evo prepare`"):
+        Manifest.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 10_000, "[]", "3", "null", "", '"a"'], ids=lambda c: c[:9]
+)
+def test_a_manifest_that_is_none_is_one_line(content, tmp_path):
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match="is no manifest of `evo prepare`"):
+        Manifest.load(tmp_path)

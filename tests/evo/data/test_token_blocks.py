@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from evo.data import hub
+from evo.data.reading.npy_files import has_rows
 from evo.data.sources import documents
-from evo.data.token_blocks import has_rows, load_text
+from evo.data.token_blocks import load_text
 from evo.errors import UserError
 from evo.model.tokenizer import Tokenizer
 from tests.support.bpe import TEXT, write_tokenizer
@@ -114,6 +115,17 @@ def test_compressed_files_and_directories(load, refused, tokenizer, tmp_path):
     refused(tmp_path / "corpus", "has rows, each a block of its own")
 
 
+def test_what_follows_a_compressed_stream_is_one_line(refused, tmp_path):
+    content = json.dumps({"text": TEXT}).encode() + b"\n"
+    for name, compressed in (
+        ("a.jsonl.gz", gzip.compress(content)),
+        ("a.jsonl.zst", pa.compress(content, codec="zstd", asbytes=True)),
+    ):
+        for rest in (b"\0", b"\0" * 512, b"\0" * 2**21, b"text", compressed[:9]):
+            (tmp_path / name).write_bytes(compressed + rest)
+            refused(tmp_path / name, f"{name} cannot be read: ")
+
+
 def test_null_is_an_empty_text_everywhere(tmp_path):
     texts = ["one", None, "two"]
     write_parquet(tmp_path / "train.parquet", texts)
@@ -173,13 +185,13 @@ def test_what_was_tokenised_is_cached(load, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setenv("EVO_CACHE", str(tmp_path / "cache"))
     source = write_jsonl(tmp_path / "a.jsonl", DOCUMENTS)
     first = load(source)
-    (cached,) = (tmp_path / "cache" / "tokens").iterdir()
+    (cached,) = (tmp_path / "cache" / "tokens").glob("*.safetensors")
     assert load(source).hash == first.hash
     stamp = cached.stat().st_mtime_ns
     shutil.copy(source, tmp_path / "b.jsonl")  # cached by content, not by name
     assert np.array_equal(load(tmp_path / "b.jsonl").blocks, first.blocks)
     assert cached.stat().st_mtime_ns == stamp
-    assert len(list(cached.parent.iterdir())) == 1
+    assert len(list(cached.parent.glob("*.safetensors"))) == 1
 
     write_jsonl(source, DOCUMENTS[::-1])
     assert load(source).hash != first.hash
@@ -189,7 +201,7 @@ def test_what_was_tokenised_is_cached(load, tokenizer, tmp_path, monkeypatch):
     changed = Tokenizer(other)
     blocks = load(tmp_path / "b.jsonl", tokenizer=changed).blocks
     assert (blocks == changed.end_of_text).any()
-    assert len(list(cached.parent.iterdir())) == 4
+    assert len(list(cached.parent.glob("*.safetensors"))) == 4
 
 
 def test_unknown_sources(refused, tmp_path):
@@ -313,10 +325,29 @@ def test_hidden_directories_are_no_text_and_other_files_are_counted(tmp_path, ca
     assert told.endswith("4 files of other kinds are left out: 2 .csv, 1 .TXT, 1 .gz")
 
 
-def test_a_cache_that_cannot_be_written(refused, tmp_path, monkeypatch):
+def test_cached_tokens_that_are_damaged_are_made_anew(load, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("EVO_CACHE", str(tmp_path / "cache"))
+    source = write_jsonl(tmp_path / "a.jsonl", DOCUMENTS)
+    expected = load(source)
+    (cached,) = (tmp_path / "cache" / "tokens").glob("*.safetensors")
+    whole = cached.read_bytes()
+    for damaged in (b"", whole[:-4], whole[:-1] + bytes([whole[-1] ^ 1]), b"x" * len(whole)):
+        cached.write_bytes(damaged)
+        caplog.clear()
+        assert load(source).hash == expected.hash
+        assert "made anew" in caplog.text
+        assert cached.read_bytes() == whole
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(load, tmp_path, monkeypatch, caplog):
+    source = write_jsonl(tmp_path / "a.jsonl", DOCUMENTS)
+    expected = load(source)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("EVO_CACHE", str(tmp_path / "file"))
-    refused(write_jsonl(tmp_path / "a.jsonl", DOCUMENTS), "cannot write")
+    assert load(source).hash == load(source).hash == expected.hash
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("the cache is not used: ")
+    assert str(tmp_path / "file") in told
 
 
 @pytest.mark.skipif("EVO_DATA" not in os.environ, reason="EVO_DATA is not set")

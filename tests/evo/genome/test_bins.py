@@ -48,7 +48,7 @@ def test_a_name_serves_as_a_directory():
     assert parse("EleutherAI/pythia-410m") == parse("pythia-410m")
 
 
-@pytest.mark.parametrize("text", ["", "%", "nope", "-5M", "5M-", "1T", "1e6", "40%-50%", "nan"])
+@pytest.mark.parametrize("text", ["", "%", "nope", "-5M", "5M-", "1P", "1e6", "40%-50%", "nan"])
 def test_what_is_no_bin(text):
     with pytest.raises(UserError, match=r"unknown bin .* is a range like 385M-426M"):
         parse(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -149,3 +150,18 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         ScoreCache(tmp_path / "file", KEY)
+
+
+def test_a_disk_that_fills_is_told_once_and_scores_stay_known(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = ScoreCache(tmp_path, KEY)
+    cache._own = Path("/dev/full")
+    scores = [a_score(1), a_score(2)]
+    for score in scores:
+        cache.put([score])
+    assert all(get(cache, score) == score for score in scores)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "cannot write /dev/full: No space left on device" in told
+    shutil.rmtree(tmp_path)
+    cache.refresh()

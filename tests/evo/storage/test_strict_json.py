@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from evo.storage.strict_json import dumps, plain
+from evo.storage.strict_json import dumps, loads, plain
 
 
 def refuse(constant: str) -> None:
@@ -36,3 +36,10 @@ def test_what_json_cannot_say():
     }  # fmt: skip
     with pytest.raises(TypeError):
         dumps({"path": object()})
+
+
+def test_what_is_nested_too_deep_is_no_json_that_can_be_read():
+    assert loads(b'{"a": [1]}') == {"a": [1]}
+    for content in ("[" * 10_000, '{"a":' * 10_000 + "1" + "}" * 10_000, "{"):
+        with pytest.raises(ValueError):  # noqa: PT011
+            loads(content)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import ray
+import yaml
 from ray.exceptions import RayTaskError
 from ray.train.v2.api.exceptions import WorkerGroupError
 
@@ -19,6 +20,7 @@ from dashboards.training_curves import COLOURS
 from evo.commands.sweep import run as run_command
 from evo.errors import UserError
 from evo.ray_connection import connect
+from evo.storage.run_directory import claim_run, read_settings
 from tests.support import tiny_checkpoints
 from tests.support.alone import launch_here
 from tests.support.drivers import kill_driver
@@ -29,7 +31,7 @@ from training.pretrain import pretrain
 from training.setup.launch import launch_on_ray_train
 from training.setup.training_run import TrainingRun
 from training.sweep.config import SweepConfig
-from training.sweep.sweep import _run_of, sweep
+from training.sweep.sweep import FREE, _plain, _run_of, sweep
 from training.sweep.trial import FAILED, run_trial
 from training.sweep.trials import make_trials
 from training.sweep.tune_driver import _reason
@@ -142,6 +144,27 @@ def test_one_is_stopped_early_and_one_fails_and_the_rest_goes_on(
     assert (other.out / "trials" / stopped / "log.jsonl").stat().st_mtime_ns == before
     with pytest.raises(UserError, match="tokens was"):
         sweep(replace(other, tokens=config.tokens * 2))
+
+
+def test_another_spelling_or_place_of_the_text_is_the_same_text(
+    config: SweepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def claim(**changes: Any) -> None:
+        same = replace(config, **changes)
+        claim_run(tmp_path / "out", _plain(same, tmp_path / "out"), free=FREE)
+
+    claim()
+    path = Path(config.sources[0])
+    (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.chdir(path.parent)
+    for same in (path.name, f"./{path.name}", str(tmp_path / path.name)):
+        claim(text=same)
+    with pytest.raises(UserError, match="text_hash was"):
+        claim(text=config.validation_text)
+    settings = read_settings(tmp_path / "out")
+    del settings["text_hash"], settings["validation_hash"]  # as it was before they were recorded
+    (tmp_path / "out" / "settings.yaml").write_text(yaml.safe_dump(settings))
+    claim()
 
 
 def test_all_runs_are_validated_on_the_same_text(config: SweepConfig) -> None:

@@ -311,6 +311,23 @@ def test_a_run_that_was_begun_before_there_were_these_settings_is_the_same_run(
         search(settings(tmp_path / "run", proposals=16))
 
 
+def test_another_spelling_or_place_of_the_text_is_the_same_text(
+    reference: Path, settings: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = Path(settings(reference).text)
+    shutil.copy(text, tmp_path / "moved.npy")
+    monkeypatch.chdir(text.parent)
+    spellings = f"./{text.name}", text.name, f"../{text.parent.name}/{text.name}"
+    for same in (*spellings, str(tmp_path / "moved.npy")):
+        assert len(search(settings(reference, text=same))["searches"]) == 8
+        assert len(search(settings(reference, text=[same], order_text=None))["searches"]) == 8
+    np.save(tmp_path / "other.npy", np.load(text)[::-1])
+    with pytest.raises(UserError, match="text_hash was"):
+        search(settings(reference, text=str(tmp_path / "other.npy")))
+    with pytest.raises(UserError, match="order_text_hash was"):
+        search(settings(reference, order_text=str(tmp_path / "other.npy")))
+
+
 def test_other_settings_are_refused_with_the_difference(
     reference: Path, settings: Callable
 ) -> None:
@@ -372,6 +389,15 @@ def test_what_an_earlier_run_scored_comes_from_the_cache(
 
 
 @pytest.mark.slow
+def test_a_cache_that_cannot_be_written_changes_nothing(
+    reference: Path, settings: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("EVO_CACHE", str(tmp_path / "file"))
+    search(settings(tmp_path / "run", **FEWER, score_cache=True))
+    assert_same(tmp_path / "run", reference)
+
+
 def test_a_start_from_another_run(reference: Path, settings: Callable, tmp_path: Path) -> None:
     changes = {"start_from": reference, "seed": 1, "generations": 1, **FEWER}
     summary = search(settings(tmp_path / "run", **changes))
