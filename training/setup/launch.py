@@ -21,6 +21,7 @@ from evo.errors import UserError, first_line
 from evo.ray_connection import connect
 from evo.storage.files import write_whole
 from evo.storage.names import ascii_name
+from evo.storage.refusals import is_full, refusal
 from evo.storage.run_directory import FILE as SETTINGS
 from evo.storage.strict_json import dumps
 from training.data.stream import StreamedBlocks, StreamedText
@@ -131,6 +132,10 @@ def _fit_again_while_workers_die(
         except TrainingFailedError as error:
             if user_error := first_failure(error, lambda each: isinstance(each, UserError)):
                 raise type(user_error)(str(user_error)) from error
+            if is_full(error):  # Ray Train's own files lie in the run directory, too
+                raise UserError(
+                    f"cannot write {job.directory}: {refusal(error, job.directory)}"
+                ) from error
             if not may_pass(error, workers.count):
                 raise
             if not had_no_room(error):

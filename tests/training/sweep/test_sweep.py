@@ -129,6 +129,7 @@ def fail_all_but_the_first(run: TrainingRun) -> None:
         raise error from error
 
 
+@pytest.mark.slow
 def test_a_defect_is_told_in_one_line_and_not_tried_again_and_the_finished_show_their_results(
     config: SweepConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -207,6 +208,16 @@ def test_a_trial_that_cannot_start_reports_why(config: SweepConfig, tmp_path: Pa
     (trial,) = make_trials(["model=nowhere"], [], 1, np.random.default_rng(0))
     run = _run_of(replace(config, sequence_length=LENGTH), trial, tmp_path)
     assert "no directory" in run_trial(run)[FAILED]
+
+
+def test_a_trial_reports_a_defect_that_was_raised_from_itself(
+    config: SweepConfig, tmp_path: Path
+) -> None:
+    _, trial = make_trials(["learning_rate=1e-2,1e-3"], [], 1, np.random.default_rng(0))
+    run = _run_of(config, trial, tmp_path)
+    assert run_trial(run, fail_all_but_the_first)[FAILED] == (
+        f"LookupError: no such thing (traceback in {run.out / 'error.txt'})"
+    )
 
 
 def test_a_trial_that_ends_by_a_defect_is_told_by_its_exception() -> None:
