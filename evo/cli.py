@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evo.errors import RunFailed, UserError
+from evo.storage.refusals import is_full
 from evo.termination import heed_sigterm, was_terminated
 
 
@@ -140,6 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
         if command.on_ray:
             _check_cluster(getattr(config, "out", None))
         command.load(command.run)(config)
+        sys.stdout.flush()  # a full disk that takes the output is met here, not at Python's exit
     except UserError as error:
         print(f"evo {name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -150,17 +152,26 @@ def main(arguments: list[str] | None = None) -> int:
         how, code = ("terminated", 143) if was_terminated() else ("interrupted", 130)
         print(f"evo {name}: {how}; the same command goes on from here", file=sys.stderr)
         return code
-    except BrokenPipeError:  # the reader of our output has left; so that Python's exit is quiet too
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of our output has left
+        _drop_output()
         return 1
     except OSError as error:
         # A path that cannot be looked at, a disk that is full: all that an operating system
         # refuses and names a file for is the user's to mend.
         if error.filename is None:
-            raise
-        print(f"evo {name}: {error.filename}: {error.strerror}", file=sys.stderr)
+            if not is_full(error):
+                raise
+            _drop_output()
+            print(f"evo {name}: cannot write: {error.strerror or error}", file=sys.stderr)
+        else:
+            print(f"evo {name}: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     return 0
+
+
+def _drop_output() -> None:
+    """Take no more output, so that Python's exit is quiet too."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _check_cluster(out: Path | None) -> None:

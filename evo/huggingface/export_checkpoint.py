@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from safetensors import SafetensorError
 from torch import Tensor
 
 from evo.errors import UserError, first_line
@@ -63,7 +62,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     dtype = str(stored.weights[HEAD].dtype).removeprefix("torch.")
     tokens = _special_tokens(stored)
     with atomic_directory(config.out) as directory:
-        _write_weights(directory, weights)
+        save_torch_state_dict(weights, directory, max_shard_size=SHARD_SIZE)
         _write_json(directory / "config.json", {**said, **tokens, "dtype": dtype})
         if not config.native:
             shutil.copy(Path(__file__).with_name(f"{MODELING}.py"), directory)
@@ -184,13 +183,6 @@ def _special_tokens(stored: Checkpoint) -> dict[str, Any]:
     }
     settings = tokenizers.generation_settings(stored.path)
     return said | {name: settings[name] for name in said if settings.get(name) is not None}
-
-
-def _write_weights(directory: Path, weights: dict[str, Tensor]) -> None:
-    try:
-        save_torch_state_dict(weights, directory, max_shard_size=SHARD_SIZE)
-    except SafetensorError as error:  # hides a full disk behind its own kind
-        raise UserError(f"cannot write the weights: {first_line(error)}") from error
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

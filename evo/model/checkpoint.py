@@ -192,10 +192,9 @@ def save(
     if is_tied(model):
         weights[HEAD] = weights[EMBEDDING]
     with atomic_directory(directory) as temporary:
-        try:
-            torch.save(weights, temporary / WEIGHTS)
-        except RuntimeError as error:  # torch's zip writer hides a full disk behind its own kind
-            raise UserError(f"cannot write {directory / WEIGHTS}: {first_line(error)}") from error
+        # Given a name, torch writes by itself and hides why it cannot.
+        with (temporary / WEIGHTS).open("wb") as file:
+            torch.save(weights, file)
         described_from = {**model.config.hf_config, TIED: is_tied(model)}
         save_config(replace(model.config, hf_config=described_from), temporary)
         if not widths.is_uniform:

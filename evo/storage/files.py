@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from evo.errors import UserError
+from evo.storage.refusals import refusal
 
 ABANDONED_SECONDS = 24 * 3600
 """The time without a change after which nobody writes to a temporary directory any more."""
@@ -28,12 +29,16 @@ def output_errors(path: Path) -> Iterator[None]:
     """Turn the system's refusals to write (no space, no permission, a file in the way) to one line.
 
     Raises:
-        UserError: instead of an `OSError`.
+        UserError: instead of an `OSError`, or of what another library makes of it.
     """
     try:
         yield
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    except UserError:
+        raise
+    except Exception as error:
+        if (refused := refusal(error, path)) is None:
+            raise
+        raise UserError(f"cannot write {path}: {refused}") from error
 
 
 @contextmanager
@@ -47,13 +52,14 @@ def atomic_file(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+    try:
+        with output_errors(path):
             yield temporary
             _sync(temporary)
             os.replace(temporary, path)
             _sync(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -138,12 +144,13 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-        try:
+    try:
+        with output_errors(path):
             temporary.chmod(0o755)
             yield temporary
             os.replace(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _remove_abandoned(path: Path) -> None:

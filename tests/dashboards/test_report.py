@@ -8,7 +8,6 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,24 +18,14 @@ import yaml
 
 from dashboards.report import report
 from evo.cli import main
-from evo.commands.search.claim import claim
 from evo.commands.search.config import SearchConfig
-from evo.commands.search.inputs import read_inputs
-from evo.commands.search.measurements import order_of
-from evo.commands.search.searches import searches_of
-from evo.commands.search.summary import conclude
 from evo.errors import UserError
 from evo.genome.ranking import Order
-from evo.genome.subnet import Subnet
-from evo.model.importance import importance_by_activation
 from evo.search.history import frame
-from evo.search.search import Search
-from evo.search.shard_score import ShardScore
 from tests.dashboards import selections
-from tests.support.histories import DIMENSIONS, evolve, score_generation
-from workers.scoring.scorer import Scorer
+from tests.support.finished import searched
+from tests.support.histories import DIMENSIONS, evolve
 
-LENGTH = 40
 SEARCHES = ["coarse-uniform@40%", "fine-layerwise@40%"]
 HTML = {"meta", "img", "br"}
 
@@ -96,36 +85,7 @@ def power_of_ten(value: float) -> str:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, teacher: Callable[[str], Path]) -> Path:
     """A finished run with two searches, as `evo search` leaves it; scored here, without Ray."""
-    root = tmp_path_factory.mktemp("report")
-    np.save(root / "tokens.npy", np.random.default_rng(0).integers(0, 112, 16 * LENGTH))
-    config = SearchConfig(
-        teacher=teacher("llama-tied"),
-        text=str(root / "tokens.npy"),
-        bins=["40%"],
-        spaces=["coarse-uniform", "fine-layerwise"],
-        out=root / "run",
-        population=5,
-        generations=2,
-        seed=3,
-        order="activation",
-        sequence_length=LENGTH,
-    )
-    run = read_inputs(config)
-    claim(run)
-    cut = run.teacher
-    scorer = Scorer(cut, run.blocks, config.scoring)
-    importance = importance_by_activation(cut.model(), run.order_text.blocks)
-    Order.by_importance(**vars(importance)).save(config.out / "order.npz")
-    searches = searches_of(run, order_of(run), None)
-
-    def score(search: Search, subnet: Subnet, shard: int) -> ShardScore:
-        return scorer.score(subnet.pack(), subnet.id, search.stages.shards[shard])
-
-    for search in searches:
-        while not search.ended:
-            score_generation(search, partial(score, search))
-    conclude(run, searches, {})
-    return config.out
+    return searched(tmp_path_factory.mktemp("report"), teacher("llama-tied")).out
 
 
 @pytest.fixture(scope="module")

@@ -17,13 +17,18 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
     get_state_dict,
     set_state_dict,
 )
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
 
 from evo.errors import UserError, first_line
 from evo.model import checkpoint
@@ -54,7 +59,7 @@ def commit(state: TrainState) -> None:
                 shutil.rmtree(left)
         try:
             with _checkpoint_errors(f"cannot write {directory}"):
-                dcp.save(_tensors(state), checkpoint_id=temporary)
+                dcp.save(_tensors(state), storage_writer=_Writer(temporary, directory))
         except UserError:
             if state.process.rank == 0:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -137,6 +142,37 @@ def _checkpoint_errors(what: str) -> Iterator[None]:
         yield
     except CheckpointException as error:
         reasons = [reason for reason, _ in error.failures.values()]
-        reason = next((each for each in reasons if isinstance(each, OSError)), reasons[0])
-        text = reason.strerror if isinstance(reason, OSError) else None
-        raise UserError(f"{what}: {text or first_line(reason)}") from error
+        for reason in reasons:
+            if isinstance(reason, UserError):
+                raise UserError(str(reason)) from error
+        raise UserError(f"{what}: {first_line(reasons[0])}") from error
+
+
+class _Writer(FileSystemWriter):
+    """Writes a checkpoint's parts; an error is told on the worker that meets it.
+
+    On the way to another worker an exception loses what it came of.
+
+    Args:
+        temporary: directory to write to.
+        directory: name that errors call it.
+    """
+
+    def __init__(self, temporary: Path, directory: Path) -> None:
+        super().__init__(temporary)
+        self._directory = directory
+
+    def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
+        """Make the directory."""
+        with output_errors(self._directory):
+            return super().prepare_local_plan(plan)
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        """Write a worker's part."""
+        with output_errors(self._directory):
+            return super().write_data(plan, planner)
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        """Write what lists all parts."""
+        with output_errors(self._directory):
+            super().finish(metadata, results)

@@ -7,22 +7,21 @@ import math
 import socket
 import time
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import ray
 import ray.train
 import ray.train.torch
-from ray.exceptions import RayActorError
 from ray.train import TrainingFailedError
 from ray.train.torch import TorchConfig
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
-from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from evo.errors import UserError, first_line
 from evo.ray_connection import connect
 from evo.storage.files import write_whole
 from evo.storage.names import ascii_name
+from evo.storage.refusals import is_full, refusal
 from evo.storage.run_directory import FILE as SETTINGS
 from evo.storage.strict_json import dumps
 from training.data.stream import StreamedBlocks, StreamedText
@@ -31,9 +30,10 @@ from training.loop.loop import train
 from training.loop.parallel import Execution, WorkerProcess
 from training.loop.train_state import WorkerJob
 from training.run_directory import CHECKPOINTS
+from training.setup.failures import first_failure, may_pass
 from training.setup.inputs import Inputs
 from training.setup.memory import SHARE, MemoryDemand
-from training.setup.ray_internals import had_no_room
+from training.setup.ray_internals import had_no_room, is_death
 from training.setup.training_run import TrainingRun
 from training.setup.worker_resources import (
     WorkerResources,
@@ -121,6 +121,7 @@ def _fit_again_while_workers_die(
 
     Raises:
         UserError: a worker raised one, or workers die again and again.
+        TrainingFailedError: a worker raised an exception that it would raise again.
     """
     workers, furthest, failures, waits = requested, -1, 0, False
     while True:
@@ -129,14 +130,20 @@ def _fit_again_while_workers_die(
             _trainer(replace(job, execution=execution, text=open_streams(job)), workers).fit()
             return
         except TrainingFailedError as error:
-            if user_error := _first_failure(error, UserError):
+            if user_error := first_failure(error, lambda each: isinstance(each, UserError)):
                 raise type(user_error)(str(user_error)) from error
+            if is_full(error):  # Ray Train's own files lie in the run directory, too
+                raise UserError(
+                    f"cannot write {job.directory}: {refusal(error, job.directory)}"
+                ) from error
+            if not may_pass(error, workers.count):
+                raise
             if not had_no_room(error):
                 step = log.last_step(job.directory)
                 failures = 1 if step > furthest else failures + 1
                 furthest, waits = max(furthest, step), False
                 if failures == MOST_FAILURES:
-                    raise _given_up(error) from error
+                    _give_up(error)
             elif not waits:
                 waits = say_waiting(workers)
         time.sleep(NOTICE_SECONDS)
@@ -153,21 +160,15 @@ def _fit_again_while_workers_die(
         workers = replace(requested, count=count)
 
 
-def _first_failure(error: TrainingFailedError, kind: type[Exception]) -> Exception | None:
-    """The first worker's exception of a kind, as the worker raised it; None: no worker did."""
-    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
-    return next((failure for failure in failures if isinstance(failure, kind)), None)
-
-
-def _given_up(error: TrainingFailedError) -> Exception:
-    """The error of workers that die again and again; a defect of ours keeps its traceback."""
-    dead = _first_failure(error, RayActorError)
+def _give_up(error: TrainingFailedError) -> NoReturn:
+    """Raise the error of workers that die again and again; a defect of ours keeps its traceback."""
+    dead = first_failure(error, is_death)
     if dead is None:
-        return error
-    return UserError(
+        raise error
+    raise UserError(
         f"a worker died {MOST_FAILURES} times without a further step, at last of: "
         f"{first_line(dead)}"
-    )
+    ) from error
 
 
 def open_streams(job: WorkerJob) -> tuple[Any, ...]:

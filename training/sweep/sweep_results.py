@@ -43,7 +43,8 @@ def read_results(
     failures = failures or {}
     rows = [_row(directory / trial.name, trial, failures.get(trial.name)) for trial in trials]
     frame = pd.DataFrame(rows)
-    for name in trials[0].settings:  # else a None would make floats of whole numbers
+    # Else a None would make floats of whole numbers, and NaN of itself beside a text.
+    for name in (*trials[0].settings, "reason"):
         frame[name] = pd.Series([row[name] for row in rows], dtype=object)
     order = {"finished": 0, "stopped": 1, "failed": 2, "unfinished": 2}
     frame["order"] = frame["status"].map(order)
@@ -120,7 +121,7 @@ def table(results: pd.DataFrame, settings: Sequence[str], title: str) -> Table:
             f"{row['trained_tokens']:,}",
             _number(row["flops"], ".3g"),
             _number(row["seconds"], ".1f"),
-            row["status"] + (f": {row['reason']}" if row["reason"] else ""),
+            f"failed: {row['reason']}" if row["status"] == "failed" else row["status"],
         )
     return shown_table
 

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import math
+import traceback
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from evo.errors import UserError
+from evo.storage.files import write_whole
 from training.config import PretrainConfig
 from training.logs import log
 from training.logs.log_tail import Row
 from training.pretrain import pretrain
 from training.run_directory import SUMMARY
+from training.setup.failures import reason
 from training.setup.launch import launch_on_ray_train
+from training.setup.ray_internals import is_death
 from training.setup.training_run import Launch
 
 STOPPED = "stopped.json"
 """A file in the directory of a run that was stopped early, and is not taken up again."""
+
+TRACEBACK = "error.txt"
+"""A file in the directory of a run that was ended by an exception that nobody foresaw."""
 
 METRIC = "validation_perplexity"
 TIME = "tokens"
@@ -67,7 +74,8 @@ def run_trial(config: PretrainConfig, launch: Launch = launch_on_ray_train) -> d
         launch: runs the training loop.
 
     Returns:
-        The trial's last report: the reason, if the run failed of bad input.
+        The trial's last report: the reason, if the run failed. The death of a process or a
+        node, which may not come again, is raised, so that Tune tries again.
     """
     run, reporter = Path(config.out), Reporter(config.tokens)
     if (run / SUMMARY).is_file() or (run / STOPPED).is_file():
@@ -76,6 +84,16 @@ def run_trial(config: PretrainConfig, launch: Launch = launch_on_ray_train) -> d
         return {FAILED: ""}
     try:
         pretrain(config, watcher=reporter, launch=launch)
-    except UserError as error:
-        return {FAILED: str(error)}
+    except Exception as error:
+        if is_death(error):
+            raise
+        return {FAILED: _explained(error, run)}
     return {FAILED: ""}
+
+
+def _explained(error: Exception, run: Path) -> str:
+    """The reason of a failure in one line; the traceback of a defect is kept in a file."""
+    if isinstance(error, UserError) or not run.is_dir():
+        return reason(error)
+    write_whole(run / TRACEBACK, "".join(traceback.format_exception(error)))
+    return f"{reason(error)} (traceback in {run / TRACEBACK})"

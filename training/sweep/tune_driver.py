@@ -12,17 +12,15 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayTaskError
-from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.tune.schedulers import ASHAScheduler
 
-from evo.errors import first_line
 from evo.ray_connection import connect
 from evo.storage.files import atomic_file
 from evo.storage.names import ascii_name
 from training.config import PretrainConfig
 from training.logs import log
 from training.run_directory import SUMMARY
+from training.setup.failures import reason
 from training.setup.launch import launch_on_ray_train
 from training.setup.training_run import Launch
 from training.setup.worker_resources import workers_and_gpus
@@ -133,16 +131,7 @@ def _asha(runs: dict[str, PretrainConfig]) -> ASHAScheduler:
 
 def _failure(result: tune.Result) -> str | None:
     """Why a trial failed; None where it did not."""
-    return _reason(result.error) if result.error else (result.metrics or {}).get(FAILED)
-
-
-def _reason(error: Exception) -> str:
-    """The exception that ended a trial, in one line: the one that a process raised, if one did."""
-    if isinstance(error, RayTaskError):
-        error = error.cause or error
-    if isinstance(error, WorkerGroupError):
-        error = next(iter(error.worker_failures.values()), error)
-    return f"{type(error).__name__}: {first_line(error)}"
+    return reason(result.error) if result.error else (result.metrics or {}).get(FAILED)
 
 
 def _room(runs: dict[str, PretrainConfig]) -> int:
@@ -169,8 +158,8 @@ class _Watch(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         run = Path(self._runs[str(trial)].out)
-        if reason := trial.last_result.get(FAILED):
-            self._say(trial, f"failed: {reason}")
+        if why := trial.last_result.get(FAILED):
+            self._say(trial, f"failed: {why}")
         elif (run / SUMMARY).is_file():
             self._say(trial, f"ended, validation perplexity {_last(run):.2f}")
         else:

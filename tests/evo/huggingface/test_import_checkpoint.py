@@ -235,7 +235,11 @@ def test_tokenizer_is_copied_and_gives_the_vocabulary(hf_checkpoint, tmp_path, c
         ("llama", {"num_key_value_heads": 3}, "no multiple of num_key_value_heads 3"),
         ("qwen2", {"layer_types": ["sliding_attention"] * 3}, "use_sliding_window is not true"),
         ("qwen2", {"layer_types": ["full_attention"]}, "has 1 entries for 3 layers"),
-        ("qwen2", {"max_window_layers": "1", "use_sliding_window": True}, "max_window_layers"),
+        (
+            "qwen2",
+            {"layer_types": None, "max_window_layers": "1", "use_sliding_window": True},
+            "max_window_layers",
+        ),
         ("gemma", {"use_bidirectional_attention": True}, "sees what follows"),
         ("qwen3", {"attention_bias": True}, "attention_bias"),
     ],

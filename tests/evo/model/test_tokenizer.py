@@ -85,7 +85,7 @@ def test_what_is_missing_or_damaged(tmp_path):
     path = write_tokenizer(tmp_path) / "tokenizer.json"
     content = path.read_text()
     (tmp_path / "tokenizer_config.json").write_text("{")
-    refused(tmp_path, "no JSON object")
+    refused(tmp_path, "is no JSON")
     (tmp_path / "tokenizer_config.json").unlink()
     path.write_text(content.replace("<|endoftext|>", "<|other|>"))
     refused(tmp_path, "which token ends a text")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-from collections.abc import Callable, Iterator
+import re
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,10 @@ from evo.errors import UserError
 from evo.model import checkpoint
 from tests.support import tiny_checkpoints
 from tests.support.alone import job_of, settings_of, train_alone
+from tests.support.disks import SmallDisk, mounted
 from training.logs import log
+from training.loop.loop import train
+from training.loop.parallel import WorkerProcess, process_group
 from training.loop.train_state import WorkerJob
 
 
@@ -98,39 +101,67 @@ def test_two_workers_that_were_cut_off_end_as_if_they_had_not_been(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """A file system of so many bytes."""
-    directory = tmp_path / "disk"
-
-    def mount(size: int) -> Path:
-        directory.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)]
-        done = subprocess.run(command, capture_output=True, check=False)
-        if done.returncode:
-            pytest.skip("no right to mount a file system")
-        return directory
-
-    yield mount
-    if os.path.ismount(directory):
-        subprocess.run(["umount", str(directory)], check=True)
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    with mounted(tmp_path / "disk", 2**20) as small:
+        yield small
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(
-    job: WorkerJob, small_disk: Callable[[int], Path]
-) -> None:
-    disk = small_disk(2**20)
-    run = replace(job, settings=settings_of(steps=40), directory=disk / "run")
+def test_a_full_disk_leaves_the_checkpoint_before(job: WorkerJob, disk: SmallDisk) -> None:
+    run = replace(job, settings=settings_of(steps=40), directory=disk.path / "run")
     run.directory.mkdir()
     train_alone(run, 2, kill_at=12)
     assert committed(run.directory)[-1] == "step-10"
-    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
-    (disk / "full").write_bytes(bytes(free - 2**14))
-    with pytest.raises(UserError, match=r"cannot write .*step-20: No space left on device$"):
+    disk.fill(but=2**14)
+    full = r"cannot write .*step-20: No space left on device \(on the file system at .*disk\)$"
+    with pytest.raises(UserError, match=full):
         train_alone(run, 2)
     assert committed(run.directory) == ["step-10"]
-    (disk / "full").unlink()
+    disk.empty()
     train_alone(run, 2)
     assert committed(run.directory) == ["step-40"]
+
+
+def refused(run: WorkerJob, store: str) -> str | None:
+    """Train here; what it is refused with."""
+    try:
+        with process_group(0, 1, store):
+            train(run, WorkerProcess(0, 1, torch.device("cpu")))
+    except UserError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_at_any_byte_is_named_and_the_run_goes_on(
+    job: WorkerJob, disk: SmallDisk
+) -> None:
+    """The checkpoints, the log and the result are written in turn, by several libraries."""
+    steps = 12
+    run = replace(
+        job,
+        settings=settings_of(steps=steps, checkpoint_every=4),
+        directory=disk.path / "run",
+    )
+    store = disk.path.with_name("store")
+    met = set()
+    for free in range(0, 400_000, 25_000):
+        shutil.rmtree(run.directory, ignore_errors=True)
+        run.directory.mkdir()
+        disk.fill(but=free)
+        if error := refused(run, f"{store}-{free}"):
+            told = re.fullmatch(
+                r"cannot write .*/run/([a-z./]+)[-0-9]*: No space left on device \(on the file "
+                r"system at .*disk\)",
+                error,
+            )
+            assert told, error
+            met.add(told[1])
+            disk.empty()
+            assert refused(run, f"{store}-{free}-again") is None
+        disk.empty()
+        assert committed(run.directory) == [f"step-{steps}"]
+        assert [row["step"] for row in log.rows(run.directory)] == list(range(steps + 1))
+    assert met == {"checkpoints/step", "log.jsonl"}
 
 
 def test_a_damaged_checkpoint_is_named(other: WorkerJob) -> None:

@@ -15,6 +15,7 @@ import ray
 import yaml
 from ray.exceptions import RayTaskError
 from ray.train.v2.api.exceptions import WorkerGroupError
+from rich.console import Console
 
 from dashboards.training_curves import COLOURS
 from evo.commands.sweep import run as run_command
@@ -28,13 +29,13 @@ from tests.support.images import pixels
 from tests.training.test_pretrain import assert_same_run
 from training.logs import log
 from training.pretrain import pretrain
+from training.setup.failures import reason
 from training.setup.launch import launch_on_ray_train
 from training.setup.training_run import TrainingRun
 from training.sweep.config import SweepConfig
 from training.sweep.sweep import FREE, _plain, _run_of, sweep
 from training.sweep.trial import FAILED, run_trial
 from training.sweep.trials import make_trials
-from training.sweep.tune_driver import _reason
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
@@ -118,6 +119,39 @@ def test_killed_and_run_again_it_repeats_no_finished_run_and_goes_on_in_half_of_
     assert_same_run(second, alone.out)
 
 
+def fail_all_but_the_first(run: TrainingRun) -> None:
+    """Workers of the other trials meet a defect, which is raised from itself."""
+    if run.directory.name.startswith("000"):
+        return launch_here(run)
+    with (run.directory.parent / "tries").open("a") as tries:
+        tries.write(f"{run.directory.name}\n")
+    try:
+        raise LookupError("no such thing\nand more")
+    except LookupError as error:
+        raise error from error
+
+
+@pytest.mark.slow
+def test_a_defect_is_told_in_one_line_and_not_tried_again_and_the_finished_show_their_results(
+    config: SweepConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = ["learning_rate=1e-2,1e-3"]
+    config = replace(config, grid=grid, out=tmp_path / "out", tokens=4 * BATCH * LENGTH)
+    outcome = sweep(config, launch=fail_all_but_the_first)
+    good, bad = run_names(grid)
+    assert (config.out / "trials" / "tries").read_text().splitlines() == [bad]
+    traceback = config.out / "trials" / bad / "error.txt"
+    assert "LookupError: no such thing" in traceback.read_text()
+    results = outcome.results.set_index("trial")
+    assert results.loc[bad, "reason"] == f"LookupError: no such thing (traceback in {traceback})"
+    assert results.loc[good, "reason"] is None
+    console = Console(width=400, record=True, color_system=None)
+    console.print(outcome.table)
+    shown = console.export_text()
+    assert "finished:" not in shown
+    assert "failed: LookupError: no such thing" in shown
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_one_is_stopped_early_and_one_fails_and_the_rest_goes_on(
@@ -199,6 +233,16 @@ def test_a_trial_that_cannot_start_reports_why(config: SweepConfig, tmp_path: Pa
     assert "no directory" in run_trial(run)[FAILED]
 
 
+def test_a_trial_reports_a_defect_that_was_raised_from_itself(
+    config: SweepConfig, tmp_path: Path
+) -> None:
+    _, trial = make_trials(["learning_rate=1e-2,1e-3"], [], 1, np.random.default_rng(0))
+    run = _run_of(config, trial, tmp_path)
+    assert run_trial(run, fail_all_but_the_first)[FAILED] == (
+        f"LookupError: no such thing (traceback in {run.out / 'error.txt'})"
+    )
+
+
 def test_a_trial_that_ends_by_a_defect_is_told_by_its_exception() -> None:
     connect()
 
@@ -209,6 +253,6 @@ def test_a_trial_that_ends_by_a_defect_is_told_by_its_exception() -> None:
     with pytest.raises(LookupError) as raised:
         ray.get(fail.remote())
     assert isinstance(raised.value, RayTaskError)
-    assert _reason(raised.value) == "LookupError: of a library"
+    assert reason(raised.value) == "LookupError: of a library"
     died = WorkerGroupError("a traceback", {1: MemoryError("in a worker")})
-    assert _reason(died) == "MemoryError: in a worker"
+    assert reason(died) == "MemoryError: in a worker"

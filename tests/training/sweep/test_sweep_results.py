@@ -80,6 +80,8 @@ def test_the_table_says_why_one_failed(tmp_path: Path) -> None:
     console.print(table(results, SETTINGS, "out"))
     shown = console.export_text()
     assert "failed: no memory" in shown
+    assert "finished:" not in shown
+    assert "nan" not in shown
     assert shown.index("18.00") < shown.index("20.00") < shown.index("90.00")
 
 

@@ -1,0 +1,95 @@
+"""Finished runs as their commands leave them, made here and without Ray."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evo.commands.search.claim import claim
+from evo.commands.search.config import SearchConfig
+from evo.commands.search.inputs import read_inputs
+from evo.commands.search.measurements import order_of
+from evo.commands.search.searches import searches_of
+from evo.commands.search.summary import conclude
+from evo.genome.ranking import Order
+from evo.genome.subnet import Subnet
+from evo.model.importance import importance_by_activation
+from evo.search.search import Search
+from evo.search.shard_score import ShardScore
+from tests.support import tiny_checkpoints
+from tests.support.alone import launch_here
+from tests.support.histories import score_generation
+from training.config import PretrainConfig
+from training.pretrain import pretrain
+from workers.scoring.scorer import Scorer
+
+LENGTH = 40
+
+
+def searched(
+    root: Path, teacher: Path, *, generations: int = 2, stop_after: int | None = None
+) -> SearchConfig:
+    """Search a teacher in two spaces; the run is in `run` of the directory.
+
+    Args:
+        root: directory of the text and the run.
+        teacher: a teacher of 112 tokens.
+        generations: how many the searches have.
+        stop_after: generations after which they are left unfinished.
+    """
+    np.save(root / "tokens.npy", np.random.default_rng(0).integers(0, 112, 16 * LENGTH))
+    config = SearchConfig(
+        teacher=teacher,
+        text=str(root / "tokens.npy"),
+        bins=["40%"],
+        spaces=["coarse-uniform", "fine-layerwise"],
+        out=root / "run",
+        population=5,
+        generations=generations,
+        seed=3,
+        order="activation",
+        sequence_length=LENGTH,
+    )
+    run = read_inputs(config)
+    claim(run)
+    cut = run.teacher
+    scorer = Scorer(cut, run.blocks, config.scoring)
+    importance = importance_by_activation(cut.model(), run.order_text.blocks)
+    Order.by_importance(**vars(importance)).save(config.out / "order.npz")
+    searches = searches_of(run, order_of(run), None)
+
+    def score(search: Search, subnet: Subnet, shard: int) -> ShardScore:
+        return scorer.score(subnet.pack(), subnet.id, search.stages.shards[shard])
+
+    for search in searches:
+        done = 0
+        while not search.ended and done != stop_after:
+            score_generation(search, partial(score, search))
+            done += 1
+    if stop_after is None:
+        conclude(run, searches, {})
+    return config
+
+
+def pretrained(root: Path, **changes: Any) -> PretrainConfig:
+    """Pretrain a tiny network; the run is in `run` of the directory."""
+    given: dict[str, Any] = {
+        "model": tiny_checkpoints.neox(root / "model"),
+        "text": tiny_checkpoints.text(root / "text.npy"),
+        "tokens": 12 * 68,
+        "out": root / "run",
+        "validation_text": tiny_checkpoints.text(root / "validation.npy", blocks=9, seed=1),
+        "batch_tokens": 68,
+        "validate_every": 4,
+        "checkpoint_every": 4,
+        "sequence_length": 17,
+        "workers": 1,
+        "threads": 1,
+        "gpus_per_worker": 0,
+    }
+    config = PretrainConfig(**given | changes)
+    pretrain(config, launch=launch_here)
+    return config
