@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from litgpt.model import GPT
 
-from evo.data.token_blocks import cache_directory
 from evo.embedded import teacher_path
 from evo.embedded.make import LEARNING_RATE, SHAPE
 from evo.model import checkpoint
+from evo.storage.files import cache_directory
 from training.config import PretrainConfig
 from training.loop.init_weights import initialise
 from training.pretrain import pretrain
