@@ -36,7 +36,6 @@ from benchmarks.spaces.operator_parts import BUILT_IN, PARTS, EvolutionOfParts, 
 from evo.algorithms.base import Strategy
 from evo.algorithms.random_search import RandomSearch
 from evo.algorithms.settings import Budget, Rates
-from evo.data.token_blocks import cache_directory
 from evo.embedded import teacher_path
 from evo.genome import RANKINGS, SPACES
 from evo.genome.bins import parse_bin

@@ -9,9 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 from evo.errors import UserError
+from evo.genome.subnet import Widths
+from evo.huggingface.from_export import MODEL_TYPE, exported_network
 from evo.huggingface.rope_from_config import neox_rope, rope, two_ropes
 from evo.huggingface.source_config import FULL, SLIDING, SourceConfig
 from evo.model.checkpoint import TIED
+from evo.model.layerwise_gpt import architecture_of
 from evo.model.litgpt import Config
 
 GELU = {
@@ -39,9 +42,11 @@ def family_of_source(source: SourceConfig) -> str:
     """`model_type`.
 
     Raises:
-        UserError: it is not one of `FAMILIES`.
+        UserError: it is not one of `FAMILIES`, and no export of ours.
     """
     family = source.fields.get("model_type")
+    if family == MODEL_TYPE:
+        return MODEL_TYPE
     if not isinstance(family, str) or family not in FAMILIES:
         raise UserError(
             f"{source.path}: model_type {family!r} cannot be imported, only {', '.join(FAMILIES)}"
@@ -56,6 +61,16 @@ def is_tied_source(source: SourceConfig) -> bool:
         UserError: it is neither true nor false.
     """
     return source.flag(TIED, default=family_of_source(source).startswith("gemma"))
+
+
+def litgpt_network(
+    source: SourceConfig, vocabulary: int | None, hf_name: str
+) -> tuple[Config, Widths]:
+    """The litgpt `Config` and the widths of a checkpoint, see `litgpt_config`."""
+    if family_of_source(source) == MODEL_TYPE:
+        return exported_network(source, vocabulary, hf_name)
+    config = litgpt_config(source, vocabulary, hf_name)
+    return config, architecture_of(config, tied=False).full_widths
 
 
 def litgpt_config(source: SourceConfig, vocabulary: int | None, hf_name: str) -> Config:

@@ -18,7 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from evo.errors import UserError, first_line
+from evo.genome.subnet import Widths
 from evo.huggingface.from_config import family_of_source, is_tied_source
+from evo.huggingface.from_export import MODEL_TYPE
 from evo.huggingface.source_config import SourceConfig
 from evo.model.layerwise_gpt import architecture_of, tensor_shapes
 from evo.model.litgpt import Config, convert_hf_checkpoint
@@ -114,11 +116,16 @@ def _files(directory: Path) -> list[Path]:
 
 
 def litgpt_weights(
-    source: SourceConfig, config: Config, weights: dict[str, Tensor], dtype: torch.dtype | None
+    source: SourceConfig,
+    config: Config,
+    weights: dict[str, Tensor],
+    dtype: torch.dtype | None,
+    widths: Widths | None = None,
 ) -> dict[str, Tensor]:
     """The tensors under litgpt's names, checked against the config.
 
-    `weights` are by their Hugging Face names; with a dtype of None each keeps its own.
+    `weights` are by their Hugging Face names; with a dtype of None each keeps its own. `widths` are
+    by default those of a uniform network.
 
     Returns:
         Every tensor that the config asks for; tied ones are one tensor under two names.
@@ -130,6 +137,8 @@ def litgpt_weights(
     head, embedding = "lm_head.weight", "model.embed_tokens.weight"
     if family == "gpt_neox":
         head, embedding = "embed_out.weight", "gpt_neox.embed_in.weight"
+    if family == MODEL_TYPE:
+        head, embedding = HEAD, EMBEDDING
     weights = {n: t for n, t in weights.items() if not n.endswith(NO_WEIGHTS)}
     weights = _with_prefix(weights, embedding, head)
     for name in (embedding,) if tied else (embedding, head):
@@ -141,7 +150,11 @@ def litgpt_weights(
             f"but {head} is not {embedding}"
         )
 
+    widths = widths or architecture_of(config, tied=False).full_widths
     converted: dict[str, Tensor] = {}
+    if family == MODEL_TYPE:
+        converted = {name: tensor.to(dtype or tensor.dtype) for name, tensor in weights.items()}
+        weights = {}
     for name in list(weights):
         for suffix, ours in BIASES.items():
             if name.endswith(suffix):
@@ -149,7 +162,8 @@ def litgpt_weights(
                 tensor = weights.pop(name)
                 converted[f"transformer.h.{layer}{ours}"] = tensor.to(dtype or tensor.dtype)
     try:
-        _copy_function(family, config)(converted, weights, dtype=dtype)
+        if weights:
+            _copy_function(family, config)(converted, weights, dtype=dtype)
     except KeyError as error:
         name = str(error.args[0]).replace("{}", "*")
         raise UserError(
@@ -161,7 +175,7 @@ def litgpt_weights(
         ) from error
     if tied:
         converted[HEAD] = converted[EMBEDDING]
-    _check(directory, config, converted)
+    _check(directory, config, widths, converted)
     return converted
 
 
@@ -185,7 +199,7 @@ def _with_prefix(weights: dict[str, Tensor], embedding: str, head: str) -> dict[
     return {name if name == head else prefix + name: t for name, t in weights.items()}
 
 
-def _check(directory: Path, config: Config, weights: dict[str, Tensor]) -> None:
+def _check(directory: Path, config: Config, widths: Widths, weights: dict[str, Tensor]) -> None:
     layers = {name.split(".")[2] for name in weights if name.startswith("transformer.h.")}
     if len(layers) != config.n_layer:  # checked before a network of so many layers is built
         raise UserError(
@@ -193,7 +207,7 @@ def _check(directory: Path, config: Config, weights: dict[str, Tensor]) -> None:
             f"{config.n_layer}"
         )
     try:
-        expected = tensor_shapes(config, architecture_of(config, tied=False).full_widths)
+        expected = tensor_shapes(config, widths)
     except (RuntimeError, OverflowError, TypeError) as error:  # sizes that no tensor can have
         raise UserError(
             f"{directory}: config.json describes no network: {first_line(error)}"

@@ -15,7 +15,8 @@ from torch import Tensor
 from evo.errors import UserError, first_line
 from evo.genome.cost import parameters
 from evo.huggingface.config import ImportConfig
-from evo.huggingface.from_config import family_of_source, is_tied_source, litgpt_config
+from evo.huggingface.from_config import family_of_source, is_tied_source, litgpt_network
+from evo.huggingface.from_export import MODEL_TYPE
 from evo.huggingface.from_weights import LAYOUTS, SHARDS, litgpt_weights, read_weights
 from evo.huggingface.source_config import SourceConfig
 from evo.huggingface.tokenizer_files import tokenizer_files
@@ -56,10 +57,9 @@ def import_checkpoint(config: ImportConfig) -> dict[str, Any]:
     dtype = None if config.dtype == "keep" else getattr(torch, config.dtype)
     with tokenizer_files(source) as files:
         tokenizer = load_tokenizer(files)
-        litgpt = litgpt_config(source, tokenizer.vocabulary if tokenizer else None, name)
-        weights = litgpt_weights(source, litgpt, read_weights(directory), dtype)
-        architecture = architecture_of(litgpt, tied=tied)
-        widths = architecture.full_widths
+        vocabulary = tokenizer.vocabulary if tokenizer else None
+        litgpt, widths = litgpt_network(source, vocabulary, name)
+        weights = litgpt_weights(source, litgpt, read_weights(directory), dtype, widths)
         imported = Checkpoint(litgpt, widths, weights, tied, path=directory, tokenizer=tokenizer)
         if tokenizer is None:
             logger.warning(
@@ -76,7 +76,7 @@ def import_checkpoint(config: ImportConfig) -> dict[str, Any]:
         "checkpoint": config.checkpoint,
         "out": str(config.out),
         "family": family,
-        "parameters": parameters(architecture, widths),
+        "parameters": parameters(architecture_of(litgpt, tied=tied), widths),
         "tied": tied,
         "tokenizer": tokenizer is not None,
         "verified": difference is not None,
@@ -180,13 +180,20 @@ def transformers_logits(
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     directory = source.path.parent
+    model_class: Any
+    config_class: Any
+    if family_of_source(source) == MODEL_TYPE:
+        from evo.huggingface.modeling_evo import EvoConfig as config_class
+        from evo.huggingface.modeling_evo import EvoForCausalLM as model_class
+    else:
+        config_class, model_class = AutoConfig, AutoModelForCausalLM
     try:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        config = config_class.from_pretrained(directory, local_files_only=True)
         if family_of_source(source) == "gpt_neox" and "rotary_pct" not in source.fields:
             # transformers 5.3 writes the share that is rotated, but reads back 0.25.
             written = source.fields.get("rope_parameters") or {}
             config.rope_parameters.update(written)
-        model = AutoModelForCausalLM.from_pretrained(
+        model = model_class.from_pretrained(
             directory,
             config=config,
             dtype=torch.float32,

@@ -142,6 +142,33 @@ class SourceConfig:
             )
         return value
 
+    def choice(self, name: str, choices: tuple[str, ...]) -> Any:
+        """One of some strings.
+
+        Raises:
+            UserError: it is missing, or is something else.
+        """
+        value = self.fields.get(name)
+        if not isinstance(value, str) or value not in choices:
+            raise UserError(
+                f"{self.path}: {name} is {_short(value)}, but {' or '.join(choices)} is needed"
+            )
+        return value
+
+    def sizes(self, name: str) -> list[int]:
+        """A list of positive integers, one for each block.
+
+        Raises:
+            UserError: it is missing, empty, or something else.
+        """
+        value: Any = self.fields.get(name)
+        is_list = isinstance(value, list) and value
+        if not is_list or any(type(n) is not int or not 1 <= n <= LARGEST for n in value):
+            raise UserError(
+                f"{self.path}: {name} is {_short(value)}, but a list of positive integers is needed"
+            )
+        return list(value)
+
     def layer_types(self, default: list[str]) -> list[bool]:
         """For each layer, whether it sees a window alone.
 
