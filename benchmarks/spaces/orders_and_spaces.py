@@ -40,7 +40,7 @@ from evo.embedded import teacher_path
 from evo.genome import RANKINGS, SPACES
 from evo.genome.bins import parse_bin
 from evo.genome.cost import parameters
-from evo.storage.files import atomic_file
+from evo.storage.files import atomic_file, cache_directory
 
 SEEDS = (0, 1, 2)
 BINS = ("25%", "50%")
