@@ -18,7 +18,7 @@ from tests.support.families import FAMILIES, write
 from tests.support.winners import cut
 
 ODD = (None, [], ["x"], {}, "", "odd", -1, 0, 1.5, 10**12, 10**400, True, False)
-"""Values of 13 kinds: about 3,400 inputs in all."""
+"""With all families 6,630 inputs."""
 
 OLDER = {"rope_theta": 10000.0, "rope_scaling": {"type": "linear", "factor": 2.0}}
 OLDER |= {"rotary_pct": 0.25, "rotary_emb_base": 10000, "max_window_layers": 2}
@@ -35,7 +35,7 @@ def test_a_field_that_is_odd_is_one_line_or_makes_no_difference(family, hf_check
     source = hf_checkpoint(family)
     weights = read_weights(source)
     original = json.loads((source / "config.json").read_text())
-    refused = 0
+    lines = []
     for name in original | OLDER:
         for value in ODD:
             config = SourceConfig(source / "config.json", {**original, name: value})
@@ -43,10 +43,9 @@ def test_a_field_that_is_odd_is_one_line_or_makes_no_difference(family, hf_check
                 network, widths = litgpt_network(config, None, "odd")
                 litgpt_weights(config, network, weights, None, widths)
             except UserError as error:
-                assert "\n" not in str(error), f"{name}: {value!r}"
-                assert "config.json" in str(error) or str(source) in str(error)
-                refused += 1
-    assert refused > 100
+                lines.append(str(error))
+    assert len(lines) > 100
+    assert not [line for line in lines if "\n" in line or str(source) not in line]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +72,7 @@ def test_what_the_line_says(changes, match, hf_checkpoint, tmp_path):
 def test_a_token_that_is_no_text(role, tmp_path):
     write_tokenizer(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": role}))
-    with pytest.raises(UserError, match="eos_token is .*, but a token's text is needed"):
+    with pytest.raises(UserError, match=r"eos_token is .*, but a token's text is needed"):
         load_tokenizer(tmp_path)
 
 
@@ -109,6 +108,7 @@ def test_a_slow_tokenizer_is_converted(tmp_path: Path):
     result = import_checkpoint(ImportConfig(str(source), tmp_path / "teacher"))
     assert result["tokenizer"]
     found = load_tokenizer(tmp_path / "teacher")
-    assert expected is not None and found is not None
+    assert expected is not None
+    assert found is not None
     text = ["the quick brown fox"]
     assert found.encode(text)[0].tolist() == expected.encode(text)[0].tolist()
