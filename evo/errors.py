@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class UserError(Exception):
     """Bad input, said in one line: what is wrong, where, and what would be right.
@@ -20,4 +22,4 @@ class RunFailed(Exception):
 def first_line(error: BaseException) -> str:
     """What another library's error says, short enough to be part of a `UserError`'s line."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]
+    return re.sub(r" at 0x[0-9a-f]+", "", lines[0])[:200]  # where an object lies says nothing

@@ -93,6 +93,9 @@ def parse_config(
         raise UserError(f"{problem}; `{program} --help` lists the flags") from error
     values = {field.name: parsed[field.name] for field in fields(config_class)}  # type: ignore[arg-type]
     _refuse_null_characters(values)
+    for name, value in values.items():
+        if value is None and NoneType not in get_args(kinds[name]):
+            raise UserError(f"{_flag(name)}: give {_wanted(kinds[name])}, not null")
     return config_class(**values)
 
 

@@ -14,8 +14,8 @@ from evo.data import hub
 from evo.data.reading import PLAIN, Reading
 from evo.data.reading.npy_files import load_npy
 from evo.data.sources import SourceRange, parts
-from evo.data.text_files import check_size
-from evo.errors import UserError, first_line
+from evo.data.text_files import check_size, parquet_errors
+from evo.errors import UserError
 
 CHUNK_BYTES = 2**26
 """The size of a chunk of text, about 16M tokens."""
@@ -118,24 +118,22 @@ def _row_groups(part: SourceRange, sizes: Sequence[int], most: int) -> Iterator[
 
 def _row_group_bytes(path: Path, field: str) -> list[int]:
     """The uncompressed size of the texts in each row group."""
-    import pyarrow
     import pyarrow.parquet
 
     try:
-        about = pyarrow.parquet.read_metadata(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(
-            f"{path} is no parquet file that can be read: {first_line(error)}"
-        ) from error
-    groups = [about.row_group(number) for number in range(about.num_row_groups)]
-    return [
-        sum(
-            column.total_uncompressed_size
-            for column in map(group.column, range(group.num_columns))
-            if column.path_in_schema == field
-        )
-        for group in groups
-    ]
+        with parquet_errors(path):
+            about = pyarrow.parquet.read_metadata(path)
+            groups = [about.row_group(number) for number in range(about.num_row_groups)]
+            return [
+                sum(
+                    column.total_uncompressed_size
+                    for column in map(group.column, range(group.num_columns))
+                    if column.path_in_schema == field
+                )
+                for group in groups
+            ]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _join(chunks: Iterable[Chunk], most: int) -> Iterator[Chunk]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -153,12 +154,31 @@ def _lines(file: BinaryIO, size: int) -> int:
     return count
 
 
-def _parquet(path: Path, start: int, stop: int | None, field: str) -> Iterator[str | BadLine]:
-    """The documents of a range of row groups."""
+@contextmanager
+def parquet_errors(path: Path) -> Iterator[None]:
+    """Say in one line what is wrong with a file's content.
+
+    Raises:
+        UserError: instead of what pyarrow raises: names of columns need not be UTF-8, either.
+        OSError: it cannot be read, at least for now.
+    """
     import pyarrow
-    import pyarrow.parquet
 
     try:
+        yield
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise UserError(
+            f"{path} is no parquet file that can be read: {first_line(error)}"
+        ) from error
+
+
+def _parquet(path: Path, start: int, stop: int | None, field: str) -> Iterator[str | BadLine]:
+    """The documents of a range of row groups."""
+    import pyarrow.parquet
+
+    with parquet_errors(path):
         with pyarrow.parquet.ParquetFile(path) as file:
             _check_column(path, file.schema_arrow, field)
             before = (file.metadata.row_group(number).num_rows for number in range(start))
@@ -167,12 +187,6 @@ def _parquet(path: Path, start: int, stop: int | None, field: str) -> Iterator[s
             for batch in file.iter_batches(1024, row_groups=list(groups), columns=[field]):
                 yield from _texts(path, batch.column(0), row)
                 row += len(batch)
-    except (pyarrow.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise UserError(
-            f"{path} is no parquet file that can be read: {first_line(error)}"
-        ) from error
 
 
 def _check_column(path: Path, schema: Any, field: str) -> None:

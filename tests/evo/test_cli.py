@@ -192,6 +192,16 @@ def test_config_files_that_give_no_values(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+def test_null_is_only_what_may_be_none(tmp_path):
+    path = tmp_path / "bake.yaml"
+    path.write_text("helpers: null\n")
+    assert bake("a", "--out", "o", "--config", str(path)).helpers is None
+    for name, wanted in (("heat", "a whole number"), ("flours", "values"), ("mode", "one of fan")):
+        path.write_text(f"{name}: null\n")
+        with pytest.raises(UserError, match=f"--{name}: give {wanted}"):
+            bake("a", "--out", "o", "--config", str(path))
+
+
 def test_a_null_character_is_in_no_path(tmp_path):
     path = tmp_path / "bake.yaml"
     for content in ('out: "a\\0b"\n', 'flours: ["a", "\\0"]\n'):

@@ -46,7 +46,7 @@ def load_npy(path: Path) -> Tokens:
     """
     try:
         tokens = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # numpy raises whatever Python's parser does of the file's header
         raise UserError(f"{path} is no .npy file of token ids: {first_line(error)}") from error
     if not isinstance(tokens, np.ndarray):  # an archive of several
         raise UserError(f"{path} is no .npy file of token ids, but an .npz archive")
