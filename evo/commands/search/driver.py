@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections import deque
@@ -25,6 +24,7 @@ from evo.search.generation import CandidateShard, Request
 from evo.search.search import Search
 from evo.search.shard_score import ShardScore
 from evo.storage.files import exclusive
+from evo.storage.records import read_json
 from evo.storage.run_directory import FILE as SETTINGS
 from workers.pool.metrics import SearchMetrics, SearchStatus
 from workers.pool.pool import Pool, ScoredUnit
@@ -52,7 +52,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
         connect()  # nothing is written before there is a cluster
     if claim(inputs) and summary_path.is_file():
         logger.info("%s has finished already", config.out)
-        return json.loads(summary_path.read_text())
+        return read_json(summary_path, dict[str, Any])
     with exclusive(config.out):
         connect()
         order = order_of(inputs)
