@@ -10,6 +10,9 @@ RESULT = "model"
 CHECKPOINTS = "checkpoints"
 """An interrupted run goes on from these."""
 
+STOP = ".stop"
+"""A file by which the driver asks the workers to write a checkpoint and end."""
+
 FREE = ("model", "teacher", "teacher_logits", "text", "validation_text", "micro_batch")
 """Recorded settings that may differ at every start. A path does not say what lies there; the hash
 that stands beside it does. The size of a micro-batch changes only the last bits of the result."""

@@ -38,7 +38,7 @@ TUNE = "tune"
 FREE = (
     "samples", "concurrent", "workers", "gpus_per_worker", "threads", "checkpoint_every", "loggers",
     "parallel", "shard_teacher", "activation_checkpointing", "compile", "on_nan", "log_blocks",
-    "micro_batch",
+    "micro_batch", "keep_checkpoints", "keep_every", "grace",
 )  # fmt: skip
 """These settings may differ from one start of a sweep to the next."""
 
