@@ -6,6 +6,7 @@ import shutil
 from typing import Any
 
 from evo.errors import UserError
+from evo.ray_connection import connect
 from evo.storage.files import exclusive, write_whole
 from evo.storage.records import read_json
 from evo.storage.run_directory import claim_run
@@ -49,7 +50,8 @@ def pretrain(
     """
     run = open_run(config)
     directory, settings = run.directory, run.settings
-    claim_run(directory, run.recorded, free=FREE)
+    on_cluster = launch is launch_on_ray_train
+    claim_run(directory, run.recorded, free=FREE, first=connect if on_cluster else lambda: None)
     with exclusive(directory):
         if (directory / SUMMARY).is_file():
             print(f"{directory} is finished: nothing is left to do")

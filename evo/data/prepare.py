@@ -63,7 +63,7 @@ def prepare(config: PrepareConfig) -> Manifest:
         "end_of_text": tokenizer.end_of_text,
         "sequence_length": config.sequence_length,
     }
-    claim_run(out, settings, free=("tokenizer",))
+    claim_run(out, settings, free=("tokenizer",), first=_connect)
     with exclusive(out):
         _remove_temporary(out)
         records = _finished(out, chunks)
@@ -116,6 +116,17 @@ def _check_once(sources: Sequence[str]) -> None:
                     raise UserError(f"{part.name} is in --text {other} and in --text {source}")
 
 
+def _connect() -> None:
+    """Make sure that Ray runs, which takes seconds to import.
+
+    Raises:
+        UserError: there is no cluster.
+    """
+    from evo.ray_connection import connect
+
+    connect()
+
+
 def _tokenise(
     missing: Sequence[int], chunks: Sequence[Chunk], config: PrepareConfig
 ) -> Iterator[int]:
@@ -127,9 +138,7 @@ def _tokenise(
     import ray.data
     from ray.exceptions import RayError
 
-    from evo.ray_connection import connect
-
-    connect()
+    _connect()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     for talker in ("progress", "execution.streaming_executor"):  # our own lines say as much

@@ -6,6 +6,7 @@ directory is refused.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -20,13 +21,20 @@ FILE = "settings.yaml"
 Kind = TypeVar("Kind")
 
 
-def claim_run(directory: Path, settings: dict[str, Any], *, free: tuple[str, ...] = ()) -> bool:
+def claim_run(
+    directory: Path,
+    settings: dict[str, Any],
+    *,
+    free: tuple[str, ...] = (),
+    first: Callable[[], None] = lambda: None,
+) -> bool:
     """Make a run directory, or find it made by the same settings.
 
     Args:
         directory: of the run.
         settings: resolved, plain values; what the result is a function of, and what is in `free`.
         free: keys that may differ at every start, such as the number of workers.
+        first: called before anything is written into a new directory, such as to find a cluster.
 
     Returns:
         Whether the run has been started before.
@@ -47,6 +55,8 @@ def claim_run(directory: Path, settings: dict[str, Any], *, free: tuple[str, ...
     with output_errors(directory):
         if directory.is_dir() and not all(map(_is_leftover, directory.iterdir())):
             raise UserError(f"{directory} is not empty and no run: name another --out")
+    first()
+    with output_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
     write_whole(path, yaml.safe_dump(settings, sort_keys=False))
     return False

@@ -70,7 +70,7 @@ def select(config: SelectConfig) -> Selection:
     """
     train_off = open_train_off(config)
     directory = train_off.directory
-    claim_run(directory, train_off.recorded, free=FREE)
+    claim_run(directory, train_off.recorded, free=FREE, first=connect)
     with exclusive(directory):
         if (directory / SUMMARY).is_file():
             print(f"{directory} is finished: nothing is left to do")

@@ -19,6 +19,7 @@ import pandas as pd
 from rich.table import Table
 
 from evo.errors import UserError
+from evo.ray_connection import connect
 from evo.storage.files import exclusive
 from evo.storage.run_directory import claim_run
 from training.config import PretrainConfig
@@ -109,7 +110,7 @@ def sweep(config: SweepConfig, *, launch: Launch = launch_on_ray_train) -> Sweep
     )
     directory = Path(config.out).absolute()
     runs = {trial.name: _run_of(config, trial, directory) for trial in trials}
-    claim_run(directory, _plain(config), free=FREE)
+    claim_run(directory, _plain(config), free=FREE, first=connect)
     with exclusive(directory):
         unfinished = [name for name, run in runs.items() if not ended(run.out)]
         failures: dict[str, str] = {}

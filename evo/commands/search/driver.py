@@ -25,7 +25,6 @@ from evo.search.search import Search
 from evo.search.shard_score import ShardScore
 from evo.storage.files import exclusive
 from evo.storage.records import read_json
-from evo.storage.run_directory import FILE as SETTINGS
 from workers.pool.metrics import SearchMetrics, SearchStatus
 from workers.pool.pool import Pool, ScoredUnit
 from workers.pool.queues import Unit
@@ -48,9 +47,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
     """
     inputs = read_inputs(config)
     summary_path = config.out / "summary.json"
-    if not (config.out / SETTINGS).is_file():
-        connect()  # nothing is written before there is a cluster
-    if claim(inputs) and summary_path.is_file():
+    if claim(inputs, first=connect) and summary_path.is_file():
         logger.info("%s has finished already", config.out)
         return read_json(summary_path, dict[str, Any])
     with exclusive(config.out):
