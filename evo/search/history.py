@@ -26,7 +26,16 @@ from evo.algorithms.base import Proposal
 from evo.genome.subnet import Dimensions, Subnet
 from evo.search.shard_score import ShardScore
 from evo.storage.files import atomic_file, output_errors, write_whole
-from evo.storage.records import Count, Name, built, checked, parse, read_json_if_there, reading
+from evo.storage.records import (
+    Count,
+    Name,
+    Number,
+    built,
+    checked,
+    parse,
+    read_json_if_there,
+    reading,
+)
 
 Status = Literal["full", "screened", "failed"]
 
@@ -120,8 +129,8 @@ class State(TypedDict):
     ended: NotRequired[str | None]
     improved: NotRequired[Count]
     rng: NotRequired[dict[str, Any]]
-    elite_losses: NotRequired[dict[str, list[float]]]
-    observed: NotRequired[dict[str, list[float]]]
+    elite_losses: NotRequired[dict[str, list[Number]]]
+    observed: NotRequired[dict[str, list[Number]]]
     gates: NotRequired[GatesState]
 
 

@@ -7,12 +7,13 @@ read them, in any later version and from wherever the directory was copied.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
+from annotated_types import Ge, Le
 from typing_extensions import TypedDict
 
-from evo.storage.records import Amount, Count, Name, PathText, read_json_if_there
-from evo.storage.run_directory import read_settings
+from evo.storage.records import LARGEST, Amount, Count, Name, PathText, read_json_if_there
+from evo.storage.run_directory import FILE, read_settings
 
 SUMMARY = "summary.json"
 
@@ -23,6 +24,15 @@ class Searched(TypedDict):
     teacher: PathText
     teacher_hash: str
     seed: Count
+
+
+class Settled(TypedDict):
+    """The settings that a search is begun with where the user leaves them open."""
+
+    niches: NotRequired[Literal["layers"] | None]
+    proposals: NotRequired[Annotated[int, Ge(1), Le(LARGEST)] | None]
+    gate_text: NotRequired[str | None]
+    micro_batch: NotRequired[Annotated[int, Ge(1), Le(LARGEST)] | None]
 
 
 class SearchSettings(TypedDict):
@@ -102,6 +112,17 @@ def read_summary(run: Path) -> RunSummary | None:
         UserError: it is damaged, or of another kind of run.
     """
     return read_json_if_there(run / SUMMARY, RunSummary)
+
+
+def read_settled(run: Path) -> Settled | None:
+    """What a run was begun with where the user left it open; None before it has begun.
+
+    Raises:
+        UserError: its settings are damaged.
+    """
+    if not (run / FILE).is_file():
+        return None
+    return read_settings(run, Settled, of="`evo search`")
 
 
 def read_searched(run: Path) -> Searched:

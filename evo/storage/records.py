@@ -29,6 +29,7 @@ LARGEST = 10**30
 
 Count = Annotated[int, Ge(0), Le(LARGEST)]
 Amount = Annotated[float, Ge(0), Le(LARGEST)]
+Number = Annotated[float, Ge(-LARGEST), Le(LARGEST)]
 Positive = Annotated[float, Gt(0)]
 Name = Annotated[str, Predicate(lambda text: text.isprintable() and "/" not in text)]
 """A name that can be a part of a path."""
