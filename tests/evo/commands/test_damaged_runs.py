@@ -136,7 +136,7 @@ READERS: dict[str, tuple[Read | Callable[[Path, Path], str], str, tuple[str, ...
                "history.parquet", "state.json", "select/40%/summary.json")),
     "extract": (extract, "search/run", ("settings.yaml", "history.parquet", "state.json")),
     "compare": (compare, "pretrain/run", ("settings.yaml", "log.jsonl")),
-    "export": (export, "pretrain/run/model", ("model_config.yaml", "lit_model.pth", "subnet.json")),
+    "export": (export, "pretrain/run/model", ("lit_model.pth", "subnet.json")),
     "search": (resume_search, "unfinished/run", ("settings.yaml", "order.npz", "history.parquet",
                "state.json", "journal.jsonl", "asked.json")),
     "pretrain": (resume_pretrain, "half/run", ("settings.yaml", "log.jsonl", ".metadata",
