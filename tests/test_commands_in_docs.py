@@ -92,7 +92,7 @@ ADDED = {
     "search": "--population 4 --generations 1 --max-tokens 2000 --workers 1 --sequence-length 64",
     "pretrain": "--threads 1 --sequence-length 64",
     "sweep": "--workers 1 --threads 1 --sequence-length 64",
-    "select": "--threads 1 --sequence-length 64 --finalists 2 --share 0.5",
+    "select": "--threads 1 --sequence-length 64 --finalists 2",
     "cache-logits": "--workers 1 --threads 1 --sequence-length 64",
     "prepare": "--workers 1",
     "eval": "--sequence-length 64",
@@ -157,7 +157,7 @@ def run(script: str, directory: Path, environment: dict[str, str]) -> str:
 def test_they_run_in_a_fresh_home(home: dict[str, str], tmp_path: Path) -> None:
     for name, lines in (("held-out.txt", 300), ("nemotron.txt", 2000)):
         (tmp_path / name).write_text("\n".join(random_documents(lines, 0)))
-    export = f"evo export {teacher_path()} --to hf --out hub/pythia-6.9b"
+    export = f"evo export {teacher_path()} --to hf --native --out hub/pythia-6.9b"
     run(export, tmp_path, home)
     first, second, third = blocks("README.md")
     assert "make quickstart" in first

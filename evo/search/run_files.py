@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Le, Len
 from typing_extensions import TypedDict
 
 from evo.storage.records import LARGEST, Amount, Count, Name, PathText, read_json_if_there
@@ -61,7 +61,7 @@ class SearchSettings(TypedDict):
 class TextSummary(TypedDict):
     """The fitness text, by its sequences and their tokens."""
 
-    blocks: tuple[Count, Count] | list[Count]
+    blocks: Annotated[list[Count], Len(2, 2)]
 
 
 class SearchSummary(TypedDict):

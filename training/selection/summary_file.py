@@ -8,7 +8,7 @@ from typing import Annotated
 from annotated_types import Gt
 from typing_extensions import TypedDict
 
-from evo.storage.records import Count, Name, PathText, read_json_if_there
+from evo.storage.records import Count, Name, PathText, read_json_if_there, reading
 from training.run_directory import SUMMARY
 
 
@@ -71,4 +71,12 @@ def read_train_off(directory: Path) -> TrainOffSummary | None:
     Raises:
         UserError: it is damaged.
     """
-    return read_json_if_there(directory / SUMMARY, TrainOffSummary)
+    path = directory / SUMMARY
+    summary = read_json_if_there(path, TrainOffSummary)
+    with reading(path):
+        for one in summary["finalists"] if summary else ():
+            if len(one["curve_tokens"]) != len(one["curve_perplexity"]):
+                raise ValueError(
+                    f"the curve of {one['candidate']} has not as many tokens as points"
+                )
+    return summary
