@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ import pandas as pd
 
 from evo.errors import UserError
 from evo.genome.ranking import Order
-from evo.genome.subnet import Dimensions
+from evo.genome.subnet import Dimensions, Subnet
 from evo.search.history import History, frame
-from evo.storage.run_directory import read_settings
+from evo.search.run_files import RunSummary, SearchSummary, read_search_settings, read_summary
+from evo.storage.records import reading
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class SearchRecord:
     history: pd.DataFrame
     generations: int
     ended: str | None
-    summary: dict[str, Any] | None
+    summary: SearchSummary | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class RunRecord:
 
     path: Path
     settings: dict[str, Any]
-    summary: dict[str, Any] | None
+    summary: RunSummary | None
     dimensions: Dimensions | None
     searches: list[SearchRecord]
 
@@ -63,27 +63,30 @@ def read_run(run: Path) -> RunRecord:
     Raises:
         UserError: it is no run of `evo search`, or one of its files is damaged.
     """
-    settings = read_settings(run)
-    if not isinstance(settings.get("bins"), list) or not isinstance(settings.get("spaces"), list):
-        raise UserError(
-            f"{run} is no run of `evo search`: its settings name no bins and spaces; give the "
-            "directory that was its --out"
-        )
-    summary = read_json(run / "summary.json")
+    settings = read_search_settings(run)
+    summary = read_summary(run)
     ended = {row["name"]: row for row in summary["searches"]} if summary else {}
     names = [f"{space}@{bin.strip()}" for bin in settings["bins"] for space in settings["spaces"]]
-    searches = [_read_search(run / "searches" / name, ended.get(name)) for name in names]
     dimensions = _teacher_dimensions(run / "order.npz")
+    searches = [
+        _read_search(run / "searches" / name, ended.get(name), dimensions) for name in names
+    ]
     if dimensions is None and any(len(search.history) for search in searches):
         raise UserError(f"{run} is damaged: it has scored candidates, but no order.npz")
     return RunRecord(run, settings, summary, dimensions, searches)
 
 
-def _read_search(directory: Path, summary: dict[str, Any] | None) -> SearchRecord:
+def _read_search(
+    directory: Path, summary: SearchSummary | None, dimensions: Dimensions | None
+) -> SearchRecord:
     if not (directory / "state.json").is_file():
         return SearchRecord(directory.name, directory, frame([]), 0, None, summary)
     history = History(directory)
     state = history.state or {}
+    with reading(history.parquet):
+        for row in history.completed():
+            if dimensions is not None:
+                Subnet.unpack(row.genome, dimensions)
     return SearchRecord(
         name=directory.name,
         directory=directory,
@@ -95,26 +98,4 @@ def _read_search(directory: Path, summary: dict[str, Any] | None) -> SearchRecor
 
 
 def _teacher_dimensions(order_path: Path) -> Dimensions | None:
-    if not order_path.is_file():
-        return None
-    order = Order.load(order_path)
-    return Dimensions(
-        layers=order.layers.size,
-        channels=order.channels.size,
-        groups=order.groups.shape[1],
-        neurons=order.neurons.shape[1],
-    )
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The content of a file; None where there is none.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}") from error
+    return Order.load(order_path).dimensions if order_path.is_file() else None

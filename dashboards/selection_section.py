@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import exp
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
 from dashboards.axes import LARGEST_NLL, number
 from dashboards.html import UNKNOWN, code, element, identifier, picture, table
-from dashboards.search_run import read_json
 from dashboards.selection_picture import draw_selection
-from training.run_directory import SUMMARY
 from training.selection.config import default_out
+from training.selection.summary_file import FinalistSummary, TrainOffSummary, read_train_off
 
 
 def selection_section(run: Path, bins: list[str], out: Path) -> Iterator[Markup]:
@@ -29,12 +27,12 @@ def selection_section(run: Path, bins: list[str], out: Path) -> Iterator[Markup]
         UserError: a summary is damaged, or a picture cannot be written.
     """
     for bin in bins:
-        summary = read_json(default_out(run, bin) / SUMMARY)
+        summary = read_train_off(default_out(run, bin))
         if summary is not None:
             yield from _train_off(summary, out / f"selection-{bin}.png")
 
 
-def _train_off(summary: dict[str, Any], path: Path) -> Iterator[Markup]:
+def _train_off(summary: TrainOffSummary, path: Path) -> Iterator[Markup]:
     winner, besides = summary["winner"], summary["flops"] - summary["winner_flops"]
     yield element("h2", f"Train-off of {summary['bin']}")
     yield element(
@@ -59,7 +57,7 @@ def _train_off(summary: dict[str, Any], path: Path) -> Iterator[Markup]:
     yield element("p", "To go on with the winner: ", code(summary["continue"]), class_="note")
 
 
-def _row(one: dict[str, Any], rounds: int) -> list[object]:
+def _row(one: FinalistSummary, rounds: int) -> list[object]:
     nll = [one["nll_before"], *one["nll"], *[None] * (rounds - len(one["nll"]))]
     return [
         identifier(one["candidate"]),

@@ -79,7 +79,7 @@ def cache_logits(config: CacheLogitsConfig) -> dict[str, Any]:
     """
     run = open_logits_run(config)
     out, settings = run.directory, run.settings
-    claim_run(out, asdict(settings), free=FREE)
+    claim_run(out, asdict(settings), free=FREE, first=connect)
     with exclusive(out):
         for leftover in out.glob(".shard-*.tmp"):  # a process was killed
             leftover.unlink()

@@ -155,6 +155,13 @@ class PretrainConfig(TrainingConfig):
         shard_teacher: whether each worker holds only its part of the teacher; by default where
             it does not fit beside the student.
         loggers: copies of log.jsonl that are kept beside it: tensorboard, wandb, csv; any number.
+        keep_checkpoints: number of the last checkpoints that are kept; more than one is kept after
+            the run's end, too.
+        keep_every: keep the checkpoint of every so many steps for good; by default none.
+        resume_from: a kept checkpoint (RUN/checkpoints/step-N of another run) from which this run
+            goes on, with its weights, its optimiser's state and its step, under settings that may
+            be others.
+        grace: at a SIGTERM, seconds in which a checkpoint may be written first.
     """
 
     model: Path
@@ -165,10 +172,16 @@ class PretrainConfig(TrainingConfig):
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"
     shard_teacher: bool | None = None
     loggers: list[LoggerName] = field(default_factory=lambda: ["tensorboard"])
+    keep_checkpoints: int = 1
+    keep_every: int | None = None
+    resume_from: Path | None = None
+    grace: float = 20.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self, ("workers", "threads"), lambda value: value > 0, "more than 0")
+        names = ("workers", "threads", "keep_checkpoints", "keep_every")
+        check(self, names, lambda value: value > 0, "more than 0")
+        check(self, ("grace",), lambda value: 0 <= value < 10**6, "0 or more seconds")
         check_loggers(self.loggers)
 
 

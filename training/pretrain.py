@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from typing import Any
 
 from evo.errors import UserError
+from evo.ray_connection import connect
 from evo.storage.files import exclusive, write_whole
+from evo.storage.records import read_json
 from evo.storage.run_directory import claim_run
 from evo.storage.strict_json import dumps
+from evo.termination import grace
 from training.config import PretrainConfig
 from training.logs import log
 from training.logs.log_tail import Watcher, log_tail
 from training.logs.loggers import open_loggers
 from training.logs.progress import ProgressDisplay
-from training.run_directory import CHECKPOINTS, FREE, RESULT, SUMMARY
+from training.loop.loop import Stopped
+from training.run_directory import CHECKPOINTS, FREE, RESULT, STOP, SUMMARY
 from training.setup.launch import launch_on_ray_train
+from training.setup.older_checkpoint import take_over_log
 from training.setup.training_run import Launch, TrainingRun, open_run
 
 SUMMARISED = ("tokens", "flops", "seconds", "loss", "validation_perplexity", "skipped")
@@ -41,19 +45,31 @@ def pretrain(
 
     Raises:
         UserError: bad input, a run directory of other settings, or a loss that is not finite.
+        KeyboardInterrupt: the run was ended by a signal; at a SIGTERM there is a checkpoint, where
+            one could be written within `grace`.
     """
     run = open_run(config)
     directory, settings = run.directory, run.settings
-    claim_run(directory, run.recorded, free=FREE)
+    on_cluster = launch is launch_on_ray_train
+    claim_run(directory, run.recorded, free=FREE, first=connect if on_cluster else lambda: None)
     with exclusive(directory):
         if (directory / SUMMARY).is_file():
             print(f"{directory} is finished: nothing is left to do")
-            return json.loads((directory / SUMMARY).read_text())
+            return read_json(directory / SUMMARY, dict[str, Any])
         loggers = open_loggers(config.loggers, directory, run.recorded)
         if watcher is None:
             watcher = ProgressDisplay(directory.name, settings.steps, settings.flops)
-        with log_tail(directory, [watcher, *loggers]):
-            launch(run)
+        if run.resume_from is not None and log.last_step(directory) < 0:
+            take_over_log(run.resume_from, directory)
+        stop = directory / STOP
+        stop.unlink(missing_ok=True)
+        with log_tail(directory, [watcher, *loggers]), grace(config.grace, stop.touch):
+            try:
+                launch(run)
+            except Stopped as error:
+                raise KeyboardInterrupt from error
+            finally:
+                stop.unlink(missing_ok=True)
         return finish(run)
 
 
@@ -74,5 +90,6 @@ def finish(run: TrainingRun) -> dict[str, Any]:
     summary = {"steps": last["step"]} | {name: last[name] for name in SUMMARISED if name in last}
     summary["settings"] = run.recorded
     write_whole(directory / SUMMARY, dumps(summary, indent=2) + "\n")
-    shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
+    if not run.keep.after_the_end:
+        shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
     return summary

@@ -10,6 +10,9 @@ RESULT = "model"
 CHECKPOINTS = "checkpoints"
 """An interrupted run goes on from these."""
 
+STOP = ".stop"
+"""A file by which the driver asks the workers to write a checkpoint and end."""
+
 FREE = (
     "model", "teacher", "teacher_logits", "text", "validation_text", "micro_batch",
     "text_field", "on_bad_line", "bos",

@@ -37,7 +37,7 @@ def pretrain_side_by_side(name: str, configs: Sequence[PretrainConfig]) -> None:
     """
     runs = [open_run(replace(config, workers=1)) for config in configs]
     for run in runs:
-        claim_run(run.directory, run.recorded, free=FREE)
+        claim_run(run.directory, run.recorded, free=FREE, first=connect)
     by_name = {str(run.directory): run for run in runs if not (run.directory / SUMMARY).is_file()}
     if not by_name:
         return

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from evo.data.reading import BadLine
 from evo.errors import UserError, first_line
+from evo.storage.records import checked, reading
 from evo.storage.run_directory import FILE, read_settings
 
 logger = logging.getLogger(__name__)
@@ -89,8 +90,11 @@ def pin_sources(sources: Sequence[str], run: Path, setting: str) -> list[str]:
     Raises:
         UserError: a data set that cannot be opened, or settings that cannot be read.
     """
-    recorded = read_settings(run).get(setting) if (run / FILE).is_file() else None
-    before = [recorded] if isinstance(recorded, str) else recorded or []
+    before: list[str] = []
+    if (run / FILE).is_file():
+        recorded = read_settings(run).get(setting)
+        with reading(run / FILE):
+            before = checked([recorded] if isinstance(recorded, str) else recorded or [], list[str])
     pairs = zip_longest(sources, before[: len(sources)])
     return [_pin(source, earlier) for source, earlier in pairs]
 

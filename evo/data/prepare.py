@@ -66,7 +66,7 @@ def prepare(config: PrepareConfig) -> Manifest:
         "sequence_length": config.sequence_length,
         **config.reading.changes,
     }
-    claim_run(out, settings, free=("tokenizer", "text"))
+    claim_run(out, settings, free=("tokenizer", "text"), first=_connect)
     with exclusive(out):
         _remove_temporary(out)
         records = _finished(out, chunks)
@@ -121,6 +121,17 @@ def _check_once(sources: Sequence[str]) -> None:
                     raise UserError(f"{part.name} is in --text {other} and in --text {source}")
 
 
+def _connect() -> None:
+    """Make sure that Ray runs, which takes seconds to import.
+
+    Raises:
+        UserError: there is no cluster.
+    """
+    from evo.ray_connection import connect
+
+    connect()
+
+
 def _tokenise(
     missing: Sequence[int], chunks: Sequence[Chunk], config: PrepareConfig
 ) -> Iterator[int]:
@@ -132,9 +143,7 @@ def _tokenise(
     import ray.data
     from ray.exceptions import RayError
 
-    from evo.ray_connection import connect
-
-    connect()
+    _connect()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     for talker in ("progress", "execution.streaming_executor"):  # our own lines say as much

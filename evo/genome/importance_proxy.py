@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from evo.genome.subnet import Subnet
 from evo.storage.files import atomic_file
+from evo.storage.records import reading
 
 FIELDS = ("layers", "channels", "groups", "neurons")
 
@@ -51,9 +52,18 @@ class Importance:
 
     @classmethod
     def load(cls, path: Path) -> Importance:
-        """Read what `save` wrote."""
-        with np.load(path) as arrays:
-            return cls(**{name: arrays[name] for name in FIELDS})
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        with reading(path, "remove it, and it is measured anew"):
+            with np.load(path) as arrays:
+                found = {name: arrays[name] for name in FIELDS}
+            for name, values in found.items():
+                if not (np.issubdtype(values.dtype, np.floating) and np.isfinite(values).all()):
+                    raise ValueError(f"{name} has values that are no finite numbers")
+            return cls(**found)
 
 
 class Proxy:

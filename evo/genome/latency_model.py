@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from evo.genome.cost import Architecture, LatencyUnitCosts
 from evo.genome.subnet import Widths
 from evo.genome.width_limits import NO_LIMITS
 from evo.storage.files import write_whole
+from evo.storage.records import built, parse, reading
 
 FILE = "latency.json"
 
@@ -76,10 +78,13 @@ class Latencies:
 
     @classmethod
     def load(cls, path: Path) -> Latencies:
-        """Read what `save` wrote."""
-        record = json.loads(path.read_text())
-        shapes = tuple(tuple(shape) for shape in record.pop("shapes"))
-        return cls(shapes=shapes, measured=tuple(record.pop("measured")), **record)
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        with reading(path, "remove it, and latencies are measured anew"):
+            return built(parse(path.read_bytes(), dict[str, Any]), cls)
 
 
 def calibration_shapes(architecture: Architecture) -> tuple[tuple[int, int, int, int], ...]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from evo.genome.subnet import Dimensions
 from evo.storage.files import atomic_file
+from evo.storage.records import reading
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +68,42 @@ class Order:
 
     @classmethod
     def load(cls, path: Path) -> Order:
-        """Read what `save` wrote."""
-        with np.load(path) as arrays:
-            return cls(**arrays)
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        with reading(path, "remove it, and the parts are ranked anew"):
+            with np.load(path) as arrays:
+                order = cls(**arrays)
+            _check_ranks(order)
+        return order
+
+    @property
+    def dimensions(self) -> Dimensions:
+        """The teacher's."""
+        return Dimensions(
+            self.layers.size, self.channels.size, self.groups.shape[1], self.neurons.shape[1]
+        )
+
+
+def _check_ranks(order: Order) -> None:
+    """Make sure that each array has every rank once.
+
+    Raises:
+        ValueError: one has not.
+    """
+    layers = order.layers.size
+    shapes = {"layers": (), "channels": (), "groups": (layers,), "neurons": (layers,)}
+    for name, rows in shapes.items():
+        ranks = getattr(order, name)
+        if ranks.ndim != len(rows) + 1 or ranks.shape[:-1] != rows or not ranks.size:
+            raise ValueError(f"{name} has the shape {ranks.shape}")
+        if (np.sort(ranks, axis=-1) != np.arange(ranks.shape[-1])).any():
+            raise ValueError(f"{name} has not every rank once")
+    sensitivity = order.sensitivity
+    if sensitivity is not None and (sensitivity.shape != (layers,) or not (sensitivity > 0).all()):
+        raise ValueError("sensitivity has not a positive number for each layer")
 
 
 def _ranks(importance: NDArray[np.floating]) -> NDArray[np.int64]:

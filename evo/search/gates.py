@@ -8,8 +8,6 @@ Every sequence is a unit of work of its own, so that a pool shares them.
 from __future__ import annotations
 
 import logging
-import zipfile
-import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from evo.errors import UserError, first_line
 from evo.genome.cost import Architecture, forward_flops
 from evo.genome.gate_swaps import GateGradients, Gradient
 from evo.genome.subnet import Subnet, Widths
 from evo.search.shard_score import ShardScore
 from evo.storage.files import output_errors, write_whole
+from evo.storage.records import reading
 
 logger = logging.getLogger("evo.search")
 
@@ -34,9 +32,6 @@ TEXT_SEQUENCES = 64
 
 MOST_FAILURES = 3
 """After so many gradients that could not be had, a search asks for no more."""
-
-DAMAGED = OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error
-"""What numpy raises for an archive that is none, or not whole."""
 
 PASSES = 3
 """Forward passes that a gradient counts as: one, the same again on the way back, as no block keeps
@@ -205,13 +200,8 @@ class Gates:
 
     def _load(self, candidate: str) -> GateGradients:
         path = self._file(candidate)
-        try:
+        with reading(path, "remove the search's directory to search anew"):
             return GateGradients.load(path)
-        except DAMAGED as error:
-            raise UserError(
-                f"{path} is missing or damaged ({first_line(error)}): remove the search's "
-                "directory to search anew"
-            ) from error
 
 
 def _mean(parts: list[GateGradients]) -> GateGradients:

@@ -16,15 +16,26 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
+import numpy as np
 import pandas as pd
+from typing_extensions import TypedDict
 
 from evo.algorithms.base import Proposal
-from evo.errors import UserError, first_line
 from evo.genome.subnet import Dimensions, Subnet
 from evo.search.shard_score import ShardScore
 from evo.storage.files import atomic_file, output_errors, write_whole
+from evo.storage.records import (
+    Count,
+    Name,
+    Number,
+    built,
+    checked,
+    parse,
+    read_json_if_there,
+    reading,
+)
 
 Status = Literal["full", "screened", "failed"]
 
@@ -92,6 +103,7 @@ class Asked:
     proposals: list[Proposal]
 
 
+PARQUET = "history.parquet"
 COLUMNS = tuple(Row.__dataclass_fields__)
 LISTS = ("parents", "groups", "neurons")
 
@@ -99,6 +111,44 @@ LISTS = ("parents", "groups", "neurons")
 def perplexity(nll: float) -> float:
     """The exponential, infinite where it is beyond float64, NaN of NaN."""
     return math.inf if nll >= 709 else math.exp(nll)
+
+
+class GatesState(TypedDict):
+    """Which gradients are there; see `evo.search.gates`."""
+
+    known: list[Name]
+    failed: list[str]
+    failures: Count
+    flops: Count
+
+
+class State(TypedDict):
+    """A strategy's state after a generation, and what goes with it."""
+
+    generation: Count
+    ended: NotRequired[str | None]
+    improved: NotRequired[Count]
+    rng: NotRequired[dict[str, Any]]
+    elite_losses: NotRequired[dict[str, list[Number]]]
+    observed: NotRequired[dict[str, list[Number]]]
+    gates: NotRequired[GatesState]
+
+
+class AskedFile(TypedDict):
+    """`asked.json`: genomes in base 64, how they were made, and the ids of what of."""
+
+    generation: Count
+    rng: dict[str, Any]
+    proposals: list[Any]
+
+
+def check_rng(state: dict[str, Any]) -> None:
+    """Make sure that random numbers can go on from a state.
+
+    Raises:
+        ValueError, TypeError, KeyError, OverflowError: they cannot.
+    """
+    np.random.default_rng(0).bit_generator.state = state
 
 
 class History:
@@ -115,20 +165,17 @@ class History:
         self.directory = directory
         with output_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
-        self.parquet = directory / "history.parquet"
-        self._state = directory / "state.json"
+        self.parquet = directory / PARQUET
+        self.state_file = directory / "state.json"
         self._journal = directory / "journal.jsonl"
-        self._asked = directory / "asked.json"
+        self.asked_file = directory / "asked.json"
         self.state: dict[str, Any] | None = None
-        try:
+        anew = f"remove {directory} to search anew"
+        with reading(self.parquet, anew):
             self.rows = self._read_rows()
-            if self._state.is_file():
-                self.state = json.loads(self._state.read_text())
-        except (ValueError, TypeError, OSError) as error:
-            raise UserError(
-                f"{directory} holds a damaged history ({first_line(error)}): remove the directory "
-                "to search anew"
-            ) from error
+        self.state = read_json_if_there(self.state_file, State, anew)  # type: ignore[assignment]
+        with reading(self.parquet, anew):
+            self._check_whole()
 
     def completed(self) -> list[Row]:
         """The rows of the generations that the state has seen."""
@@ -139,11 +186,19 @@ class History:
         """Scores since the last generation ended, by candidate and shard.
 
         A torn last line is left out.
+
+        Raises:
+            UserError: another line is damaged.
         """
         if not self._journal.is_file():
             return {}
         lines = self._journal.read_bytes().split(b"\n")
-        return dict(_from_json(line) for line in lines[:-1])
+        scores = {}
+        for number, line in enumerate(lines[:-1], 1):
+            with reading(self._journal, f"line {number}; remove the line to score that anew"):
+                unit, score = _from_json(line)
+                scores[unit] = score
+        return scores
 
     def append(self, scores: Mapping[tuple[str, int], ShardScore]) -> None:
         """Write scores to the journal, at once.
@@ -166,7 +221,7 @@ class History:
             for one in asked.proposals
         ]
         write_whole(
-            self._asked,
+            self.asked_file,
             json.dumps({"generation": asked.generation, "rng": asked.rng, "proposals": rows}),
         )
 
@@ -180,22 +235,19 @@ class History:
         Raises:
             UserError: the file is damaged.
         """
-        if not self._asked.is_file():
+        if not self.asked_file.is_file():
             return None
-        try:
-            content = json.loads(self._asked.read_text())
+        with reading(self.asked_file, "remove it, and the generation is proposed anew"):
+            content = parse(self.asked_file.read_bytes(), AskedFile)
             if content["generation"] != generation:
                 return None
             proposals = [
                 Proposal(Subnet.unpack(base64.b64decode(genome), dimensions), operator, (*parents,))
                 for genome, operator, parents in content["proposals"]
             ]
+            if not proposals:
+                raise ValueError("no candidates")
             return Asked(generation, content["rng"], proposals)
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(
-                f"{self._asked} is damaged ({first_line(error)}): remove it, and the generation is "
-                "proposed anew"
-            ) from error
 
     def mend(self) -> None:
         """Cut off a line that a kill left torn, so that the next one starts afresh."""
@@ -215,7 +267,7 @@ class History:
         self.rows.sort(key=lambda row: (row.generation, row.candidate))
         with atomic_file(self.parquet) as temporary:
             frame(self.rows).to_parquet(temporary, index=False)
-        write_whole(self._state, json.dumps(state))
+        write_whole(self.state_file, json.dumps(state))
         self.state = state
         with output_errors(self._journal):
             self._journal.write_bytes(b"")
@@ -223,16 +275,17 @@ class History:
     def _read_rows(self) -> list[Row]:
         if not self.parquet.is_file():
             return []
-        records = pd.read_parquet(self.parquet).to_dict("records")
-        return [
-            Row(
-                **{
-                    str(key): tuple(value.tolist()) if key in LISTS else value  # type: ignore[arg-type]
-                    for key, value in record.items()
-                }
-            )
-            for record in records
-        ]
+        table = pd.read_parquet(self.parquet, columns=list(COLUMNS))
+        for name in LISTS:
+            table[name] = [tuple(values.tolist()) for values in table[name]]
+        return built(table.to_dict("records"), list[Row])
+
+    def _check_whole(self) -> None:
+        """Make sure that there are rows of every generation that the state has seen."""
+        generations = self.state["generation"] if self.state else 0
+        found = {row.generation for row in self.rows if row.generation < generations}
+        if len(found) != generations:
+            raise ValueError(f"it has rows of {len(found)} of {generations} generations")
 
 
 def _to_json(candidate: str, shard: int, score: ShardScore) -> str:
@@ -240,12 +293,9 @@ def _to_json(candidate: str, shard: int, score: ShardScore) -> str:
 
 
 def _from_json(line: bytes) -> tuple[tuple[str, int], ShardScore]:
-    record = json.loads(line)
-    unit = record.pop("candidate"), record.pop("shard")
-    for name in ("nll", "divergence"):
-        if record[name] is not None:
-            record[name] = tuple(record[name])
-    return unit, ShardScore(**record)
+    record = parse(line, dict[str, Any])
+    unit = checked((record.pop("candidate"), record.pop("shard")), tuple[str, int])
+    return unit, built(record, ShardScore)
 
 
 def frame(rows: Iterable[Row]) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from evo.genome.importance_proxy import Proxy
 from evo.genome.subnet import Subnet
 from evo.search.gates import Gates, GateText
 from evo.search.generation import CandidateShard, EliteLosses, Generation, Request, Screening
-from evo.search.history import Asked, History, Row
+from evo.search.history import Asked, History, Row, check_rng
 from evo.search.progress import Progress
 from evo.search.rows import proxy_row, scored_row
 from evo.search.rungs import Losses
@@ -21,6 +21,7 @@ from evo.search.score_cache import ScoreCache
 from evo.search.sequence_weights import Rows
 from evo.search.shard_score import ShardScore
 from evo.search.stages import Stages
+from evo.storage.records import reading
 
 
 class Search:
@@ -72,12 +73,15 @@ class Search:
         state, rows = self.history.state, self.history.completed()
         if state is not None:
             dimensions = self.strategy.space.architecture.dimensions
-            self.strategy.restore(
-                state,
-                [Scored(Subnet.unpack(row.genome, dimensions), _fitness(row)) for row in rows],
-            )
-            losses = state["elite_losses"]
-            self._elite_losses = {name: np.array(values) for name, values in losses.items()}
+            with reading(self.history.parquet):
+                scored = [
+                    Scored(Subnet.unpack(row.genome, dimensions), _fitness(row)) for row in rows
+                ]
+            with reading(self.history.state_file):
+                check_rng(state["rng"])
+                losses = state["elite_losses"]
+                self._elite_losses = {name: np.array(values) for name, values in losses.items()}
+                self.strategy.restore(state, scored)
             self.progress = self._progress()
         self.history.mend()
 
@@ -140,7 +144,9 @@ class Search:
         dimensions = strategy.space.architecture.dimensions
         asked = self.history.asked(strategy.generation, dimensions)
         if asked is not None:
-            strategy.repeat(asked.proposals, asked.rng)
+            with reading(self.history.asked_file):
+                check_rng(asked.rng)
+                strategy.repeat(asked.proposals, asked.rng)
             return asked.proposals
         if self.gates is not None:
             known = self.gates.known.items()

@@ -22,7 +22,7 @@ import pandas as pd
 from numpy.random import Generator
 
 from evo.algorithms.base import Proposal
-from evo.errors import UserError, first_line
+from evo.errors import UserError
 from evo.genome.cost import Architecture
 from evo.genome.rank_genes import Genes
 from evo.genome.ranking import Order
@@ -31,6 +31,7 @@ from evo.genome.subnet import Mask, Subnet
 from evo.search.history import History
 from evo.search.niches import in_turns
 from evo.storage.files import atomic_file
+from evo.storage.records import built, reading
 from evo.storage.run_directory import read_settings
 
 FILE = "start.parquet"
@@ -101,13 +102,9 @@ def load(path: Path) -> list[Taken]:
     Raises:
         UserError: it is damaged.
     """
-    try:
-        table = pd.read_parquet(path)
-        return [
-            Taken(*one) for one in table[list(Taken.__dataclass_fields__)].itertuples(index=False)
-        ]
-    except (ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path} is damaged: {first_line(error)}") from error
+    with reading(path):
+        table = pd.read_parquet(path)[list(Taken.__dataclass_fields__)]
+        return built(table.to_dict("records"), list[Taken])
 
 
 def digest(taken: Sequence[Taken]) -> str:

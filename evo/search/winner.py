@@ -12,19 +12,31 @@ from evo.model import checkpoint
 from evo.model.checkpoint import Checkpoint
 from evo.model.extract import extract
 from evo.model.network import EMBEDDING
-from evo.search.history import History, Row
-from evo.storage.run_directory import read_settings
+from evo.search.history import PARQUET, History, Row
+from evo.search.run_files import read_searched
+from evo.storage.records import reading
 
 
 def save_candidate(
-    teacher: Checkpoint, row: Row, directory: Path, *, space: str, bin: str, seed: int
+    teacher: Checkpoint, row: Row, directory: Path, *, source: Path, bin: str, seed: int
 ) -> None:
     """Cut a candidate out of its teacher and write it, in the teacher's stored dtype.
 
+    Args:
+        teacher: the teacher.
+        row: the candidate's.
+        directory: the checkpoint directory to make.
+        source: directory of the search that has the row, SPACE@BIN.
+        bin: the search's bin.
+        seed: the run's.
+
     Raises:
-        UserError: the directory exists, or cannot be written.
+        UserError: the row is damaged; the directory exists, or cannot be written.
     """
-    subnet = Subnet.unpack(row.genome, teacher.architecture.dimensions)
+    with reading(source / PARQUET):
+        subnet = Subnet.unpack(row.genome, teacher.architecture.dimensions)
+        if subnet.id != row.candidate:
+            raise ValueError(f"the genome of candidate {row.candidate} is another one's")
     stored = teacher.weights[EMBEDDING].dtype
     model = extract(teacher, subnet, dtype=stored)
     origin: dict[str, Any] = {
@@ -32,7 +44,7 @@ def save_candidate(
         "teacher_path": str(teacher.path.resolve()),
         "teacher_hash": teacher.hash,
         "candidate": row.candidate,
-        "space": space,
+        "space": source.name.partition("@")[0],
         "bin": bin,
         "seed": seed,
         "params": row.params,
@@ -58,7 +70,7 @@ def extract_candidate(run: Path, search: str | None, candidate: str | None, out:
     Raises:
         UserError: no such run, search or candidate; the teacher has changed since.
     """
-    settings = read_settings(run)
+    seed = read_searched(run)["seed"]
     searches = sorted(path.name for path in (run / "searches").glob("*@*"))
     if search is None and len(searches) == 1:
         search = searches[0]
@@ -68,8 +80,8 @@ def extract_candidate(run: Path, search: str | None, candidate: str | None, out:
     rows = History(run / "searches" / search).rows
     row = _pick(rows, candidate, search)
     teacher = searched_teacher(run)
-    space, _, bin = search.partition("@")
-    save_candidate(teacher, row, out, space=space, bin=bin, seed=settings["seed"])
+    bin = search.partition("@")[2]
+    save_candidate(teacher, row, out, source=run / "searches" / search, bin=bin, seed=seed)
     return row
 
 
@@ -79,9 +91,7 @@ def searched_teacher(run: Path) -> Checkpoint:
     Raises:
         UserError: no such run, or its teacher has changed since.
     """
-    settings = read_settings(run)
-    if "teacher" not in settings or "teacher_hash" not in settings:
-        raise UserError(f"{run} is no run of `evo search`: its settings name no teacher")
+    settings = read_searched(run)
     teacher = checkpoint.load(Path(settings["teacher"]))
     if teacher.hash != settings["teacher_hash"]:
         raise UserError(f"the teacher in {teacher.path} is not the one that {run} searched")

@@ -6,24 +6,35 @@ directory is refused.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import yaml
 
 from evo.errors import UserError
 from evo.storage.files import output_errors, write_whole
+from evo.storage.records import checked, reading
 
 FILE = "settings.yaml"
 
+Kind = TypeVar("Kind")
 
-def claim_run(directory: Path, settings: dict[str, Any], *, free: tuple[str, ...] = ()) -> bool:
+
+def claim_run(
+    directory: Path,
+    settings: dict[str, Any],
+    *,
+    free: tuple[str, ...] = (),
+    first: Callable[[], None] = lambda: None,
+) -> bool:
     """Make a run directory, or find it made by the same settings.
 
     Args:
         directory: of the run.
         settings: resolved, plain values; what the result is a function of, and what is in `free`.
         free: keys that may differ at every start, such as the number of workers.
+        first: called before anything is written into a new directory, such as to find a cluster.
 
     Returns:
         Whether the run has been started before.
@@ -44,6 +55,8 @@ def claim_run(directory: Path, settings: dict[str, Any], *, free: tuple[str, ...
     with output_errors(directory):
         if directory.is_dir() and not all(map(_is_leftover, directory.iterdir())):
             raise UserError(f"{directory} is not empty and no run: name another --out")
+    first()
+    with output_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
     write_whole(path, yaml.safe_dump(settings, sort_keys=False))
     return False
@@ -69,16 +82,33 @@ def flat(settings: dict[str, Any]) -> dict[str, Any]:
     return parts
 
 
-def read_settings(directory: Path) -> dict[str, Any]:
+@overload
+def read_settings(directory: Path) -> dict[str, Any]: ...
+
+
+@overload
+def read_settings(directory: Path, kind: type[Kind], of: str) -> Kind: ...
+
+
+def read_settings(directory: Path, kind: Any = dict[str, Any], of: str = "") -> Any:
     """The settings of a run.
 
+    Args:
+        directory: of the run.
+        kind: what of them is read, a `TypedDict`; by default all, unchecked.
+        of: the command whose runs have these settings.
+
     Raises:
-        UserError: the directory is no run.
+        UserError: the directory is no run, or of another kind; its settings are damaged.
     """
+    path = directory / FILE
     try:
-        settings = yaml.safe_load((directory / FILE).read_bytes())
-    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+        content = path.read_bytes()
+    except OSError as error:
         raise UserError(f"{directory} is no run: it has no {FILE} that can be read") from error
-    if not isinstance(settings, dict):
-        raise UserError(f"{directory} is no run: its {FILE} is damaged")
-    return settings
+    with reading(path, f"{directory} is no run any more"):
+        settings = checked(yaml.safe_load(content), dict[str, Any])
+    if not of:
+        return settings
+    with reading(path, f"{directory} is no run of {of}, or its settings were changed"):
+        return checked(settings, kind)

@@ -326,7 +326,7 @@ def test_a_directory_that_is_no_run(settings: str | None, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["history.parquet", "state.json"])
 def test_a_damaged_run(name: str, unfinished: Path, tmp_path: Path) -> None:
     (unfinished / "searches" / "coarse-uniform@40%" / name).write_text("{")
-    with pytest.raises(UserError, match="coarse-uniform@40% holds a damaged history"):
+    with pytest.raises(UserError, match=rf"coarse-uniform@40%/{name} is damaged"):
         report(unfinished, tmp_path / "out")
 
 

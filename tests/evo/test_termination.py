@@ -15,8 +15,9 @@ import pytest
 import ray
 
 from evo.cli import main
-from evo.termination import handlers_kept, heed_sigterm, was_terminated
+from evo.termination import grace, handlers_kept, heed_sigterm, was_terminated
 from tests.support import tiny_checkpoints
+from training.logs import log
 
 BEGINS = 120.0
 """Seconds in which a command begins to write."""
@@ -38,6 +39,34 @@ def test_it_is_an_interruption_and_remembered(sigterm) -> None:
     signal.raise_signal(signal.SIGTERM)  # the second one disturbs nothing
     heed_sigterm()
     assert not was_terminated()
+
+
+def test_work_that_is_given_grace_ends_by_itself(sigterm) -> None:
+    heed_sigterm()
+    asked = []
+    with grace(60.0, lambda: asked.append("end")):
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+    assert asked == ["end"]
+    assert was_terminated()
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def terminated_at_work() -> None:
+    with grace(0.2, lambda: None):
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(30)
+
+
+def test_work_that_takes_longer_is_interrupted(sigterm) -> None:
+    heed_sigterm()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        terminated_at_work()
+    assert time.monotonic() - began < 10
+    heed_sigterm()
+    with pytest.raises(KeyboardInterrupt), grace(0.0, lambda: None):
+        signal.raise_signal(signal.SIGTERM)
 
 
 def test_a_handler_survives_what_replaces_it(sigterm) -> None:
@@ -82,7 +111,7 @@ def test_a_command_ends_in_order_and_goes_on(kind: str, tmp_path: Path) -> None:
         result = "searches/coarse-uniform@40%/history.parquet"
     else:
         command = ["pretrain", "--model", str(model), "--tokens", "136000", "--batch-tokens", "68",
-                   "--checkpoint-every", "10", *common]  # fmt: skip
+                   "--checkpoint-every", "1000", "--threads", "1", *common]  # fmt: skip
         result = "log.jsonl"
     run = tmp_path / "run"
     ended = terminated([*command, str(run)], lambda: (run / result).exists())
@@ -100,3 +129,16 @@ def test_a_command_ends_in_order_and_goes_on(kind: str, tmp_path: Path) -> None:
             for out in (run, tmp_path / "whole")
         )
         pd.testing.assert_frame_equal(one, other, check_exact=True)
+        return
+    # It has written a checkpoint first, and the run ends as one that was never disturbed.
+    last = log.last_step(run)
+    assert last < 2000
+    assert [path.name for path in (run / "checkpoints").glob("step-*")] == [f"step-{last}"]
+    assert last % 1000
+    for out in (run, tmp_path / "whole"):
+        assert main([*command, str(out)]) == 0
+    one, other = (
+        [{k: v for k, v in row.items() if k not in log.MEASURED} for row in log.rows(out)]
+        for out in (run, tmp_path / "whole")
+    )
+    assert one == other

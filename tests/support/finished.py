@@ -29,6 +29,22 @@ from workers.scoring.scorer import Scorer
 LENGTH = 40
 
 
+def search_config(root: Path, teacher: Path, generations: int = 2) -> SearchConfig:
+    """The settings of the run in a directory."""
+    return SearchConfig(
+        teacher=teacher,
+        text=str(root / "tokens.npy"),
+        bins=["40%"],
+        spaces=["coarse-uniform", "fine-layerwise"],
+        out=root / "run",
+        population=5,
+        generations=generations,
+        seed=3,
+        order="activation",
+        sequence_length=LENGTH,
+    )
+
+
 def searched(
     root: Path, teacher: Path, *, generations: int = 2, stop_after: int | None = None
 ) -> SearchConfig:
@@ -41,18 +57,7 @@ def searched(
         stop_after: generations after which they are left unfinished.
     """
     np.save(root / "tokens.npy", np.random.default_rng(0).integers(0, 112, 16 * LENGTH))
-    config = SearchConfig(
-        teacher=teacher,
-        text=str(root / "tokens.npy"),
-        bins=["40%"],
-        spaces=["coarse-uniform", "fine-layerwise"],
-        out=root / "run",
-        population=5,
-        generations=generations,
-        seed=3,
-        order="activation",
-        sequence_length=LENGTH,
-    )
+    config = search_config(root, teacher, generations)
     run = read_inputs(config)
     claim(run)
     cut = run.teacher
@@ -76,12 +81,22 @@ def searched(
 
 def pretrained(root: Path, **changes: Any) -> PretrainConfig:
     """Pretrain a tiny network; the run is in `run` of the directory."""
+    tiny_checkpoints.neox(root / "model")
+    tiny_checkpoints.text(root / "text.npy")
+    tiny_checkpoints.text(root / "validation.npy", blocks=9, seed=1)
+    config = pretrain_config(root, **changes)
+    pretrain(config, launch=launch_here)
+    return config
+
+
+def pretrain_config(root: Path, **changes: Any) -> PretrainConfig:
+    """The settings of the run in a directory."""
     given: dict[str, Any] = {
-        "model": tiny_checkpoints.neox(root / "model"),
-        "text": tiny_checkpoints.text(root / "text.npy"),
+        "model": root / "model",
+        "text": str(root / "text.npy"),
         "tokens": 12 * 68,
         "out": root / "run",
-        "validation_text": tiny_checkpoints.text(root / "validation.npy", blocks=9, seed=1),
+        "validation_text": str(root / "validation.npy"),
         "batch_tokens": 68,
         "validate_every": 4,
         "checkpoint_every": 4,
@@ -90,6 +105,4 @@ def pretrained(root: Path, **changes: Any) -> PretrainConfig:
         "threads": 1,
         "gpus_per_worker": 0,
     }
-    config = PretrainConfig(**given | changes)
-    pretrain(config, launch=launch_here)
-    return config
+    return PretrainConfig(**given | changes)

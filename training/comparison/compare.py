@@ -11,18 +11,28 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
 from rich.table import Table
+from typing_extensions import TypedDict
 
 from evo.errors import UserError
 from evo.storage.files import write_whole
+from evo.storage.records import Count
 from evo.storage.run_directory import FILE as SETTINGS
 from evo.storage.run_directory import read_settings
 from training.comparison.curves import Comparison, Curve, against, read_curve
 from training.comparison.flops_before import FlopsBefore, flops_before
 from training.comparison.seeds import Interval, group_by_seed, group_names, ratio_interval
+
+
+class Validated(TypedDict):
+    """The settings that say on what a run was validated, and which of its group it is."""
+
+    seed: NotRequired[int | None]
+    validation_hash: NotRequired[str | None]
+    validation_tokens: NotRequired[Count | None]
 
 
 @dataclass(frozen=True)
@@ -196,7 +206,7 @@ def _check_comparable(runs: Sequence[Path]) -> None:
     for run in runs:
         if not (run / SETTINGS).is_file():
             raise UserError(f"{run} is no pretraining run: it has no {SETTINGS}")
-        settings = read_settings(run)
+        settings = read_settings(run, Validated, of="`evo pretrain`")
         validation = (settings.get("validation_hash"), settings.get("validation_tokens"))
         first_runs.setdefault(validation, run)
     if len(first_runs) > 1:

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from evo.errors import UserError
+from evo.storage.records import reading
 from evo.storage.run_directory import FILE as SETTINGS
 from evo.storage.run_directory import read_settings
 from training.logs import log
@@ -75,17 +76,22 @@ def read_curve(run: Path, name: str | None = None) -> Curve:
     """
     if not (run / SETTINGS).is_file():
         raise UserError(f"{run} is no pretraining run: it has no {SETTINGS}")
-    points = [
-        (float(row["flops"]), float(row["validation_perplexity"]))
-        for row in log.rows(run)
-        if math.isfinite(row.get("validation_perplexity", math.inf))
-    ]
+    rows = log.rows(run)
+    with reading(run / log.LOG):
+        points = [
+            (float(row["flops"]), float(row["validation_perplexity"]))
+            for row in rows
+            if math.isfinite(row.get("validation_perplexity", math.inf))
+        ]
     if len(points) < 2:
         raise UserError(
             f"{run} has {len(points)} validations: pretrain with --validation-text, "
             "and compare when it has come to the second"
         )
     flops, perplexity = zip(*points, strict=True)
+    with reading(run / log.LOG):
+        if any(after <= before for before, after in pairwise(flops)):
+            raise ValueError("the FLOPs of its validations do not rise")
     is_cached = read_settings(run).get("teacher_logits") is not None
     return Curve(name or run.name, flops, perplexity, is_cached)
 

@@ -6,14 +6,16 @@ where a line is read.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
-from evo.errors import UserError
+from typing_extensions import TypedDict
+
 from evo.storage.files import output_errors, write_whole
+from evo.storage.records import Amount, Count, Positive, reading
+from evo.storage.records import parse as parse_json
 from evo.storage.strict_json import dumps
 
 LOG = "log.jsonl"
@@ -26,6 +28,18 @@ MEASURED = {
     "device_flops_per_second",
 }
 """These columns depend on the machine; all others are the same for the same run on any."""
+
+
+class LogRow(TypedDict):
+    """A row as its readers take it; it has other columns, too."""
+
+    step: Count
+    tokens: NotRequired[Count]
+    flops: NotRequired[Amount]
+    seconds: NotRequired[Amount]
+    loss: NotRequired[float | None]
+    validation_perplexity: NotRequired[Positive | None]
+    skipped: NotRequired[Count]
 
 
 def append(run: Path, row: dict[str, Any]) -> None:
@@ -50,14 +64,16 @@ def rows(run: Path) -> list[dict[str, Any]]:
     """The rows of a run's log; a last line that is half-written is left out.
 
     Raises:
-        UserError: a line is no JSON object with a step.
+        UserError: a line is no row.
     """
     path = run / LOG
     if not path.is_file():
         return []
     complete: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
-        if not line.endswith("\n"):
+    with reading(path):
+        content = path.read_bytes()
+    for number, line in enumerate(content.splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
             break
         complete.append(parse(line, path, number))
     return complete
@@ -74,11 +90,8 @@ def parse(line: str | bytes, path: Path, number: int) -> dict[str, Any]:
     The message names the file and the line's number.
 
     Raises:
-        UserError: the line is no JSON object with a step.
+        UserError: the line is none.
     """
-    try:
-        row = json.loads(line)
-        numbers = {name: math.nan if value is None else value for name, value in row.items()}
-        return {"step": int(row["step"])} | numbers
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}, line {number}: no JSON object with a `step`") from error
+    with reading(path, f"line {number} is no row of a log"):
+        row = parse_json(line, LogRow)
+    return {name: math.nan if value is None else value for name, value in row.items()}

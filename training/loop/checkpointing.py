@@ -45,7 +45,7 @@ COUNTERS = ("seconds", "skipped", "skipped_in_a_row")
 def commit(state: TrainState) -> None:
     """Write a checkpoint, from which the run goes on exactly; every worker calls this.
 
-    The checkpoint appears whole or not at all, and replaces the last one.
+    The checkpoint appears whole or not at all. Those before it go that are not to be kept.
 
     Raises:
         UserError: the checkpoint cannot be written.
@@ -66,14 +66,17 @@ def commit(state: TrainState) -> None:
             raise
         if state.process.rank == 0:
             log.secure(state.job.directory)  # what led to the checkpoint, before it appears
-            before = _committed(checkpoints)
+            if directory.exists():  # it is there already, and as good
+                shutil.rmtree(directory)
             temporary.rename(directory)
-            for old in before:
-                shutil.rmtree(old)
+            keep = state.job.keep
+            for old in _committed(checkpoints)[: -keep.last]:
+                if not keep.for_good(_step(old)):
+                    shutil.rmtree(old)
 
 
 def resume(state: TrainState) -> None:
-    """Load the last checkpoint, if there is one; every worker calls this.
+    """Load the run's last checkpoint, or the one that it is to begin from; all workers call this.
 
     Raises:
         UserError: the checkpoint cannot be read.
@@ -82,9 +85,13 @@ def resume(state: TrainState) -> None:
     # The first worker decides for all, as a shared file system may show each something else.
     last = [_step(path) for path in _committed(checkpoints)[-1:]] if state.process.rank == 0 else []
     step = int(state.sum_over_workers(torch.tensor([sum(last)], dtype=torch.float64)).item())
-    if step == 0:
-        return
     directory = checkpoints / f"{PREFIX}{step}"
+    if step == 0:
+        if state.job.resume_from is None:
+            return
+        directory = state.job.resume_from
+        step = _step(directory)
+    weight_decays = [group["weight_decay"] for group in state.optimizer.param_groups]
     saved = _tensors(state)
     with _checkpoint_errors(f"cannot read {directory}"):
         dcp.load(saved, checkpoint_id=directory)
@@ -94,6 +101,8 @@ def resume(state: TrainState) -> None:
         model_state_dict=saved["model"],
         optim_state_dict=saved["optimizer"],
     )
+    for group, weight_decay in zip(state.optimizer.param_groups, weight_decays, strict=True):
+        group["weight_decay"] = weight_decay  # of another run's it may be another
     state.step = step
     for name in COUNTERS:
         setattr(state, name, saved[name])
@@ -127,8 +136,13 @@ def _tensors(state: TrainState) -> dict[str, Any]:
 
 
 def _committed(checkpoints: Path) -> list[Path]:
-    """The checkpoints of a run by their steps; usually there is one."""
-    return sorted(checkpoints.glob(f"{PREFIX}*"), key=_step)
+    """The checkpoints of a run by their steps."""
+    found = checkpoints.glob(f"{PREFIX}*")
+    return sorted((path for path in found if _is_numbered(path)), key=_step)
+
+
+def _is_numbered(directory: Path) -> bool:
+    return directory.name.removeprefix(PREFIX).isdecimal()
 
 
 def _step(directory: Path) -> int:

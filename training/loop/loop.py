@@ -21,6 +21,7 @@ from training.loop.parallel import WorkerProcess, clip_gradients, synchronised, 
 from training.loop.throughput import Throughput, measure_throughput
 from training.loop.train_state import TrainState, WorkerJob, initial_state
 from training.losses.chunked_loss import Teacher
+from training.run_directory import STOP
 from training.teacher.network import TeacherNetwork, teacher_states
 from training.teacher.stored_logits import TeacherLogits
 
@@ -32,6 +33,10 @@ MOST_SKIPPED = 10
 
 class Diverged(UserError):
     """The loss or the gradient is not finite."""
+
+
+class Stopped(UserError):
+    """The driver has asked the workers to end; there is a checkpoint to go on from."""
 
 
 def train(job: WorkerJob, process: WorkerProcess) -> float | None:
@@ -47,6 +52,7 @@ def train(job: WorkerJob, process: WorkerProcess) -> float | None:
 
     Raises:
         Diverged: the loss is not finite.
+        Stopped: the driver has asked for an end, and a checkpoint is written.
         UserError: the memory or the disk is full; the run is beyond the step at which to stop.
     """
     last = job.settings.steps if job.stop_after is None else job.stop_after
@@ -116,17 +122,30 @@ def _steps(
             row["validation_perplexity"] = _validation_perplexity(state, validation)
         row["seconds"] = round(state.elapsed(), 3)
         row["data_seconds"] = round(local_batch.waited, 6)
-        row |= _blocks(state, local_batch)
+        digests, is_asked = _sums(state, local_batch)
+        row |= _blocks(state, local_batch, digests)
         if state.process.rank == 0:
             log.append(job.directory, row)
-        if state.step % settings.checkpoint_every == 0 or state.step == last:
+        is_due = state.step % settings.checkpoint_every == 0 or job.keep.for_good(state.step)
+        if is_due or state.step == last or is_asked:
             commit(state)
+        if is_asked and state.step < last:
+            raise Stopped(f"{job.directory} was stopped at step {state.step}")
 
 
-def _blocks(state: TrainState, local_batch: LocalBatch) -> dict[str, Any]:
+def _sums(state: TrainState, local_batch: LocalBatch) -> tuple[int, bool]:
+    """The sum of all workers' digests, and whether the driver has asked for an end.
+
+    The first worker looks for all, as a shared file system may show each something else.
+    """
+    is_asked = state.process.rank == 0 and (state.job.directory / STOP).exists()
+    digests, asked = state.sum_over_workers(torch.tensor([local_batch.digest, is_asked])).tolist()
+    return digests, bool(asked)
+
+
+def _blocks(state: TrainState, local_batch: LocalBatch, digests: int) -> dict[str, Any]:
     """Columns of the log that identify the blocks that all workers together have read."""
-    digests = state.sum_over_workers(torch.tensor([local_batch.digest]))
-    columns: dict[str, Any] = {"blocks": f"{digests.item() % 2**64:016x}"}
+    columns: dict[str, Any] = {"blocks": f"{digests % 2**64:016x}"}
     if state.settings.log_blocks:
         batch = local_batch.batch
         columns["block_ids"] = np.stack([batch.sources, batch.blocks], axis=1).tolist()

@@ -28,6 +28,28 @@ BETAS = (0.9, 0.95)
 
 
 @dataclass(frozen=True)
+class Keep:
+    """Which checkpoints are kept.
+
+    Attributes:
+        last: number of the last ones.
+        every: steps from one that is kept for good to the next; None: none is.
+    """
+
+    last: int = 1
+    every: int | None = None
+
+    def for_good(self, step: int) -> bool:
+        """Whether the checkpoint of a step is never removed."""
+        return self.every is not None and step % self.every == 0
+
+    @property
+    def after_the_end(self) -> bool:
+        """Whether checkpoints stay when the run has ended."""
+        return self.last > 1 or self.every is not None
+
+
+@dataclass(frozen=True)
 class WorkerJob:
     """What a worker is given.
 
@@ -46,6 +68,8 @@ class WorkerJob:
         execution: how the networks are spread and computed.
         stop_after: step after which to stop, with a checkpoint from which the run goes on; None:
             the run's last, after which the network is written. No setting of the run.
+        keep: which checkpoints are kept.
+        resume_from: another run's checkpoint, from which this one begins; None: from its model.
     """
 
     settings: RunSettings
@@ -59,6 +83,8 @@ class WorkerJob:
     threads: int
     execution: Execution
     stop_after: int | None = None
+    keep: Keep = Keep()
+    resume_from: Path | None = None
 
 
 @dataclass

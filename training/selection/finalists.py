@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from evo.algorithms import one_shot as one_shot_pruning
-from evo.errors import UserError, first_line
+from evo.errors import UserError
 from evo.model.checkpoint import Checkpoint
 from evo.search.history import History, Row
 from evo.search.niches import in_turns
+from evo.search.run_files import read_searched
 from evo.search.winner import save_candidate
 from evo.storage.files import write_whole
+from evo.storage.records import Name, built, read_json_if_there, reading
 from evo.storage.run_directory import read_settings
 from evo.storage.strict_json import dumps
 
@@ -32,8 +34,8 @@ class Finalist:
         fitness: what the search minimised.
     """
 
-    candidate: str
-    search: str
+    candidate: Name
+    search: Name
     layers: int
     params: int
     fitness: float
@@ -101,12 +103,14 @@ def load(directory: Path) -> list[Finalist] | None:
         UserError: the file is damaged.
     """
     path = directory / FILE
-    if not path.is_file():
+    listed = read_json_if_there(path, list[dict[str, Any]])
+    if listed is None:
         return None
-    try:
-        return [Finalist(**one) for one in json.loads(path.read_text())]
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged: {first_line(error)}") from error
+    with reading(path):
+        finalists = built(listed, list[Finalist])
+        if len(finalists) < 2:
+            raise ValueError("a train-off has two finalists at least")
+        return finalists
 
 
 def save(finalists: Sequence[Finalist], directory: Path) -> None:
@@ -137,16 +141,16 @@ def cut_out(
     missing = [one for one in finalists if not (directory / one.candidate).is_dir()]
     if not missing:
         return
-    found, seed = _found(run, bin), read_settings(run)["seed"]
+    found, seed = _found(run, bin), read_searched(run)["seed"]
     for one in missing:
         if one.candidate not in found:
             raise UserError(
                 f"{run} has no candidate {one.candidate}, with which this train-off was begun: "
                 "name the run that it is of, or another --out"
             )
-        space = one.search.partition("@")[0]
-        row = found[one.candidate][1]
-        save_candidate(teacher, row, directory / one.candidate, space=space, bin=bin, seed=seed)
+        search, row = found[one.candidate]
+        source = run / "searches" / search
+        save_candidate(teacher, row, directory / one.candidate, source=source, bin=bin, seed=seed)
 
 
 def _found(run: Path, bin: str) -> dict[str, tuple[str, Row]]:

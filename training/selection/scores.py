@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from evo.errors import UserError, first_line
 from evo.storage.files import write_whole
+from evo.storage.records import checked, read_json_if_there, reading
 from evo.storage.strict_json import dumps
 from training.selection.rounds import Score
 
@@ -27,13 +27,15 @@ class Scores:
     def __init__(self, directory: Path) -> None:
         self._path = directory / FILE
         self._scores: dict[tuple[int, str], Score] = {}
-        if not self._path.is_file():
-            return
-        try:
-            for step, candidate, nll, reason in json.loads(self._path.read_text()):
-                self._scores[int(step), candidate] = Score(nll, reason)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{self._path} is damaged: {first_line(error)}") from error
+        rows = read_json_if_there(self._path, list[Any])
+        for step, candidate, nll, reason in self._checked(rows or []):
+            self._scores[step, candidate] = Score(nll, reason)
+
+    def _checked(self, rows: list[Any]) -> list[tuple[int, str, float | None, str | None]]:
+        with reading(self._path):
+            return checked(
+                [tuple(row) for row in rows], list[tuple[int, str, float | None, str | None]]
+            )
 
     def at(self, step: int, candidates: Iterable[str]) -> dict[str, Score]:
         """The scores of those of these finalists that have one after so many steps."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shutil
@@ -14,6 +13,7 @@ from typing import Any
 from evo.errors import UserError
 from evo.ray_connection import connect
 from evo.storage.files import exclusive, write_whole
+from evo.storage.records import reading
 from evo.storage.run_directory import claim_run
 from evo.storage.strict_json import dumps
 from training import run_directory
@@ -28,6 +28,7 @@ from training.selection.progress import TrainOffProgress
 from training.selection.rounds import Round, Score, ranked, survivors
 from training.selection.scores import Scores
 from training.selection.summary import Ended, summary_of
+from training.selection.summary_file import read_train_off
 from training.selection.train_off import FREE, MODELS, TrainOff, open_train_off
 from training.setup.launch import shared_text, train_up_to
 from training.setup.training_run import TrainingRun
@@ -69,11 +70,11 @@ def select(config: SelectConfig) -> Selection:
     """
     train_off = open_train_off(config)
     directory = train_off.directory
-    claim_run(directory, train_off.recorded, free=FREE)
+    claim_run(directory, train_off.recorded, free=FREE, first=connect)
     with exclusive(directory):
         if (directory / SUMMARY).is_file():
             print(f"{directory} is finished: nothing is left to do")
-            return _selection(train_off, json.loads((directory / SUMMARY).read_text()))
+            return _selection(train_off, _finished(directory))
         if finalist_files.load(directory) is None:
             finalist_files.save(train_off.finalists, directory)
         teacher = train_off.whole.inputs.student
@@ -86,10 +87,21 @@ def select(config: SelectConfig) -> Selection:
     return _selection(train_off, summary)
 
 
+def _finished(directory: Path) -> dict[str, Any]:
+    """The summary of a train-off that has ended.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    summary = read_train_off(directory)
+    assert summary is not None
+    return dict(summary)
+
+
 def _selection(train_off: TrainOff, summary: dict[str, Any]) -> Selection:
-    winner = next(
-        one for one in train_off.finalists if one.candidate == summary["winner"]["candidate"]
-    )
+    with reading(train_off.directory / SUMMARY):
+        candidates = [one.candidate for one in train_off.finalists]
+        winner = train_off.finalists[candidates.index(summary["winner"]["candidate"])]
     return Selection(summary, train_off.out, train_off.pretraining(winner))
 
 

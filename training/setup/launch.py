@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import socket
 import time
@@ -16,11 +15,13 @@ from ray.train import TrainingFailedError
 from ray.train.torch import TorchConfig
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
+from typing_extensions import TypedDict
 
 from evo.errors import UserError, first_line
 from evo.ray_connection import connect
 from evo.storage.files import write_whole
 from evo.storage.names import ascii_name
+from evo.storage.records import Count, read_json_if_there
 from evo.storage.refusals import is_full, refusal
 from evo.storage.run_directory import FILE as SETTINGS
 from evo.storage.strict_json import dumps
@@ -56,6 +57,14 @@ each step gives it back, and the kernel clears it page by page for the next step
 STOPPED = "stopped-at.json"
 """In the directory of a run that was stopped at a step: the step, and its NLL."""
 
+
+class Stopped(TypedDict):
+    """What that file holds."""
+
+    step: Count
+    nll: float | None
+
+
 NOTICE_SECONDS = 5.0
 """A cluster notices within this time that a node has left it."""
 
@@ -82,14 +91,13 @@ def train_up_to(step: int, run: TrainingRun) -> float | None:
     """
     _launch(run, step)
     path = run.directory / STOPPED
-    stopped = json.loads(path.read_text()) if path.is_file() else {}
-    if stopped.get("step") != step:
+    stopped = read_json_if_there(path, Stopped)
+    if stopped is None or stopped["step"] != step:
         raise UserError(
             f"the workers' results are not in {run.directory}: --out must be on a file system "
             "that all nodes share"
         )
-    nll: float | None = stopped["nll"]
-    return nll
+    return stopped["nll"]
 
 
 def _launch(run: TrainingRun, stop_after: int | None) -> None:

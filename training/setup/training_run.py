@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
+
+from typing_extensions import TypedDict
 
 from evo.data.hub import pin_optional, pin_sources
 from evo.errors import UserError
 from evo.model.checkpoint import Checkpoint
+from evo.storage.records import read_json_if_there
 from training.config import PretrainConfig
 from training.data.sampler import Sampler
 from training.loop.parallel import Execution
 from training.loop.run_settings import BLOCK_BYTES, RunSettings
-from training.loop.train_state import WorkerJob
+from training.loop.train_state import Keep, WorkerJob
 from training.setup.inputs import Inputs, Teacher, read_inputs
 from training.setup.memory import MemoryDemand, NetworkSizes
+from training.setup.older_checkpoint import check_older
 from training.setup.resolve import resolve
 from training.setup.worker_resources import workers_and_gpus
 from training.teacher.stored_logits import TeacherLogits
+
+
+class Origin(TypedDict):
+    """What a checkpoint's `subnet.json` says of the runs that have trained it."""
+
+    pretraining: NotRequired[list[Any]]
 
 
 @dataclass(frozen=True)
@@ -67,15 +76,16 @@ class TrainingRun:
             "validation_hash": None if validation is None else validation.hash,
             "validation_tokens": None if validation is None else validation.tokens,
             **self.settings.recorded,
+            **({} if self.resume_from is None else {"resume_from": str(self.resume_from)}),
         }
 
     @property
     def origin(self) -> dict[str, Any]:
         """The student's `subnet.json` with this run added to those that have trained it."""
         path = self.inputs.student.path / "subnet.json"
-        origin: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-        trained = origin.pop("pretraining", [])
-        return origin | {"pretraining": [*trained, self.recorded]}
+        origin = read_json_if_there(path, Origin) or {}
+        trained = origin.get("pretraining", [])
+        return {**origin, "pretraining": [*trained, self.recorded]}
 
     @property
     def executions(self) -> tuple[Execution, ...]:
@@ -127,7 +137,20 @@ class TrainingRun:
             origin=self.origin,
             threads=threads,
             execution=self.executions[0],
+            keep=self.keep,
+            resume_from=self.resume_from,
         )
+
+    @property
+    def keep(self) -> Keep:
+        """Which checkpoints are kept."""
+        return Keep(self.config.keep_checkpoints, self.config.keep_every)
+
+    @property
+    def resume_from(self) -> Path | None:
+        """The checkpoint of another run that this one begins from, absolute."""
+        path = self.config.resume_from
+        return None if path is None else path.absolute()
 
 
 Launch = Callable[[TrainingRun], None]
@@ -152,7 +175,10 @@ def open_run(config: PretrainConfig) -> TrainingRun:
             f"a batch of {settings.batch} sequences cannot be shared by {workers} workers: "
             f"give fewer --workers or more --batch-tokens than {settings.tokens_per_step}"
         )
-    return TrainingRun(directory, config, inputs, settings, workers, gpus_per_worker)
+    run = TrainingRun(directory, config, inputs, settings, workers, gpus_per_worker)
+    if run.resume_from is not None:
+        check_older(run.resume_from, run.recorded, settings.steps)
+    return run
 
 
 def _located(teacher: Teacher | None) -> Path | TeacherLogits | None:

@@ -21,6 +21,7 @@ from rich.table import Table
 from evo.data.reading import PLAIN
 from evo.data.reading.text_identity import text_identity
 from evo.errors import UserError
+from evo.ray_connection import connect
 from evo.storage.files import exclusive
 from evo.storage.run_directory import FILE as SETTINGS
 from evo.storage.run_directory import claim_run, read_settings
@@ -41,7 +42,7 @@ TUNE = "tune"
 FREE = (
     "samples", "concurrent", "workers", "gpus_per_worker", "threads", "checkpoint_every", "loggers",
     "parallel", "shard_teacher", "activation_checkpointing", "compile", "on_nan", "log_blocks",
-    "micro_batch", "text", "validation_text",
+    "micro_batch", "text", "validation_text", "keep_checkpoints", "keep_every", "grace",
 )  # fmt: skip
 """These settings may differ from one start of a sweep to the next."""
 
@@ -112,7 +113,7 @@ def sweep(config: SweepConfig, *, launch: Launch = launch_on_ray_train) -> Sweep
     )
     directory = Path(config.out).absolute()
     runs = {trial.name: _run_of(config, trial, directory) for trial in trials}
-    claim_run(directory, _plain(config, directory), free=FREE)
+    claim_run(directory, _plain(config, directory), free=FREE, first=connect)
     with exclusive(directory):
         unfinished = [name for name, run in runs.items() if not ended(run.out)]
         failures: dict[str, str] = {}

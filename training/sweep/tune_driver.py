@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,9 +14,11 @@ import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
+from evo.errors import UserError
 from evo.ray_connection import connect
-from evo.storage.files import atomic_file
+from evo.storage.files import write_whole
 from evo.storage.names import ascii_name
+from evo.storage.strict_json import dumps
 from training.config import PretrainConfig
 from training.logs import log
 from training.run_directory import SUMMARY
@@ -81,7 +83,8 @@ def run_trials(
     """
     for name, value in TUNE_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # errors are shown by us
+    for name in ("ray.tune", "ray.train._internal"):  # errors are shown by us
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     connect()
     concurrent = min(concurrent or _room(runs), len(runs))
     threads = max(1, int(ray.cluster_resources().get("CPU", 1.0)) // concurrent)
@@ -158,14 +161,14 @@ class _Watch(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         run = Path(self._runs[str(trial)].out)
+        reached = {TIME: trial.last_result.get(TIME)}
         if why := trial.last_result.get(FAILED):
             self._say(trial, f"failed: {why}")
         elif (run / SUMMARY).is_file():
             self._say(trial, f"ended, validation perplexity {_last(run):.2f}")
         else:
             if not (run / STOPPED).is_file():
-                with atomic_file(run / STOPPED) as temporary:
-                    temporary.write_text(json.dumps({TIME: trial.last_result.get(TIME)}) + "\n")
+                self._try(lambda: write_whole(run / STOPPED, f"{dumps(reached)}\n"))
             self._say(trial, f"stopped early, validation perplexity {_last(run):.2f}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -174,8 +177,16 @@ class _Watch(tune.Callback):
     def _say(self, trial: Any, what: str) -> None:
         self._ended += 1
         logger.info("%s: %s (%d of %d)", trial, what, self._ended, len(self._runs))
-        self._on_end()
+        self._try(self._on_end)
+
+    def _try(self, write: Callable[[], None]) -> None:
+        """Write what is written again at the end: in Tune's loop an error would be its traceback,
+        and end the other trials."""
+        try:
+            write()
+        except UserError as error:
+            logger.warning("%s", error)
 
 
 def _last(run: Path) -> float:
-    return next(row[METRIC] for row in reversed(log.rows(run)) if METRIC in row)
+    return next((row[METRIC] for row in reversed(log.rows(run)) if METRIC in row), math.nan)

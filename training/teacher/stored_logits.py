@@ -33,6 +33,8 @@ from evo.data.token_shards import Blocks
 from evo.errors import UserError, first_line
 from evo.storage.checksums import Summed, check
 from evo.storage.files import write_whole
+from evo.storage.records import built, parse, reading
+from evo.storage.run_directory import FILE as SETTINGS
 from evo.storage.run_directory import read_settings
 from training.losses.divergences import TopK
 
@@ -119,12 +121,9 @@ def read_manifest(directory: Path) -> dict[str, Summed]:
     path = directory / MANIFEST
     if not path.is_file():
         return {}
-    try:
-        shards = [Summed(**entry) for entry in json.loads(path.read_text())]
-    except (ValueError, TypeError) as error:
-        raise UserError(
-            f"{path} is damaged: remove it, and run `evo cache-logits` again"
-        ) from error
+    with reading(path, "remove it, and run `evo cache-logits` again"):
+        listed = parse(path.read_bytes(), list[dict[str, Any]])
+        shards = built(listed, list[Summed])
     return {shard.file: shard for shard in shards}
 
 
@@ -240,10 +239,9 @@ def open_teacher_logits(directory: Path) -> TeacherLogits:
             f"{directory} has no teacher's logits: it has no {MANIFEST} (`evo cache-logits` makes "
             "it)"
         )
-    try:
-        settings = LogitsSettings(**read_settings(directory))
-    except TypeError as error:
-        raise UserError(f"{directory} has no teacher's logits: {first_line(error)}") from error
+    recorded = read_settings(directory)
+    with reading(directory / SETTINGS, f"{directory} has no teacher's logits"):
+        settings = built(recorded, LogitsSettings)
     shards, names = read_manifest(directory), settings.shards
     if set(shards) != set(names):
         raise UserError(

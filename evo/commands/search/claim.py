@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -12,8 +13,12 @@ from evo.search import warm_start
 from evo.storage.run_directory import claim_run
 
 
-def claim(inputs: SearchInputs) -> bool:
+def claim(inputs: SearchInputs, first: Callable[[], None] = lambda: None) -> bool:
     """Make the run directory, or find that it was made with the same settings.
+
+    Args:
+        inputs: the run's.
+        first: called before anything is written.
 
     Returns:
         Whether the run goes on where an earlier start has ended.
@@ -22,7 +27,7 @@ def claim(inputs: SearchInputs) -> bool:
         UserError: the directory holds something else, or a run with other settings.
     """
     out = inputs.config.out
-    resumed = claim_run(out, _settings(inputs), free=FREE)
+    resumed = claim_run(out, _settings(inputs), free=FREE, first=first)
     if inputs.starts and not (out / warm_start.FILE).is_file():
         warm_start.save(inputs.starts, out / warm_start.FILE)
     if inputs.latencies and not (out / LATENCIES).is_file():

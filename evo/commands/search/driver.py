@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections import deque
@@ -25,7 +24,7 @@ from evo.search.generation import CandidateShard, Request
 from evo.search.search import Search
 from evo.search.shard_score import ShardScore
 from evo.storage.files import exclusive
-from evo.storage.run_directory import FILE as SETTINGS
+from evo.storage.records import read_json
 from workers.pool.metrics import SearchMetrics, SearchStatus
 from workers.pool.pool import Pool, ScoredUnit
 from workers.pool.queues import Unit
@@ -48,11 +47,9 @@ def search(config: SearchConfig) -> dict[str, Any]:
     """
     inputs = read_inputs(config)
     summary_path = config.out / "summary.json"
-    if not (config.out / SETTINGS).is_file():
-        connect()  # nothing is written before there is a cluster
-    if claim(inputs) and summary_path.is_file():
+    if claim(inputs, first=connect) and summary_path.is_file():
         logger.info("%s has finished already", config.out)
-        return json.loads(summary_path.read_text())
+        return read_json(summary_path, dict[str, Any])
     with exclusive(config.out):
         connect()
         order = order_of(inputs)

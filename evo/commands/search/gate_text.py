@@ -13,9 +13,8 @@ from evo.data.other_text import other_blocks
 from evo.data.token_blocks import Text, Tokens
 from evo.errors import UserError
 from evo.search.gates import SEQUENCES, TEXT_SEQUENCES
+from evo.search.run_files import read_settled
 from evo.search.stages import spread
-from evo.storage.run_directory import FILE as SETTINGS
-from evo.storage.run_directory import read_settings
 
 logger = logging.getLogger("evo.search")
 
@@ -29,8 +28,8 @@ def gate_text(config: SearchConfig) -> str | None:
     """
     if config.gate_text is not None:
         return pin_optional(config.gate_text, config.out, "gate_text") if config.gates else None
-    if (config.out / SETTINGS).is_file():
-        return read_settings(config.out).get("gate_text")
+    if (settled := read_settled(config.out)) is not None:
+        return settled.get("gate_text")
     return REST if config.can_gate and config.max_tokens is not None else None
 
 

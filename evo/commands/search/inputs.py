@@ -35,11 +35,10 @@ from evo.ray_connection import connect
 from evo.search import warm_start
 from evo.search.gates import GateText
 from evo.search.generation import Screening
+from evo.search.run_files import read_settled
 from evo.search.sequence_weights import SequenceWeights
 from evo.search.stages import Stages, spread
 from evo.search.warm_start import Taken
-from evo.storage.run_directory import FILE as SETTINGS
-from evo.storage.run_directory import read_settings
 from workers.pool.stored_teacher import TeacherStore
 from workers.settings import ScoringSettings
 from workers.tasks.latency_calibration import calibrate
@@ -206,8 +205,8 @@ def _niches(config: SearchConfig) -> Literal["layers"] | None:
     """The niches that a search keeps: those with which it was begun, where the user names none."""
     if config.niches is not None:
         return "layers" if config.niches == "layers" else None
-    if (config.out / SETTINGS).is_file():
-        return read_settings(config.out).get("niches")
+    if (settled := read_settled(config.out)) is not None:
+        return settled.get("niches")
     return "layers" if config.select is not None and config.algorithm == "evolution" else None
 
 
@@ -216,8 +215,8 @@ def _proposals(config: SearchConfig) -> int | None:
     does not say."""
     if config.proposals is not None:
         return config.proposals
-    if (config.out / SETTINGS).is_file():
-        return read_settings(config.out).get("proposals")
+    if (settled := read_settled(config.out)) is not None:
+        return settled.get("proposals")
     return PROPOSALS if config.algorithm == "evolution" and config.fitness not in PROXIES else None
 
 
@@ -243,9 +242,8 @@ def _scoring(config: SearchConfig, teacher: Checkpoint, length: int) -> ScoringS
             )
     if config.fitness == "kl":
         divergence = Divergence(teacher.vocabulary, config.kl_top_k)
-    if scoring.micro_batch is None and (config.out / SETTINGS).is_file():
-        micro_batch = read_settings(config.out).get("micro_batch")
-        scoring = replace(scoring, micro_batch=micro_batch)
+    if scoring.micro_batch is None and (settled := read_settled(config.out)) is not None:
+        scoring = replace(scoring, micro_batch=settled.get("micro_batch"))
     return replace(scoring, divergence=divergence, latency_length=latency)
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from evo.commands.search.inputs import SearchInputs
+from evo.errors import UserError
 from evo.genome.importance_proxy import Importance, Proxy
 from evo.genome.ranking import Order
 from evo.storage.run_directory import settle
@@ -32,7 +33,10 @@ def order_of(inputs: SearchInputs) -> Order:
             sensitivity = measure_sensitivity(inputs.ranking, kind, order)
             order = replace(order, sensitivity=sensitivity)
         order.save(path)
-    return Order.load(path)
+    order = Order.load(path)
+    if order.dimensions != inputs.teacher.architecture.dimensions:
+        raise UserError(f"{path} is the order of another teacher: remove it to rank anew")
+    return order
 
 
 def proxy_of(inputs: SearchInputs) -> Proxy | None:

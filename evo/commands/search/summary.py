@@ -71,7 +71,12 @@ def _conclude(
     winner = search.history.directory / "winner"
     if row is not None and not winner.is_dir():
         save_candidate(
-            inputs.teacher, row, winner, space=space.name, bin=bin.name, seed=inputs.config.seed
+            inputs.teacher,
+            row,
+            winner,
+            source=search.history.directory,
+            bin=bin.name,
+            seed=inputs.config.seed,
         )
     return {
         "name": search.name,

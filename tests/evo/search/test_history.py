@@ -184,7 +184,7 @@ def test_perplexity():
 @pytest.mark.parametrize("name", ["history.parquet", "state.json"])
 def test_a_damaged_file_is_one_line(tmp_path, name):
     (tmp_path / name).write_text("{damaged")
-    with pytest.raises(UserError, match="damaged history"):
+    with pytest.raises(UserError, match=rf"{name} is damaged"):
         History(tmp_path)
 
 
