@@ -115,7 +115,7 @@ def test_a_command_on_ray_names_the_disk(
         "text": tmp_path / "text.txt",
         "tokenizer": teacher_path(),
     }
-    shutil.rmtree(given["out"], ignore_errors=True)
+    shutil.rmtree(disk.path / "out", ignore_errors=True)  # another command's
     disk.fill(but=free)
     code = main(command.format(**given).split())
     error = capfd.readouterr().err
