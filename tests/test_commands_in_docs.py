@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 
 from evo.cli import COMMANDS, _parse
 from evo.embedded import teacher_path
@@ -117,6 +118,7 @@ def _with_added(line: str) -> str:
 @pytest.fixture
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of a new user, and an end of all that is left running in it."""
+    ray.shutdown()  # the agents of two Rays would want the same ports
     home = tmp_path_factory.mktemp("home")
     kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     bin = str(Path(sys.executable).parent)

@@ -133,11 +133,13 @@ def open_logits_run(config: CacheLogitsConfig) -> LogitsRun:
         source.known_blocks("evo cache-logits") for source in text.sources
     ]
     count, length = sum(map(len, blocks)), text.sequence_length
+    ids = None if teacher.tokenizer is None else teacher.tokenizer.ids
     per_token = forward_flops(teacher.architecture, teacher.widths, length)
     settings = LogitsSettings(
         teacher=str(config.teacher),
         teacher_hash=teacher.hash,
-        tokenizer_hash=None if teacher.tokenizer is None else teacher.tokenizer.hash,
+        tokenizer_hash=None if ids is None else ids.parts,
+        added_tokens={} if ids is None else dict(ids.added),
         text=sources,
         text_hash=text.hash,
         blocks=count,

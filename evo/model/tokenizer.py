@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as FastTokenizer
 
 from evo.errors import UserError, first_line
+from evo.model.tokenizer_ids import content_hash, ids_of
 
 GENERATION = "generation_config.json"
 
@@ -37,7 +37,8 @@ class Tokenizer:
             runs of spaces lie beyond it.)
         end_of_text: the id that separates documents.
         beginning_of_text: the id with which a text is to begin; None where there is none.
-        hash: of `tokenizer.json`, to key caches.
+        ids: what each token id means, to compare tokenizers.
+        hash: of what decides the ids of a text, to key caches.
 
     Raises:
         UserError: the file is damaged, or it does not say which token ends a text.
@@ -53,10 +54,11 @@ class Tokenizer:
         # A stored limit on the length would silently cut every document.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self.ids = ids_of(self._tokenizer)
+        self.hash = content_hash(self._tokenizer)
         self.vocabulary = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         self.end_of_text = self._find_end_of_text(directory)
         self.beginning_of_text = self._named(directory, "bos_token")
-        self.hash = hashlib.blake2b(content, digest_size=8).hexdigest()
 
     def _find_end_of_text(self, directory: Path) -> int:
         identifier = self._named(directory, "eos_token")

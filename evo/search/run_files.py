@@ -43,6 +43,7 @@ class SearchSettings(TypedDict):
     text_hash: str
     text_note: str
     sequence_length: Count
+    fitness: str
     order: str
     order_text: str | None
     order_text_hash: str | None

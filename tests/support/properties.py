@@ -11,7 +11,7 @@ from hypothesis.strategies import SearchStrategy
 
 from evo.errors import UserError
 
-FACTOR = 10
+FACTOR = 4
 """So many times as many examples are tried in the slow suite."""
 
 

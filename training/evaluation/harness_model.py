@@ -64,7 +64,12 @@ class HarnessModel(HFLM):
         Raises:
             UserError: a continuation has no tokens, or more than the model takes.
         """
-        for texts, _, continuation in requests:
+        for texts, context, continuation in requests:
+            if not context:  # the harness scores a context's trailing white space with what follows
+                raise UserError(
+                    f"a task asks for {texts[1]!r} after white space alone ({texts[0]!r}), and the "
+                    "tokenizer puts no BOS before a text: leave such rows out of the task"
+                )
             if not continuation:
                 raise UserError(
                     f"a task asks for {texts[1]!r} after {texts[0][-40:]!r}, but the tokenizer "

@@ -105,10 +105,11 @@ def _check_teacher(student: Checkpoint, teacher: Checkpoint, sequence_length: in
         )
     if student.tokenizer is None or teacher.tokenizer is None:
         return
-    if student.tokenizer.hash != teacher.tokenizer.hash:
+    if not teacher.tokenizer.ids.include(student.tokenizer.ids):
         raise UserError(
             f"{teacher.path} has another tokenizer than {student.path}: a teacher must "
-            "read the same token ids"
+            "read the same token ids (same vocabulary, merges, normaliser, pre-tokeniser; its "
+            "added tokens may be more)"
         )
 
 
@@ -119,10 +120,8 @@ def _check_logits(student: Checkpoint, teacher: Checkpoint | None, logits: Teach
             f"{logits.directory} has the logits of another teacher ({stored.teacher}) than "
             f"{teacher.path}: make it again, or leave out --teacher"
         )
-    if student.tokenizer is not None and stored.tokenizer_hash not in (
-        None,
-        student.tokenizer.hash,
-    ):
+    ids = stored.token_ids
+    if student.tokenizer is not None and not (ids is None or ids.include(student.tokenizer.ids)):
         raise UserError(
             f"{logits.directory} was made with another tokenizer than that of {student.path}: a "
             "teacher must read the same token ids"

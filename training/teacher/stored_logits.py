@@ -31,6 +31,7 @@ from safetensors import SafetensorError, safe_open
 
 from evo.data.token_shards import Blocks
 from evo.errors import UserError, first_line
+from evo.model.tokenizer_ids import TokenizerIds
 from evo.storage.checksums import Summed, check
 from evo.storage.files import write_whole
 from evo.storage.records import built, parse, reading
@@ -55,7 +56,8 @@ class LogitsSettings:
     Attributes:
         teacher: checkpoint directory of the teacher.
         teacher_hash: hash of the teacher's weights.
-        tokenizer_hash: hash of the teacher's tokenizer; None where it has none.
+        tokenizer_hash: hash of the parts of the teacher's tokenizer; None where it has none.
+        added_tokens: ids of its added tokens, by their texts.
         text: names of the sources.
         text_hash: hash of the blocks.
         blocks: sequences in all.
@@ -71,6 +73,7 @@ class LogitsSettings:
     teacher: str
     teacher_hash: str
     tokenizer_hash: str | None
+    added_tokens: dict[str, int]
     text: list[str]
     text_hash: str
     blocks: int
@@ -81,6 +84,13 @@ class LogitsSettings:
     precision: Literal["float32", "bfloat16"]
     blocks_per_shard: int
     flops: int
+
+    @property
+    def token_ids(self) -> TokenizerIds | None:
+        """What each token id means to the teacher; None where it has no tokenizer."""
+        if self.tokenizer_hash is None:
+            return None
+        return TokenizerIds(self.tokenizer_hash, self.added_tokens)
 
     @property
     def shards(self) -> list[str]:

@@ -214,8 +214,8 @@ def test_a_cut_off_or_foreign_file_is_named(command: str, root: Path, tmp_path: 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("command", "most"),
-    [("report", 60), ("extract", 120), ("compare", 400), ("export", 60), ("search", 80),
-     ("pretrain", 40)],
+    [("report", 12), ("extract", 60), ("compare", 150), ("export", 30), ("search", 40),
+     ("pretrain", 30)],
 )  # fmt: skip
 def test_any_damage_is_named_or_does_no_harm(
     command: str, most: int, root: Path, tmp_path: Path

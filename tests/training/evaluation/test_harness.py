@@ -211,6 +211,16 @@ def lm(directory: Path, **settings: object) -> HarnessModel:
     return HarnessModel(checkpoint.load(directory), **values)
 
 
+def begin_texts(directory: Path) -> None:
+    """Let a checkpoint's tokenizer put a token before every text."""
+    tokenizer = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<|endoftext|> $A",
+        special_tokens=[("<|endoftext|>", tokenizer.token_to_id("<|endoftext|>"))],
+    )
+    tokenizer.save(str(directory / "tokenizer.json"))
+
+
 PAIRS = [Request(q, c) for q, choices, _ in QUESTIONS for c in choices]
 LONG = [Request("import os\n" * n) for n in (1, 5, 200)] + [Request("<|endoftext|>import os")]
 GENERATED = [
@@ -232,12 +242,7 @@ def test_every_kind_of_request(layerwise, begins, winner, tmp_path):
         winner = sized(TEACHER, tmp_path / "winner", channels=96, groups=4, layers=5, neurons=300)
     if begins:
         winner = shutil.copytree(winner, tmp_path / "winner")
-        tokenizer = tokenizers.Tokenizer.from_file(str(winner / "tokenizer.json"))
-        tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-            single="<|endoftext|> $A",
-            special_tokens=[("<|endoftext|>", tokenizer.token_to_id("<|endoftext|>"))],
-        )
-        tokenizer.save(str(winner / "tokenizer.json"))
+        begin_texts(winner)
     reference, ours = Reference(winner), lm(winner)
     assert (ours.tok_encode("import")[0] == ours.eot_token_id) == begins
     found = (
@@ -449,6 +454,19 @@ def test_continuations_that_are_refused(winner):
         lm(winner).loglikelihood([Request("import o", "s")])
     with pytest.raises(UserError, match="a continuation is beyond the model's 256 tokens"):
         lm(winner).loglikelihood([Request("import", " os" * 257)])
+    for context in (" ", "\n\n"):
+        with pytest.raises(UserError, match=r"'x' after white space alone .* puts no BOS before"):
+            lm(winner).loglikelihood([Request(context, "x")])
+
+
+def test_a_context_of_white_space_follows_the_token_that_begins_a_text(winner, tmp_path):
+    """HFLM puts white space at a context's end before the continuation."""
+    directory = shutil.copytree(winner, tmp_path / "winner")
+    begin_texts(directory)
+    ((found, _),) = lm(directory).loglikelihood([Request("  ", "import")])
+    reference = Reference(directory)
+    context, ids = [reference.end], reference.ids("  import")[1:]
+    assert found == pytest.approx(reference.scores(context, ids)[0], abs=1e-3)
 
 
 @pytest.mark.slow  # reads the harness's 14,000 files
