@@ -13,6 +13,7 @@ import ray
 import torch
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util import ActorPool
+from rich.filesize import decimal
 
 from evo.data.token_blocks import sequence_length_of
 from evo.data.token_shards import Blocks
@@ -161,7 +162,7 @@ def _check_room(out: Path, needed: int) -> None:
     free = shutil.disk_usage(out).free
     if needed > free:
         raise UserError(
-            f"{out} has {free / 1e9:.1f} GB of room, and up to {needed / 1e9:.1f} GB are needed: "
+            f"{out} has {decimal(free)} of room, and up to {decimal(needed)} are needed: "
             "give a smaller --top-k, or --dtype float16"
         )
 

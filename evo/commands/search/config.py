@@ -49,9 +49,10 @@ class SearchConfig(Reading):
         multiple_of: widths are multiples of these: channels=64 neurons=64, also layers, groups;
             the teacher's own width is used only where it is one.
         floors: the least widths: layers=4 channels=512, also groups, neurons.
-        expressible_in: hf keeps a search within what `evo export --native` can write, the class of
-            transformers for the teacher's family: uniform spaces, and of a GPT-NeoX channels that
-            are heads' worth, at least as many as its heads have.
+        expressible_in: export refuses a teacher whose networks `evo export` cannot write, litgpt
+            takes it all the same; hf keeps a search within what `evo export --native` can write,
+            the class of transformers for the teacher's family: uniform spaces, and of a GPT-NeoX
+            channels that are heads' worth, at least as many as its heads have.
         spaces: coarse-uniform, coarse-layerwise, fine-uniform, fine-layerwise.
         population: candidates of a generation.
         generations: generations after the first, random one.
@@ -131,7 +132,7 @@ class SearchConfig(Reading):
     cost_length: int | None = None
     multiple_of: list[str] = field(default_factory=list)
     floors: list[str] = field(default_factory=list)
-    expressible_in: Literal["hf"] | None = None
+    expressible_in: Literal["litgpt", "export", "hf"] = "export"
     spaces: list[str] = field(default_factory=lambda: ["coarse-uniform"])
     population: int = 50
     generations: int = 100
@@ -189,10 +190,10 @@ class SearchConfig(Reading):
         for space in self.spaces:
             if space not in SPACES:
                 raise UserError(f"unknown space {space!r}: the spaces are {', '.join(SPACES)}")
-        if self.expressible_in not in (None, "hf"):
-            raise UserError(f"--expressible-in {self.expressible_in}: hf is the only one")
+        if self.expressible_in not in ("litgpt", "export", "hf"):
+            raise UserError(f"--expressible-in {self.expressible_in}: give litgpt, export or hf")
         for space in self.spaces:
-            if self.expressible_in and not space.endswith("uniform"):
+            if self.expressible_in == "hf" and not space.endswith("uniform"):
                 raise UserError(
                     f"--expressible-in {self.expressible_in}: layers of {space} differ in width, "
                     "which no class of transformers can say; give uniform spaces"

@@ -26,7 +26,8 @@ from evo.genome.latency_model import Latencies
 from evo.genome.ranking import Order
 from evo.genome.space import Space
 from evo.genome.width_limits import WidthLimits
-from evo.huggingface.to_config import wants_whole_heads
+from evo.huggingface.export_checkpoint import portable_config
+from evo.huggingface.to_config import native_config, wants_whole_heads
 from evo.model import checkpoint
 from evo.model.checkpoint import Checkpoint
 from evo.model.kl import Divergence
@@ -221,13 +222,17 @@ def _proposals(config: SearchConfig) -> int | None:
 
 
 def _limits(config: SearchConfig, teacher: Checkpoint) -> WidthLimits:
-    if config.expressible_in is None:
-        return config.limits
+    network = teacher.config, teacher.widths
     try:
-        whole_heads = wants_whole_heads(teacher.config)
+        if config.expressible_in == "export":
+            portable_config(*network, tied=teacher.tied)
+        elif config.expressible_in == "hf":
+            native_config(*network, tied=teacher.tied)
+            return replace(config.limits, whole_heads=wants_whole_heads(teacher.config))
     except UserError as error:
-        raise UserError(f"--expressible-in {config.expressible_in}: {error}") from error
-    return replace(config.limits, whole_heads=whole_heads)
+        remedy = "; --expressible-in litgpt searches all the same, for litgpt alone"
+        raise UserError(f"--expressible-in {config.expressible_in}: {error}{remedy}") from error
+    return config.limits
 
 
 def _scoring(config: SearchConfig, teacher: Checkpoint, length: int) -> ScoringSettings:

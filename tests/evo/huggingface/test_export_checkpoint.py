@@ -133,6 +133,46 @@ def test_left_padding(implementation, teacher, tmp_path):
     torch.testing.assert_close(logits[0, 4:], logits_of(winner, prompts[0])[0], **TOLERANCE)
 
 
+@pytest.mark.parametrize("family", ["neox", "llama", "qwen3", "gemma2", "gemma3"])
+@pytest.mark.parametrize("uniform", [True, False])
+def test_packed_documents_do_not_see_each_other(family, uniform, teacher, tmp_path):
+    """Position ids alone say where documents begin, as in transformers' own classes."""
+    winner = cut(teacher(family), tmp_path / "winner", uniform=uniform)
+    _, model = exported(winner, tmp_path / "hf")
+    documents = [tokens(2, length) for length in (5, 1, 12)]
+    ids = torch.cat(documents, dim=1)
+    positions = torch.cat([torch.arange(each.size(1)) for each in documents])[None].expand(2, -1)
+    alone = torch.cat([logits_of(winner, each) for each in documents], dim=1)
+    for settings in ({}, {"use_cache": False}):
+        with torch.inference_mode():
+            logits = model(ids, position_ids=positions, **settings).logits
+        torch.testing.assert_close(logits, alone, **TOLERANCE)
+    with torch.inference_mode():
+        whole = model(ids, position_ids=torch.arange(ids.size(1))[None]).logits
+        assert (whole[:, 6:] - alone[:, 6:]).abs().max() > 1e-4
+    torch.testing.assert_close(whole, logits_of(winner, ids), **TOLERANCE)
+    rows = positions.clone()
+    rows[1] = torch.arange(ids.size(1))  # rows may differ
+    with torch.inference_mode():
+        mixed = model(ids, position_ids=rows).logits
+    torch.testing.assert_close(mixed, torch.stack([alone[0], whole[1]]), **TOLERANCE)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "neox"])
+def test_packed_documents_are_those_of_the_native_class(family, teacher, tmp_path):
+    stored = teacher(family)
+    _, portable = exported(stored, tmp_path / "portable")
+    _, native = exported(stored, tmp_path / "native", native=True)
+    ids = tokens(1, 14)
+    positions = torch.cat([torch.arange(6), torch.arange(8)])[None]
+    with torch.inference_mode():
+        found, expected = (
+            model(ids, position_ids=positions, use_cache=False).logits
+            for model in (portable, native)
+        )
+    torch.testing.assert_close(found, expected, **TOLERANCE)
+
+
 def test_other_ways_to_generate(teacher, tmp_path):
     """Beams, which reorder the cache, and embeddings instead of tokens."""
     winner = cut(teacher("neox"), tmp_path / "winner", uniform=False)

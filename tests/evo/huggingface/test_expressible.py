@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from litgpt.config import Config
+from litgpt.model import GPT
 
 from evo.cli import main
 from evo.commands.search.config import SearchConfig
 from evo.commands.search.driver import search
+from evo.commands.search.inputs import read_inputs
 from evo.errors import UserError
 from evo.genome.bins import Bin
 from evo.genome.cost import PARAMETERS, Architecture
@@ -220,7 +223,7 @@ def test_every_candidate_of_a_search_exports_natively(
         ("neox", ["--spaces", "coarse-layerwise"], "layers of coarse-layerwise differ in width"),
         ("scaled", [], "divides attention scores by the root of the head size (8), not of 32"),
         ("llama-biases", [], "biases only where its channels are a multiple of its heads"),
-        ("neox", ["--expressible-in", "gguf"], "--expressible-in: give one of hf"),
+        ("neox", ["--expressible-in", "gguf"], "--expressible-in: give one of litgpt, export, hf"),
     ],
 )
 def test_refusals(family, given, message, teacher, tmp_path, capsys, monkeypatch):
@@ -236,3 +239,29 @@ def test_refusals(family, given, message, teacher, tmp_path, capsys, monkeypatch
     assert main([*command, "--out", "run", "--expressible-in", "hf", *given]) == 2
     assert message in capsys.readouterr().err
     assert not Path("run").exists()
+
+
+def test_what_no_export_can_say_is_refused_before_the_search(teacher, tmp_path, capsys):
+    """A Falcon shares a norm between attention and MLP, which the modelling file does not."""
+    falcon = Config.from_name(
+        "falcon-7b", n_layer=2, n_embd=32, n_head=4, head_size=8, block_size=64, vocab_size=50,
+        padded_vocab_size=64, intermediate_size=64,
+    )  # fmt: skip
+    checkpoint.save(tmp_path / "falcon", GPT(falcon))
+    np.save(tmp_path / "tokens.npy", np.zeros(200, np.int64))
+    command = ["search", "--teacher", str(tmp_path / "falcon"), "--bins", "40%",
+               "--text", str(tmp_path / "tokens.npy"), "--out", str(tmp_path / "run")]  # fmt: skip
+    assert main(command) == 2
+    assert capsys.readouterr().err == (
+        "evo search: --expressible-in export: no export can say shared_attention_norm True of "
+        "falcon-7b; --expressible-in litgpt searches all the same, for litgpt alone\n"
+    )
+    assert not (tmp_path / "run").exists()
+    config = SearchConfig(
+        teacher=tmp_path / "falcon",
+        text=[str(tmp_path / "tokens.npy")],
+        bins=["40%"],
+        out=tmp_path / "run",
+        expressible_in="litgpt",
+    )
+    assert read_inputs(config).teacher.config.shared_attention_norm

@@ -46,6 +46,10 @@ def changed(directory: Path, to: Path, change: Callable[[dict[str, Any]], object
     return Tokenizer(to)
 
 
+def vocabulary_in_another_order(content: dict[str, Any]) -> None:
+    content["model"]["vocab"] = dict(reversed(content["model"]["vocab"].items()))
+
+
 def merges_as_strings(content: dict[str, Any]) -> None:
     """As `tokenizers` wrote them before version 0.20."""
     merges = content["model"]["merges"]
@@ -68,7 +72,7 @@ def in_a_sequence(content: dict[str, Any]) -> None:
     [
         lambda content: None,
         lambda content: content.update(dict(reversed(content.items()))),
-        lambda content: content["model"].update(vocab=dict(reversed(content["model"]["vocab"].items()))),
+        vocabulary_in_another_order,
         merges_as_strings,
         without_defaults,
         in_a_sequence,
