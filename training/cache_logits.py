@@ -88,7 +88,8 @@ def cache_logits(config: CacheLogitsConfig) -> dict[str, Any]:
         broken = damaged(out, list(known.values()))
         done = {name: shard for name, shard in known.items() if name not in broken}
         missing = [name for name in settings.shards if name not in done]
-        _check_room(out, len(missing) * settings.blocks_per_shard * settings.bytes_per_block)
+        most = min(len(missing) * settings.blocks_per_shard, settings.blocks)  # the last is less
+        _check_room(out, most * settings.bytes_per_block)
         if missing:
             _make(run, done, missing)
     if lost := [name for name in settings.shards if not (out / name).is_file()]:
