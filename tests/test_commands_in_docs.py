@@ -80,7 +80,7 @@ SMALLER = {
     "EleutherAI/pythia-6.9b": "hub/pythia-6.9b",
     "hf:Salesforce/wikitext:wikitext-103-raw-v1:validation": "held-out.txt",
     "hf:nvidia/Nemotron-CC-v2:High-Quality:train": "nemotron.txt",
-    "10B": "8192",
+    "10B": "2048",
     "385M-426M 961M-1.06B 2.64B-2.91B": "40% 60%",
     "385M-426M": "40%",
     "--gpus-per-worker 1": "--gpus-per-worker 0",
@@ -187,7 +187,7 @@ def test_they_run_in_a_fresh_home(home: dict[str, str], tmp_path: Path) -> None:
 
     # The others share that cluster.
     variables["RAY_ADDRESS"] = "127.0.0.1:6379"
-    write_config(tmp_path, tokens="8192")
+    write_config(tmp_path, tokens="2048")
     config = tmp_path / "pretrain.yaml"
     config.write_text(smaller(config.read_text()))
     run("rm -r teachers", tmp_path, variables)
@@ -205,11 +205,11 @@ def test_they_run_in_a_fresh_home(home: dict[str, str], tmp_path: Path) -> None:
     run(smaller(logits), tmp_path, variables)
     (resumed,) = [block for block in blocks("docs/pretraining.md") if "--resume-from" in block]
     long = made.replace("410m-random", "410m").partition("#")[0]
-    run(f"{long} --keep-every 5 --batch-tokens 256", tmp_path, variables)
+    run(f"{long} --keep-every 2 --batch-tokens 256", tmp_path, variables)
     steps = sorted((tmp_path / "runs/410m/checkpoints").glob("step-*"))
     assert len(steps) > 3
-    resumed = smaller(resumed).replace("step-5000", "step-5")
-    resumed = resumed.replace("step-6000", "step-10").replace("step-7000", "step-15")
+    resumed = smaller(resumed).replace("step-5000", "step-2")
+    resumed = resumed.replace("step-6000", "step-4").replace("step-7000", "step-6")
     run(resumed.replace("evo pretrain", "evo pretrain --batch-tokens 256"), tmp_path, variables)
     (harness,) = blocks("docs/evaluation.md")
     harness = harness.replace("MODEL", "runs/410m/model").replace("DIR", "exported")

@@ -161,14 +161,12 @@ def test_rounds_halve_by_validation_nll(undisturbed: SelectConfig) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_killed_on_two_workers_it_is_what_it_is_on_one(
+def test_a_killed_worker_of_two_changes_nothing(
     config: SelectConfig, undisturbed: SelectConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     connect()
     second = summary_of(undisturbed)["finalists"][1]["candidate"]
     run = out_of(config) / "runs" / second
-    kill_driver(select, config, when=lambda: log.last_step(run) >= ENDS[0])
-    assert not (out_of(config) / "summary.json").exists()
     killer = kill_when_logged(run, ENDS[0] + 2, "ray::train_unit")
     run_command(replace(config, workers=2))
     assert not killer.is_alive()
