@@ -15,7 +15,7 @@ PAGES = (
     "training/prepare", "training/train_throughput", "training/distillation",
     "training/training_interruptions", "training/learning_rates", "ends_best/ends_best",
     "ends_best/decay", "ends_best/niches", "ends_best/looks_ahead",
-    "ends_best/halving",
+    "ends_best/halving", "hostile_inputs",
 )  # fmt: skip
 HEAD = """# Benchmarks
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import SearchStrategy
 
 from evo.errors import UserError
+from tests.support.tried import tried
 
 FACTOR = 4
 """So many times as many examples are tried in the slow suite."""
@@ -32,6 +34,7 @@ def holds(check: Callable[..., None], examples: int, *inputs: SearchStrategy[Any
         suppress_health_check=list(HealthCheck),
     )
     configured(given(*inputs)(check))()
+    tried(inspect.stack()[1].function.removeprefix("test_").replace("_", " "), examples)
 
 
 def result_or_refusal(action: Callable[[], Any]) -> Any:
