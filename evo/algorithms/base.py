@@ -155,14 +155,9 @@ class Strategy(ABC):
         ):
             self.improved = self.generation
         self._learn(valid)
-        patience = self.budget.patience
-        if len(scored) < self.budget.population:
-            self.ended = "space exhausted"
-        elif self.generation >= self.budget.generations:
-            self.ended = "budget"
-        elif patience is not None and self.generation - self.improved >= patience:
-            self.ended = "patience"
+        exhausted = len(scored) < self.budget.population
         self.generation += 1
+        self.ended = "space exhausted" if exhausted else self._spent()
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs besides the scored candidates; JSON."""
@@ -180,8 +175,10 @@ class Strategy(ABC):
             state: as `state` gave it then.
             scored: every candidate up to that generation, in any order.
         """
-        self.generation, self.ended = state["generation"], state["ended"]
-        self.improved = state["improved"]
+        self.generation, self.improved = state["generation"], state["improved"]
+        # The budget may be another than when the state was written.
+        ended = state["ended"]
+        self.ended = self._spent() if ended in (None, "budget", "patience") else ended
         self.rng.bit_generator.state = state["rng"]
         self.seen = {candidate.subnet.id for candidate in scored}
         valid = sorted(
@@ -189,6 +186,15 @@ class Strategy(ABC):
         )
         self._bests = self._best_of_niches(valid)
         self._learn(valid)
+
+    def _spent(self) -> str | None:
+        """Which part of the budget is used up; None where there is more of it."""
+        last, patience = self.generation - 1, self.budget.patience
+        if last >= self.budget.generations:
+            return "budget"
+        if patience is not None and last - self.improved >= patience:
+            return "patience"
+        return None
 
     @property
     def chooses(self) -> bool:

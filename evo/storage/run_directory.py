@@ -6,19 +6,48 @@ directory is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import yaml
 
 from evo.errors import UserError
-from evo.storage.files import output_errors, write_whole
+from evo.storage.files import exclusive, output_errors, write_whole
 from evo.storage.records import checked, reading
 
 FILE = "settings.yaml"
 
 Kind = TypeVar("Kind")
+
+Settings = Mapping[str, Any]
+
+HASHES = {
+    "teacher_hash": ("--teacher", "the checkpoint that --teacher names"),
+    "model_hash": ("--model", "the checkpoint that --model names"),
+    "teacher_logits_hash": ("--teacher-logits", "what --teacher-logits names"),
+    "tokenizer_hash": ("--tokenizer", "the tokenizer"),
+    "text_hash": ("--text", "the text that --text names"),
+    "files_hash": ("--text", "the corpus that --text names"),
+    "text_note": ("--text", "the text that --text names"),
+    "order_text_hash": ("--order-text", "the text that --order-text names"),
+    "gate_text_hash": ("--gate-text", "the text that --gate-text names"),
+    "validation_hash": ("--validation-text", "the text that --validation-text names"),
+    "start_hash": ("--start-from", "the run that --start-from names"),
+}
+"""What a recorded hash is of, and the flag that names it. These follow from other settings."""
+
+FLAGS = {
+    "device": "--gpus-per-worker",
+    "steps": "--tokens, in steps,",
+    "blocks": "--tokens, in sequences,",
+    "batch": "--batch-tokens, in sequences,",
+    "warmup_steps": "--warmup, in steps,",
+    "decay_steps": "--decay, in steps,",
+    "text_shares": "--text-weights",
+    "text_tokens": "--text, in tokens,",
+}
+"""The flags of settings that are recorded as what comes of them."""
 
 
 def claim_run(
@@ -26,6 +55,8 @@ def claim_run(
     settings: dict[str, Any],
     *,
     free: tuple[str, ...] = (),
+    growing: Collection[str] = (),
+    reopen: Callable[[Settings, Settings], None] = lambda before, now: None,
     first: Callable[[], None] = lambda: None,
 ) -> bool:
     """Make a run directory, or find it made by the same settings.
@@ -34,6 +65,9 @@ def claim_run(
         directory: of the run.
         settings: resolved, plain values; what the result is a function of, and what is in `free`.
         free: keys that may differ at every start, such as the number of workers.
+        growing: keys that may be changed where what is there is the beginning of what is asked for.
+        reopen: called with the settings before and now where only those differ, and before the new
+            ones are written: refuses, or makes the run an unfinished one.
         first: called before anything is written into a new directory, such as to find a cluster.
 
     Returns:
@@ -45,12 +79,22 @@ def claim_run(
     path = directory / FILE
     if path.is_file():
         before, now = flat(read_settings(directory)), flat(settings)
-        for key in sorted(set(before) | set(now)):
-            if key not in free and before.get(key) != now.get(key):
+        changed = [
+            key
+            for key in sorted({*before, *now}, key=lambda key: (key in HASHES, key in FLAGS, key))
+            if key not in free and before.get(key) != now.get(key)
+        ]
+        for key in changed:
+            if key not in growing:
                 raise UserError(
-                    f"{directory} is a run with other settings: {key} was {before.get(key)!r}, now "
-                    f"it is {now.get(key)!r}; use the same settings, or another --out"
+                    f"{directory} is a run with other settings: "
+                    f"{difference(key, before.get(key), now.get(key))}; "
+                    "give what it was begun with, or another --out"
                 )
+        if changed:
+            with exclusive(directory):
+                reopen(before, now)
+                write_whole(path, yaml.safe_dump(settings, sort_keys=False))
         return True
     with output_errors(directory):
         if directory.is_dir() and not all(map(_is_leftover, directory.iterdir())):
@@ -60,6 +104,33 @@ def claim_run(
         directory.mkdir(parents=True, exist_ok=True)
     write_whole(path, yaml.safe_dump(settings, sort_keys=False))
     return False
+
+
+def difference(key: str, before: Any, now: Any) -> str:
+    """How a recorded setting differs, in the words of the command line.
+
+    Args:
+        key: the setting's name, `part.name` where it is in a part.
+        before: its value when the run began; None where it was left to its default.
+        now: its value now.
+    """
+    if key in HASHES:
+        flag, content = HASHES[key]
+        if before is None or now is None:
+            given = "now it is given" if before is None else "now it is not given"
+            return f"{flag} was {'not ' if before is None else ''}given, {given}"
+        return f"{content} has other content than when the run began"
+    flag = FLAGS.get(key) or f"--{key.rpartition('.')[2].replace('_', '-')}"
+    return f"{flag} was {_typed(before)}, now it is {_typed(now)}"
+
+
+def _typed(value: Any) -> str:
+    """A value as the user types it."""
+    if value is None:
+        return "not given"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _is_leftover(path: Path) -> bool:

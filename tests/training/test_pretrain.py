@@ -329,10 +329,10 @@ def test_another_spelling_or_place_of_the_text_is_the_same_text(
 
 
 def test_other_settings_are_refused(here: PretrainConfig) -> None:
-    with pytest.raises(UserError, match=r"learning_rate was 0\.01, now it is 0\.02"):
+    with pytest.raises(UserError, match=r"--learning-rate was 0\.01, now it is 0\.02"):
         pretrain(replace(here, learning_rate=0.02))
     other = tiny_checkpoints.text(here.out.parent / "other.npy", seed=5)
-    with pytest.raises(UserError, match="text_hash was"):
+    with pytest.raises(UserError, match="the text that --text names has other content"):
         pretrain(replace(here, text=other))
 
 

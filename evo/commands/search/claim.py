@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from evo.commands.search.config import FREE
 from evo.commands.search.inputs import SearchInputs
+from evo.errors import UserError
 from evo.genome.latency_model import FILE as LATENCIES
 from evo.search import warm_start
-from evo.storage.run_directory import claim_run
+from evo.search.run_files import SUMMARY
+from evo.storage.files import output_errors
+from evo.storage.records import read_json
+from evo.storage.run_directory import Settings, claim_run, difference
+
+BUDGET = ("generations", "patience")
+"""With more of these, a run goes on as if they had been asked for at once."""
 
 
 def claim(inputs: SearchInputs, first: Callable[[], None] = lambda: None) -> bool:
@@ -27,12 +37,46 @@ def claim(inputs: SearchInputs, first: Callable[[], None] = lambda: None) -> boo
         UserError: the directory holds something else, or a run with other settings.
     """
     out = inputs.config.out
-    resumed = claim_run(out, _settings(inputs), free=FREE, first=first)
+    resumed = claim_run(
+        out,
+        _settings(inputs),
+        free=FREE,
+        growing=BUDGET,
+        reopen=partial(_reopen, out),
+        first=first,
+    )
     if inputs.starts and not (out / warm_start.FILE).is_file():
         warm_start.save(inputs.starts, out / warm_start.FILE)
     if inputs.latencies and not (out / LATENCIES).is_file():
         inputs.latencies.save(out / LATENCIES)
     return resumed
+
+
+def _reopen(run: Path, before: Settings, now: Settings) -> None:
+    """Make a run that may have finished an unfinished one, as its searches are to go on.
+
+    Summary and winners go before the new settings are written: whenever this is cut off, no winner
+    stands for more generations than it was found in.
+
+    Raises:
+        UserError: a search has gone on for longer than is asked for now.
+    """
+    for path in sorted(run.glob("searches/*/state.json")):
+        done = read_json(path, dict[str, Any])["generation"] - 1
+        for key in BUDGET:
+            asked = now[key]
+            if before[key] != asked and asked is not None and done > asked:
+                raise UserError(
+                    f"{run}: {difference(key, before[key], asked)}, and {path.parent.name} has "
+                    f"gone on for {done} generations: give at least {done}, or another --out"
+                )
+    with output_errors(run):
+        (run / SUMMARY).unlink(missing_ok=True)
+        for winner in run.glob("searches/*/winner"):
+            gone = winner.with_name(".winner.old.tmp")
+            shutil.rmtree(gone, ignore_errors=True)
+            winner.rename(gone)  # whole or not at all
+            shutil.rmtree(gone)
 
 
 def _settings(inputs: SearchInputs) -> dict[str, Any]:

@@ -238,7 +238,7 @@ def test_a_finished_corpus_is_checked_and_mended(
     assert prepare(config) == first
     (config.out / "00003.arrow").write_bytes(b"damaged")
     (config.out / "00004.arrow").unlink()
-    with pytest.raises(UserError, match="sequence_length was None, now it is 16"):
+    with pytest.raises(UserError, match="--sequence-length was not given, now it is 16"):
         prepare(replace(config, sequence_length=16))
     assert prepare(config) == first
     assert np.array_equal(read(config.out), expected)

@@ -29,11 +29,11 @@ def test_an_empty_directory_will_do(tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"population": 51}, "population was 50, now it is 51"),
-        ({"bins": ["50%", "25%"]}, r"bins was \['25%', '50%'\], now it is \['50%', '25%'\]"),
-        ({"patience": 3}, "patience was None, now it is 3"),
-        ({"rate": 2e-5}, "rate was 1e-05, now it is 2e-05"),
-        ({"dtype": "bfloat16"}, "dtype was None, now it is 'bfloat16'"),
+        ({"population": 51}, "--population was 50, now it is 51"),
+        ({"bins": ["50%", "25%"]}, r"--bins was 25% 50%, now it is 50% 25%"),
+        ({"patience": 3}, "--patience was not given, now it is 3"),
+        ({"rate": 2e-5}, "--rate was 1e-05, now it is 2e-05"),
+        ({"dtype": "bfloat16"}, "--dtype was not given, now it is bfloat16"),
     ],
 )
 def test_other_settings_are_refused_with_the_difference(tmp_path, change, named):
@@ -47,7 +47,7 @@ def test_free_settings_may_differ(tmp_path):
     claim_run(tmp_path, SETTINGS, free=("workers", "teacher"))
     changed = SETTINGS | {"workers": None, "teacher": "/elsewhere"}
     assert claim_run(tmp_path, changed, free=("workers", "teacher"))
-    with pytest.raises(UserError, match="workers was 2, now it is None"):
+    with pytest.raises(UserError, match="--workers was 2, now it is not given"):
         claim_run(tmp_path, changed, free=("teacher",))
 
 

@@ -260,8 +260,8 @@ def test_what_does_not_fit_is_refused(
     for changes, message in (
         ({"top_k": 60}, "whole vocabulary of 60"),
         ({"top_k": 0}, "--top-k 0"),
-        ({"teacher": other}, "run with other settings: teacher_hash was"),
-        ({"text": str(tmp_path / "changed.npy")}, "text_hash was"),
+        ({"teacher": other}, "the checkpoint that --teacher names has other content"),
+        ({"text": str(tmp_path / "changed.npy")}, "the text that --text names has other content"),
         ({"dtype": "float16"}, "other settings"),
     ):
         with pytest.raises(UserError, match=message):

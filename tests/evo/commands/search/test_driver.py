@@ -307,7 +307,7 @@ def test_a_run_that_was_begun_before_there_were_these_settings_is_the_same_run(
         yaml.safe_dump(recorded | {"out": str(tmp_path / "run")})
     )
     assert len(search(settings(tmp_path / "run"))["searches"]) == 8
-    with pytest.raises(UserError, match="proposals was None, now it is 16"):
+    with pytest.raises(UserError, match="--proposals was not given, now it is 16"):
         search(settings(tmp_path / "run", proposals=16))
 
 
@@ -322,9 +322,9 @@ def test_another_spelling_or_place_of_the_text_is_the_same_text(
         assert len(search(settings(reference, text=same))["searches"]) == 8
         assert len(search(settings(reference, text=[same], order_text=None))["searches"]) == 8
     np.save(tmp_path / "other.npy", np.load(text)[::-1])
-    with pytest.raises(UserError, match="text_hash was"):
+    with pytest.raises(UserError, match="the text that --text names has other content"):
         search(settings(reference, text=str(tmp_path / "other.npy")))
-    with pytest.raises(UserError, match="order_text_hash was"):
+    with pytest.raises(UserError, match="the text that --order-text names has other content"):
         search(settings(reference, order_text=str(tmp_path / "other.npy")))
 
 
