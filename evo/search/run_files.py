@@ -31,6 +31,7 @@ class Settled(TypedDict):
 
     niches: NotRequired[Literal["layers"] | None]
     proposals: NotRequired[Annotated[int, Ge(1), Le(LARGEST)] | None]
+    spaces: NotRequired[list[str]]
     gate_text: NotRequired[str | None]
     micro_batch: NotRequired[Annotated[int, Ge(1), Le(LARGEST)] | None]
 

@@ -86,11 +86,7 @@ def claim_run(
         ]
         for key in changed:
             if key not in growing:
-                raise UserError(
-                    f"{directory} is a run with other settings: "
-                    f"{difference(key, before.get(key), now.get(key))}; "
-                    "give what it was begun with, or another --out"
-                )
+                raise other_setting(directory, key, before, now)
         if changed:
             with exclusive(directory):
                 reopen(before, now)
@@ -104,6 +100,22 @@ def claim_run(
         directory.mkdir(parents=True, exist_ok=True)
     write_whole(path, yaml.safe_dump(settings, sort_keys=False))
     return False
+
+
+def other_setting(directory: Path, key: str, before: Settings, now: Settings) -> UserError:
+    """The refusal of a run that was begun with another setting.
+
+    Args:
+        directory: of the run.
+        key: the setting that differs.
+        before: the settings with which the run began, flat.
+        now: those that are asked for.
+    """
+    return UserError(
+        f"{directory} is a run with other settings: "
+        f"{difference(key, before.get(key), now.get(key))}; "
+        "give what it was begun with, or another --out"
+    )
 
 
 def difference(key: str, before: Any, now: Any) -> str:

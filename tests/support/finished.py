@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from evo.commands.search.summary import conclude
 from evo.genome.ranking import Order
 from evo.genome.subnet import Subnet
 from evo.model.importance import importance_by_activation
+from evo.model.layer_sensitivity import layer_sensitivity
 from evo.search.search import Search
 from evo.search.shard_score import ShardScore
 from tests.support import tiny_checkpoints
@@ -29,41 +31,44 @@ from workers.scoring.scorer import Scorer
 LENGTH = 40
 
 
-def search_config(root: Path, teacher: Path, generations: int = 2) -> SearchConfig:
+def search_config(root: Path, teacher: Path, **changes: Any) -> SearchConfig:
     """The settings of the run in a directory."""
-    return SearchConfig(
-        teacher=teacher,
-        text=str(root / "tokens.npy"),
-        bins=["40%"],
-        spaces=["coarse-uniform", "fine-layerwise"],
-        out=root / "run",
-        population=5,
-        generations=generations,
-        seed=3,
-        order="activation",
-        sequence_length=LENGTH,
-    )
+    given: dict[str, Any] = {
+        "teacher": teacher,
+        "text": str(root / "tokens.npy"),
+        "bins": ["40%"],
+        "spaces": ["coarse-uniform", "fine-layerwise"],
+        "out": root / "run",
+        "population": 5,
+        "generations": 2,
+        "seed": 3,
+        "order": "activation",
+        "sequence_length": LENGTH,
+    }
+    return SearchConfig(**given | changes)
 
 
 def searched(
-    root: Path, teacher: Path, *, generations: int = 2, stop_after: int | None = None
+    root: Path, teacher: Path, *, stop_after: int | None = None, **changes: Any
 ) -> SearchConfig:
-    """Search a teacher in two spaces; the run is in `run` of the directory.
+    """Search a teacher, in two spaces by default; the run is in `run` of the directory.
 
     Args:
         root: directory of the text and the run.
         teacher: a teacher of 112 tokens.
-        generations: how many the searches have.
-        stop_after: generations after which they are left unfinished.
+        stop_after: generations after which the searches are left unfinished.
+        changes: other settings.
     """
     np.save(root / "tokens.npy", np.random.default_rng(0).integers(0, 112, 16 * LENGTH))
-    config = search_config(root, teacher, generations)
+    config = search_config(root, teacher, **changes)
     run = read_inputs(config)
     claim(run)
     cut = run.teacher
     scorer = Scorer(cut, run.blocks, config.scoring)
     importance = importance_by_activation(cut.model(), run.order_text.blocks)
-    Order.by_importance(**vars(importance)).save(config.out / "order.npz")
+    order = Order.by_importance(**vars(importance))
+    sensitivity = layer_sensitivity(cut.model(), order, run.order_text.blocks)
+    replace(order, sensitivity=sensitivity).save(config.out / "order.npz")
     searches = searches_of(run, order_of(run), None)
 
     def score(search: Search, subnet: Subnet, shard: int) -> ShardScore:

@@ -17,10 +17,14 @@ from evo.search import warm_start
 from evo.search.run_files import SUMMARY
 from evo.storage.files import output_errors
 from evo.storage.records import read_json
-from evo.storage.run_directory import Settings, claim_run, difference
+from evo.storage.run_directory import Settings, claim_run, difference, other_setting
+from training.selection.config import default_out
 
 BUDGET = ("generations", "patience")
-"""With more of these, a run goes on as if they had been asked for at once."""
+STUDY = ("bins", "spaces")
+GATES = ("gate_text", "gate_text_hash")
+"""With more of these, a run goes on as if they had been asked for at once. The first fine space
+brings a text of gradients."""
 
 
 def claim(inputs: SearchInputs, first: Callable[[], None] = lambda: None) -> bool:
@@ -41,8 +45,8 @@ def claim(inputs: SearchInputs, first: Callable[[], None] = lambda: None) -> boo
         out,
         _settings(inputs),
         free=FREE,
-        growing=BUDGET,
-        reopen=partial(_reopen, out),
+        growing=(*BUDGET, *STUDY, *GATES),
+        reopen=partial(_reopen, inputs),
         first=first,
     )
     if inputs.starts and not (out / warm_start.FILE).is_file():
@@ -52,15 +56,37 @@ def claim(inputs: SearchInputs, first: Callable[[], None] = lambda: None) -> boo
     return resumed
 
 
-def _reopen(run: Path, before: Settings, now: Settings) -> None:
+def _reopen(inputs: SearchInputs, before: Settings, now: Settings) -> None:
     """Make a run that may have finished an unfinished one, as its searches are to go on.
 
     Summary and winners go before the new settings are written: whenever this is cut off, no winner
     stands for more generations than it was found in.
 
     Raises:
-        UserError: a search has gone on for longer than is asked for now.
+        UserError: what is there is not the beginning of what is asked for now.
     """
+    run = inputs.config.out
+    _refuse_shorter(run, before, now)
+    _refuse_fewer(inputs, before, now)
+    is_longer = any(before[key] != now[key] for key in BUDGET)
+    for bin in before["bins"]:
+        train_off = default_out(run, bin)
+        if train_off.exists() and (is_longer or set(before["spaces"]) != set(now["spaces"])):
+            raise UserError(
+                f"{train_off} is a train-off of the candidates that were there: remove it to "
+                "search on, and run it again"
+            )
+    with output_errors(run):
+        (run / SUMMARY).unlink(missing_ok=True)
+        for winner in run.glob("searches/*/winner") if is_longer else ():
+            gone = winner.with_name(".winner.old.tmp")
+            shutil.rmtree(gone, ignore_errors=True)
+            winner.rename(gone)  # whole or not at all
+            shutil.rmtree(gone)
+
+
+def _refuse_shorter(run: Path, before: Settings, now: Settings) -> None:
+    """Refuse a budget that a search has used up already."""
     for path in sorted(run.glob("searches/*/state.json")):
         done = read_json(path, dict[str, Any])["generation"] - 1
         for key in BUDGET:
@@ -70,13 +96,27 @@ def _reopen(run: Path, before: Settings, now: Settings) -> None:
                     f"{run}: {difference(key, before[key], asked)}, and {path.parent.name} has "
                     f"gone on for {done} generations: give at least {done}, or another --out"
                 )
-    with output_errors(run):
-        (run / SUMMARY).unlink(missing_ok=True)
-        for winner in run.glob("searches/*/winner"):
-            gone = winner.with_name(".winner.old.tmp")
-            shutil.rmtree(gone, ignore_errors=True)
-            winner.rename(gone)  # whole or not at all
-            shutil.rmtree(gone)
+
+
+def _refuse_fewer(inputs: SearchInputs, before: Settings, now: Settings) -> None:
+    """Refuse bins or spaces that are taken out, and others that would change those there are."""
+    run = inputs.config.out
+    for key in STUDY:
+        if not set(before[key]) <= set(now[key]):
+            raise UserError(
+                f"{run}: {difference(key, before[key], now[key])}: {key} are added to a run, never "
+                "taken out; name all of them, or another --out"
+            )
+    if any(space.startswith("fine") for space in before["spaces"]):
+        for key in GATES:
+            if before[key] != now[key]:
+                raise other_setting(run, key, before, now)
+    is_larger = any(set(before[key]) != set(now[key]) for key in STUDY)
+    if is_larger and inputs.scoring.device != "cpu" and inputs.config.micro_batch is None:
+        raise UserError(
+            f"{run}: --micro-batch {before['micro_batch']} was found for the bins and spaces that "
+            "were there: give it, too, to add others"
+        )
 
 
 def _settings(inputs: SearchInputs) -> dict[str, Any]:

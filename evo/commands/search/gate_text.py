@@ -20,15 +20,16 @@ logger = logging.getLogger("evo.search")
 
 
 def gate_text(config: SearchConfig) -> str | None:
-    """The text of gradients, None for none: as when the search was begun, where the user does not
-    say.
+    """The text of gradients, None for none: as when the first fine space was begun, where the user
+    does not say.
 
     Raises:
         UserError: a data set that cannot be opened, or settings that cannot be read.
     """
     if config.gate_text is not None:
         return pin_optional(config.gate_text, config.out, "gate_text") if config.gates else None
-    if (settled := read_settled(config.out)) is not None:
+    settled = read_settled(config.out)
+    if settled is not None and any(name.startswith("fine") for name in settled.get("spaces", ())):
         return settled.get("gate_text")
     return REST if config.can_gate and config.max_tokens is not None else None
 

@@ -131,7 +131,13 @@ class SearchInputs:
         )
 
     def space(self, name: str, bin: Bin, order: Order) -> Space:
-        """One of the spaces, with a bin of its own."""
+        """One of the spaces, with a bin of its own.
+
+        What thinning each layer costs is measured for layer-wise spaces: others do without, so that
+        they search alike whether there are such spaces beside them or not.
+        """
+        if not name.endswith("layerwise"):
+            order = replace(order, sensitivity=None)
         return _space(self.config, self.teacher, self.limits, name, bin, order)
 
 

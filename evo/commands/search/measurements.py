@@ -24,18 +24,20 @@ SIZE_SAMPLES = 32
 def order_of(inputs: SearchInputs) -> Order:
     """The order of a run, ranked when it is first asked for, then kept in the run directory."""
     path, kind = inputs.config.out / "order.npz", inputs.config.order
-    if not path.is_file():
+    order = Order.load(path) if path.is_file() else None
+    if order is None:
         if kind != "index":
             logger.info("ranking the teacher's parts by %s", kind)
         order = rank(inputs.ranking, kind)
-        if inputs.needs_sensitivity:
-            logger.info("measuring what thinning each layer costs")
-            sensitivity = measure_sensitivity(inputs.ranking, kind, order)
-            order = replace(order, sensitivity=sensitivity)
-        order.save(path)
-    order = Order.load(path)
-    if order.dimensions != inputs.teacher.architecture.dimensions:
+    elif order.dimensions != inputs.teacher.architecture.dimensions:
         raise UserError(f"{path} is the order of another teacher: remove it to rank anew")
+    lacks_sensitivity = inputs.needs_sensitivity and order.sensitivity is None
+    if lacks_sensitivity:
+        logger.info("measuring what thinning each layer costs")
+        sensitivity = measure_sensitivity(inputs.ranking, kind, order)
+        order = replace(order, sensitivity=sensitivity)
+    if lacks_sensitivity or not path.is_file():
+        order.save(path)
     return order
 
 

@@ -98,7 +98,7 @@ def export(root: Path, out: Path) -> str:
 def resume_search(root: Path, out: Path) -> str:
     """What `evo search` does before it scores."""
     teacher = Path((root / "teacher").read_text())
-    config = finished.search_config(root / "unfinished", teacher, 3)
+    config = finished.search_config(root / "unfinished", teacher, generations=3)
     try:
         inputs = read_inputs(config)
         claim(inputs)

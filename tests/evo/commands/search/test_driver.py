@@ -257,6 +257,22 @@ def test_one_worker_gives_the_same_history_as_two(
     assert_same(tmp_path / "run", reference)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_bins_and_spaces_that_are_added_search_as_if_asked_for_at_once(
+    reference: Path, settings: Callable, tmp_path: Path
+) -> None:
+    """With gradients of gates and the sensitivity of layers, which the first space does without."""
+    out = tmp_path / "run"
+    search(settings(out, bins=["40%"], spaces=["coarse-uniform"]))
+    assert read_settings(out)["gate_text"] is None
+    search(settings(out))
+    one, other = histories(out), histories(reference)
+    assert list(one) == list(other)
+    for name, frame in one.items():
+        pd.testing.assert_frame_equal(frame, other[name], check_exact=True)
+
+
 def worker_processes() -> list[int]:
     found = []
     for process in psutil.Process().children(recursive=True):
