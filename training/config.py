@@ -17,6 +17,9 @@ POSITIVE = (
     "tokens", "validation_tokens", "batch_tokens", "learning_rate", "validate_every",
     "checkpoint_every", "micro_batch", "temperature", "top_k", "gradient_clip", "shuffle_tokens",
 )  # fmt: skip
+WARMUP = 0.02
+"""The default share of the steps in which the learning rate rises."""
+
 NOT_NEGATIVE = ("alpha", "beta", "weight_decay", "seed", "gpus_per_worker")
 
 
@@ -63,7 +66,8 @@ class TrainingConfig(Reading):
         micro_batch: sequences that run through the model at once; by default as many as fit in
             half a GiB of activations on the CPU, and 8 GiB on a GPU.
         precision: dtype of matrix products; by default bfloat16 on GPUs, float32 on the CPU.
-        warmup: share of the steps in which the learning rate rises.
+        warmup: share of the steps in which the learning rate rises; from 1 on, their number; by
+            default 0.02, and for a run that is there as it was begun with.
         decay: share of the steps in which the learning rate falls, of a wsd schedule.
         weight_decay: AdamW's, on matrices only.
         gradient_clip: the largest norm of the gradient.
@@ -99,7 +103,7 @@ class TrainingConfig(Reading):
     gpus_per_worker: float | None = None
     micro_batch: int | None = None
     precision: Literal["float32", "bfloat16"] | None = None
-    warmup: float = 0.02
+    warmup: float | None = None
     decay: float = 0.2
     weight_decay: float = 0.1
     gradient_clip: float = 1.0
@@ -116,12 +120,16 @@ class TrainingConfig(Reading):
             raise UserError("--alpha 0 --beta 0 leaves no loss: make one of them more than 0")
         if self.top_k is not None and not distils:
             raise UserError("--top-k is of a teacher's tokens: name a --teacher")
-        if not 0 <= self.warmup < 1:
-            raise UserError(f"--warmup {self.warmup}: it is a share of the steps, 0 to below 1")
-        if not 0 < self.decay <= 1 - self.warmup:
+        warmup = WARMUP if self.warmup is None else self.warmup
+        if not (0 <= warmup < 1 or warmup == int(warmup) >= 1):
+            raise UserError(
+                f"--warmup {warmup}: it is a share of the steps, 0 to below 1, or their number"
+            )
+        left = 1 - warmup if warmup < 1 else 1.0
+        if not 0 < self.decay <= left:
             raise UserError(
                 f"--decay {self.decay}: it is a share of the steps, above 0 and at most the "
-                f"{1 - self.warmup:g} that --warmup leaves"
+                f"{left:g} that --warmup leaves"
             )
         if self.sequence_length is not None and self.sequence_length < 2:
             raise UserError(
@@ -145,7 +153,8 @@ class PretrainConfig(TrainingConfig):
         out: run directory. Started again with the same settings, a run goes on where it was.
         schedule: how the learning rate falls after the warm-up: as a cosine; or not before the last
             --decay of the steps, and then linearly (wsd: warm-up, stable, decay). Both end at a
-            tenth of the peak.
+            tenth of the peak. A wsd run keeps the checkpoint before the decay, from which the same
+            command with more --tokens goes on.
         workers: number of workers that train in parallel, always on the same batches; by default
             one per GPU, or one.
         threads: threads of each worker on the CPU; by default the cores divided by the workers.

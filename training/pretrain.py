@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from typing import Any
 
 from evo.errors import UserError
@@ -18,8 +19,9 @@ from training.logs.log_tail import Watcher, log_tail
 from training.logs.loggers import open_loggers
 from training.logs.progress import ProgressDisplay
 from training.loop.loop import Stopped
-from training.run_directory import CHECKPOINTS, FREE, RESULT, STOP, SUMMARY
+from training.run_directory import CHECKPOINTS, FREE, RESULT, STOP, SUMMARY, checkpoints_of
 from training.setup.launch import launch_on_ray_train
+from training.setup.longer_run import GROWING, as_begun, reopen
 from training.setup.older_checkpoint import take_over_log
 from training.setup.training_run import Launch, TrainingRun, open_run
 
@@ -48,10 +50,17 @@ def pretrain(
         KeyboardInterrupt: the run was ended by a signal; at a SIGTERM there is a checkpoint, where
             one could be written within `grace`.
     """
-    run = open_run(config)
+    run = open_run(as_begun(config))
     directory, settings = run.directory, run.settings
     on_cluster = launch is launch_on_ray_train
-    claim_run(directory, run.recorded, free=FREE, first=connect if on_cluster else lambda: None)
+    claim_run(
+        directory,
+        run.recorded,
+        free=FREE,
+        growing=GROWING,
+        reopen=partial(reopen, directory),
+        first=connect if on_cluster else lambda: None,
+    )
     with exclusive(directory):
         if (directory / SUMMARY).is_file():
             print(f"{directory} is finished: nothing is left to do")
@@ -90,6 +99,18 @@ def finish(run: TrainingRun) -> dict[str, Any]:
     summary = {"steps": last["step"]} | {name: last[name] for name in SUMMARISED if name in last}
     summary["settings"] = run.recorded
     write_whole(directory / SUMMARY, dumps(summary, indent=2) + "\n")
-    if not run.keep.after_the_end:
-        shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
+    _remove_checkpoints(run)
     return summary
+
+
+def _remove_checkpoints(run: TrainingRun) -> None:
+    """Remove the checkpoints that are not to stay after the end, and what Ray keeps beside them."""
+    stay = [
+        path for step, path in checkpoints_of(run.directory).items() if run.keep.after_the_end(step)
+    ]
+    checkpoints = run.directory / CHECKPOINTS
+    for path in checkpoints.iterdir() if stay else ():
+        if path not in stay:
+            shutil.rmtree(path, ignore_errors=True)
+    if not stay:
+        shutil.rmtree(checkpoints, ignore_errors=True)

@@ -35,9 +35,7 @@ from evo.model import checkpoint
 from evo.storage.files import output_errors
 from training.logs import log
 from training.loop.train_state import TrainState
-from training.run_directory import CHECKPOINTS, RESULT
-
-PREFIX = "step-"
+from training.run_directory import RESULT, checkpoint_of, checkpoints_of, step_of
 
 COUNTERS = ("seconds", "skipped", "skipped_in_a_row")
 
@@ -50,8 +48,8 @@ def commit(state: TrainState) -> None:
     Raises:
         UserError: the checkpoint cannot be written.
     """
-    checkpoints = state.job.directory / CHECKPOINTS
-    directory = checkpoints / f"{PREFIX}{state.step}"
+    directory = checkpoint_of(state.job.directory, state.step)
+    checkpoints = directory.parent
     temporary = checkpoints / f".{directory.name}.tmp"
     with output_errors(directory):
         if state.process.rank == 0:
@@ -70,8 +68,8 @@ def commit(state: TrainState) -> None:
                 shutil.rmtree(directory)
             temporary.rename(directory)
             keep = state.job.keep
-            for old in _committed(checkpoints)[: -keep.last]:
-                if not keep.for_good(_step(old)):
+            for step, old in list(checkpoints_of(state.job.directory).items())[: -keep.last]:
+                if not keep.for_good(step):
                     shutil.rmtree(old)
 
 
@@ -81,16 +79,16 @@ def resume(state: TrainState) -> None:
     Raises:
         UserError: the checkpoint cannot be read.
     """
-    checkpoints = state.job.directory / CHECKPOINTS
+    run = state.job.directory
     # The first worker decides for all, as a shared file system may show each something else.
-    last = [_step(path) for path in _committed(checkpoints)[-1:]] if state.process.rank == 0 else []
-    step = int(state.sum_over_workers(torch.tensor([sum(last)], dtype=torch.float64)).item())
-    directory = checkpoints / f"{PREFIX}{step}"
+    last = max(checkpoints_of(run), default=0) if state.process.rank == 0 else 0
+    step = int(state.sum_over_workers(torch.tensor([last], dtype=torch.float64)).item())
+    directory = checkpoint_of(run, step)
     if step == 0:
         if state.job.resume_from is None:
             return
         directory = state.job.resume_from
-        step = _step(directory)
+        step = step_of(directory) or 0
     weight_decays = [group["weight_decay"] for group in state.optimizer.param_groups]
     saved = _tensors(state)
     with _checkpoint_errors(f"cannot read {directory}"):
@@ -133,20 +131,6 @@ def _tensors(state: TrainState) -> dict[str, Any]:
     model, optimizer = get_state_dict(state.model, state.optimizer)
     counters = {name: getattr(state, name) for name in COUNTERS} | {"seconds": state.elapsed()}
     return {"model": model, "optimizer": optimizer, **counters}
-
-
-def _committed(checkpoints: Path) -> list[Path]:
-    """The checkpoints of a run by their steps."""
-    found = checkpoints.glob(f"{PREFIX}*")
-    return sorted((path for path in found if _is_numbered(path)), key=_step)
-
-
-def _is_numbered(directory: Path) -> bool:
-    return directory.name.removeprefix(PREFIX).isdecimal()
-
-
-def _step(directory: Path) -> int:
-    return int(directory.name.removeprefix(PREFIX))
 
 
 @contextmanager

@@ -34,19 +34,20 @@ class Keep:
     Attributes:
         last: number of the last ones.
         every: steps from one that is kept for good to the next; None: none is.
+        trunk: the step before the learning rate falls, kept for good; None: it falls all along.
     """
 
     last: int = 1
     every: int | None = None
+    trunk: int | None = None
 
     def for_good(self, step: int) -> bool:
         """Whether the checkpoint of a step is never removed."""
-        return self.every is not None and step % self.every == 0
+        return step == self.trunk or (self.every is not None and step % self.every == 0)
 
-    @property
-    def after_the_end(self) -> bool:
-        """Whether checkpoints stay when the run has ended."""
-        return self.last > 1 or self.every is not None
+    def after_the_end(self, step: int) -> bool:
+        """Whether the checkpoint of a step stays when the run has ended."""
+        return self.last > 1 or self.every is not None or step == self.trunk
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,10 @@ from typing import Any
 
 from evo.errors import UserError
 from evo.storage.files import write_whole
-from evo.storage.run_directory import read_settings
+from evo.storage.run_directory import difference, read_settings
 from evo.storage.strict_json import dumps
 from training.logs import log
-
-PREFIX = "step-"
+from training.run_directory import step_of
 
 SAME = ("model_hash", "batch", "sequence_length")
 """Recorded settings that both runs have in common: else the state or its step mean nothing."""
@@ -28,16 +27,17 @@ def check_older(checkpoint: Path, recorded: dict[str, Any], steps: int) -> None:
     Raises:
         UserError: it cannot.
     """
-    flag, number = f"--resume-from {checkpoint}", checkpoint.name.removeprefix(PREFIX)
-    if not number.isdecimal() or not (checkpoint / ".metadata").is_file():
+    flag, step = f"--resume-from {checkpoint}", step_of(checkpoint)
+    if step is None or not (checkpoint / ".metadata").is_file():
         raise UserError(f"{flag}: it is no checkpoint of a run: give RUN/checkpoints/step-N")
     before = read_settings(run_of(checkpoint))
     for name in SAME:
         if before.get(name) != recorded[name]:
             raise UserError(
-                f"{flag}: that run had another {name} ({before.get(name)}, here {recorded[name]})"
+                f"{flag}, a run's with other settings: "
+                f"{difference(name, before.get(name), recorded[name])}"
             )
-    if int(number) >= steps:
+    if step >= steps:
         raise UserError(f"{flag}: this run has only {steps} steps: give more --tokens")
 
 
@@ -52,6 +52,6 @@ def take_over_log(checkpoint: Path, run: Path) -> None:
     Raises:
         UserError: the other run's log is damaged, or this one cannot be written.
     """
-    step = int(checkpoint.name.removeprefix(PREFIX))
-    rows = [row for row in log.rows(run_of(checkpoint)) if row["step"] <= step]
+    last = step_of(checkpoint) or 0
+    rows = [row for row in log.rows(run_of(checkpoint)) if row["step"] <= last]
     write_whole(run / log.LOG, "".join(dumps(row) + "\n" for row in rows))

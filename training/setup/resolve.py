@@ -7,7 +7,7 @@ from typing import Literal
 
 from evo.errors import UserError
 from evo.genome.cost import parameters
-from training.config import PretrainConfig
+from training.config import WARMUP, PretrainConfig
 from training.loop.flops import training_flops
 from training.loop.run_settings import (
     RunSettings,
@@ -33,13 +33,16 @@ def resolve(config: PretrainConfig, inputs: Inputs, device: Literal["cpu", "cuda
         device: kind of device.
 
     Raises:
-        UserError: the stored logits have fewer tokens than `--top-k`.
+        UserError: the stored logits have fewer tokens than `--top-k`, or the warm-up has no end.
     """
     student, length = inputs.student, inputs.text.sequence_length
     batch = max(1, (config.batch_tokens or default_batch_tokens(config.tokens)) // length)
     steps = ceil(config.tokens / (batch * length))
     width = student.widths.channels * student.widths.layers
-    warmup_steps = round(config.warmup * steps)
+    warmup = WARMUP if config.warmup is None else config.warmup
+    warmup_steps = int(warmup) if warmup >= 1 else round(warmup * steps)
+    if warmup_steps >= steps:
+        raise UserError(f"--warmup {warmup_steps}: the run has only {steps} steps")
     decay_steps = steps - warmup_steps
     if config.schedule == "wsd":
         decay_steps = min(decay_steps, max(1, round(config.decay * steps)))

@@ -144,7 +144,9 @@ class TrainingRun:
     @property
     def keep(self) -> Keep:
         """Which checkpoints are kept."""
-        return Keep(self.config.keep_checkpoints, self.config.keep_every)
+        settings = self.settings
+        trunk = settings.steps - settings.decay_steps if settings.schedule == "wsd" else None
+        return Keep(self.config.keep_checkpoints, self.config.keep_every, trunk)
 
     @property
     def resume_from(self) -> Path | None:

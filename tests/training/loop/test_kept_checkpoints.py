@@ -48,7 +48,7 @@ def assert_same(one: Path, other: Path) -> None:
 def test_the_last_ones_and_every_nth_are_kept(whole: PretrainConfig) -> None:
     assert kept(whole.out) == [5, 10, 12]
     assert Keep() == Keep(1, None)
-    assert not Keep().after_the_end
+    assert not Keep().after_the_end(12)
 
 
 def test_by_default_none_is_left_at_the_end(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_another_run_begins_from_an_older_one(whole: PretrainConfig, tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_tokens": 34}, "that run had another batch"),
+        ({"batch_tokens": 34}, "--batch-tokens, in sequences, was 4, now it is 2"),
         ({"tokens": 3 * 68}, "this run has only 3 steps"),
         ({"resume_from": Path("nowhere/step-5")}, "it is no checkpoint"),
     ],
