@@ -72,5 +72,5 @@ def refuse_throw_away(out: Path) -> None:
     if THROW_AWAY in directory.parts:
         raise UserError(
             f"--out {out} lies in Ray's copy of the working directory, which is deleted with the "
-            f"job: give a path that all nodes share, such as {Path.home() / directory.name}"
+            f"job: give a path that all nodes share, such as /shared/{directory.name}"
         )

@@ -6,7 +6,6 @@ are renamed here.
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from evo.huggingface.source_config import SourceConfig
 from evo.model.layerwise_gpt import architecture_of, tensor_shapes
 from evo.model.litgpt import Config, convert_hf_checkpoint
 from evo.model.network import EMBEDDING, HEAD
+from evo.storage.strict_json import loads
 
 LAYOUTS = (
     ("model.safetensors", "model.safetensors.index.json"),
@@ -105,7 +105,7 @@ def _files(directory: Path) -> list[Path]:
             return [path]
         if (path := directory / index).is_file():
             try:
-                shards = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
+                shards = loads(path.read_bytes())["weight_map"].values()
                 return [directory / name for name in sorted(set(shards))]
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(

@@ -93,6 +93,7 @@ def load_config(directory: Path) -> tuple[Config, Widths]:
         KeyError,
         AssertionError,
         AttributeError,
+        RecursionError,
         OSError,
         yaml.YAMLError,
     ) as error:

@@ -277,8 +277,9 @@ def test_damaged_files_are_refused(tmp_path):
     refused(source, out, f"{shard.name} cannot be read")
     shard.unlink()
     refused(source, out, f"{shard.name} is missing")
-    (source / "model.safetensors.index.json").write_text("{}")
-    refused(source, out, "no index of weights")
+    for content in ("{}", "[" * 100_000):
+        (source / "model.safetensors.index.json").write_text(content)
+        refused(source, out, "no index of weights")
     for path in source.glob("model*"):
         path.unlink()
     refused(source, out, "has no weights")

@@ -90,6 +90,22 @@ def make_here(config: CacheLogitsConfig) -> None:
     write_manifest(config.out, [maker.make(config.out / name, n) for n, name in names])
 
 
+def test_moved_text_and_teacher_make_the_same_logits(
+    config: CacheLogitsConfig, tmp_path: Path
+) -> None:
+    first = replace(config, out=tmp_path / "first")
+    assert isinstance(config.text, str | Path)
+    moved = replace(
+        config,
+        teacher=shutil.copytree(config.teacher, tmp_path / "teacher"),
+        text=str(shutil.copy(config.text, tmp_path / "text.npy")),
+        out=tmp_path / "moved",
+    )
+    for each in (first, moved):
+        make_here(each)
+    assert open_teacher_logits(first.out).hash == open_teacher_logits(moved.out).hash
+
+
 def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.glob("shard-*")}
 
