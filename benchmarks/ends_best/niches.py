@@ -32,9 +32,9 @@ from evo.genome.space import Space
 from evo.search.generation import Screening
 from evo.search.history import History, Row
 from evo.search.niches import best_of_niches
+from evo.search.screening.sequence_weights import SequenceWeights
+from evo.search.screening.stages import Stages
 from evo.search.search import Search
-from evo.search.sequence_weights import SequenceWeights
-from evo.search.stages import Stages
 from evo.storage.files import atomic_file, cache_directory
 from workers.scoring.scorer import Scorer
 from workers.settings import ScoringSettings

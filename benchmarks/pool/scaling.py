@@ -42,10 +42,10 @@ from evo.genome.space import Space
 from evo.genome.subnet import Subnet
 from evo.search.generation import Screening
 from evo.search.history import History
-from evo.search.rung_settings import Rungs
+from evo.search.screening.rung_settings import Rungs
+from evo.search.screening.sequence_weights import SequenceWeights
+from evo.search.screening.stages import Stages
 from evo.search.search import Search
-from evo.search.sequence_weights import SequenceWeights
-from evo.search.stages import Stages
 from workers.pool.pool import Pool, ScoredUnit
 from workers.pool.queues import Unit
 from workers.settings import PoolSettings, ScoringSettings

@@ -22,8 +22,8 @@ from evo.model import checkpoint
 from evo.model.importance import importance_by_activation, importance_by_magnitude
 from evo.model.layer_sensitivity import layer_sensitivity
 from evo.search.gates import GateText
+from evo.search.screening.stages import spread
 from evo.search.search import Search
-from evo.search.stages import spread
 from workers.scoring.scorer import Scorer
 from workers.settings import ScoringSettings
 

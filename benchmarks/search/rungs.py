@@ -44,11 +44,11 @@ from evo.model import checkpoint
 from evo.model.importance import importance_by_activation
 from evo.search.generation import EliteLosses, Screening
 from evo.search.history import History
-from evo.search.rung_settings import Rungs
-from evo.search.rungs import Losses
+from evo.search.screening.rung_settings import Rungs
+from evo.search.screening.rungs import Losses
+from evo.search.screening.sequence_weights import SequenceWeights
+from evo.search.screening.stages import Stages, spread
 from evo.search.search import Search
-from evo.search.sequence_weights import SequenceWeights
-from evo.search.stages import Stages, spread
 from evo.storage.files import atomic_file, cache_directory
 from workers.scoring.scorer import Scorer
 from workers.settings import ScoringSettings

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from evo.algorithms.base import Proposal
 from evo.algorithms.evolution import Evolution
-from evo.genome import mutation
 from evo.genome.bins import Bin
 from evo.genome.cost import Architecture
-from evo.genome.crossover import crossed
-from evo.genome.rank_genes import Genes, Keys
+from evo.genome.operators import mutation
+from evo.genome.operators.crossover import crossed
+from evo.genome.operators.rank_genes import Genes, Keys
 from evo.genome.ranking import Order
 from evo.genome.space import Space
 from evo.genome.subnet import Subnet

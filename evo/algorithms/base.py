@@ -18,7 +18,7 @@ import numpy as np
 
 from evo.algorithms.settings import Budget
 from evo.genome.enumeration import enumerate_space
-from evo.genome.gate_swaps import GateGradients
+from evo.genome.operators.gate_swaps import GateGradients
 from evo.genome.space import Space
 from evo.genome.subnet import Subnet
 

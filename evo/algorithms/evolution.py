@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from evo.algorithms.base import Observation, Proposal, Scored, Seed, Strategy, rank_key
 from evo.algorithms.settings import Budget, Rates
-from evo.genome.gate_swaps import swapped_by_gates
+from evo.genome.operators.gate_swaps import swapped_by_gates
 from evo.genome.space import Space
 from evo.genome.subnet import Subnet
 

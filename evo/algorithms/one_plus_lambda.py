@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from evo.algorithms.local_search import LocalSearch
 from evo.genome.cost import Architecture, unit_costs
 from evo.genome.fit_to_bin import Counts, WidthPlan
-from evo.genome.rank_genes import Genes
+from evo.genome.operators.rank_genes import Genes
 from evo.genome.subnet import Mask, Subnet
 from evo.genome.width_limits import DIMENSIONS
 

@@ -20,10 +20,10 @@ from evo.errors import UserError
 from evo.genome import SPACES
 from evo.genome.bins import Bin
 from evo.genome.cost import Architecture
-from evo.genome.crossover import crossed
 from evo.genome.fit_to_bin import Counts, WidthPlan, cost_of, fit, on_grid
-from evo.genome.mutation import mutated
-from evo.genome.rank_genes import Genes, Keys
+from evo.genome.operators.crossover import crossed
+from evo.genome.operators.mutation import mutated
+from evo.genome.operators.rank_genes import Genes, Keys
 from evo.genome.ranking import Order
 from evo.genome.shape_tables import check_reachable, depths, drawn
 from evo.genome.subnet import Mask, Subnet, kept_by_row

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evo.genome.gate_swaps import GateGradients
+from evo.genome.operators.gate_swaps import GateGradients
 from evo.genome.subnet import Subnet
 from evo.model.extract import extract
 from evo.model.layerwise_gpt import embedded, run_block

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from evo.genome.cost import Architecture, forward_flops
-from evo.genome.gate_swaps import GateGradients, Gradient
+from evo.genome.operators.gate_swaps import GateGradients, Gradient
 from evo.genome.subnet import Subnet, Widths
 from evo.search.shard_score import ShardScore
 from evo.storage.files import output_errors, write_whole

@@ -15,11 +15,11 @@ import numpy as np
 from evo.algorithms.base import Observation, Proposal
 from evo.genome.bins import Bin
 from evo.genome.subnet import Subnet
-from evo.search.rung_settings import Rungs
-from evo.search.rungs import Losses, estimates, survivors
-from evo.search.sequence_weights import Rows, SequenceWeights
+from evo.search.screening.rung_settings import Rungs
+from evo.search.screening.rungs import Losses, estimates, survivors
+from evo.search.screening.sequence_weights import Rows, SequenceWeights
+from evo.search.screening.stages import Stages
 from evo.search.shard_score import ShardScore
-from evo.search.stages import Stages
 
 CandidateShard = tuple[str, int]
 """A candidate's id and the number of a shard."""

@@ -8,19 +8,19 @@ import numpy as np
 
 from evo.algorithms.base import Proposal, Scored, Strategy, rank_key
 from evo.genome.cost import forward_flops
-from evo.genome.gate_swaps import GateGradients
 from evo.genome.importance_proxy import Proxy
+from evo.genome.operators.gate_swaps import GateGradients
 from evo.genome.subnet import Subnet
 from evo.search.gates import Gates, GateText
 from evo.search.generation import CandidateShard, EliteLosses, Generation, Request, Screening
 from evo.search.history import Asked, History, Row, check_rng
 from evo.search.progress import Progress
 from evo.search.rows import proxy_row, scored_row
-from evo.search.rungs import Losses
 from evo.search.score_cache import ScoreCache
-from evo.search.sequence_weights import Rows
+from evo.search.screening.rungs import Losses
+from evo.search.screening.sequence_weights import Rows
+from evo.search.screening.stages import Stages
 from evo.search.shard_score import ShardScore
-from evo.search.stages import Stages
 from evo.storage.records import reading
 
 

@@ -24,7 +24,7 @@ from numpy.random import Generator
 from evo.algorithms.base import Proposal
 from evo.errors import UserError
 from evo.genome.cost import Architecture
-from evo.genome.rank_genes import Genes
+from evo.genome.operators.rank_genes import Genes
 from evo.genome.ranking import Order
 from evo.genome.space import Space
 from evo.genome.subnet import Mask, Subnet

@@ -15,11 +15,11 @@ from evo.genome.space import Space
 from evo.genome.subnet import Dimensions, Subnet
 from evo.search.generation import Screening
 from evo.search.history import History
-from evo.search.rung_settings import Rungs
+from evo.search.screening.rung_settings import Rungs
+from evo.search.screening.sequence_weights import SequenceWeights
+from evo.search.screening.stages import Stages
 from evo.search.search import Search
-from evo.search.sequence_weights import SequenceWeights
 from evo.search.shard_score import ShardScore
-from evo.search.stages import Stages
 
 DIMENSIONS = Dimensions(layers=6, channels=64, groups=8, neurons=128)
 ARCHITECTURE = Architecture(

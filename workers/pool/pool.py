@@ -22,7 +22,7 @@ from ray.exceptions import (
 )
 
 from evo.errors import UserError
-from evo.genome.gate_swaps import GateGradients
+from evo.genome.operators.gate_swaps import GateGradients
 from evo.search.shard_score import ShardScore
 from workers.errors import raise_user_error
 from workers.pool.quarantine import LONE_DEATHS, Quarantine

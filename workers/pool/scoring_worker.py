@@ -8,7 +8,7 @@ from collections import OrderedDict
 import ray
 import torch
 
-from evo.genome.gate_swaps import GateGradients
+from evo.genome.operators.gate_swaps import GateGradients
 from evo.search.shard_score import ShardScore
 from workers.pool.stored_teacher import StoredTeacher, fetch_teacher
 from workers.scoring.scorer import Scorer

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ray.exceptions import RayTaskError
 
 from evo.errors import UserError
-from evo.genome.gate_swaps import GateGradients
+from evo.genome.operators.gate_swaps import GateGradients
 from evo.model import checkpoint
 from evo.search.shard_score import ShardScore
 from evo.storage.names import ascii_name

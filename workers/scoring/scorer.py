@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from evo.errors import UserError, first_line
 from evo.genome.cost import parameters
-from evo.genome.gate_swaps import GateGradients
+from evo.genome.operators.gate_swaps import GateGradients
 from evo.genome.subnet import Subnet
 from evo.model.extract import extract
 from evo.model.gate_gradients import gate_gradients

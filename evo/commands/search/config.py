@@ -12,7 +12,7 @@ from evo.data.text_weights import check_weights
 from evo.errors import UserError
 from evo.genome import COSTS, PROXIES, RANKINGS, SPACES
 from evo.quantities import Count
-from evo.search.rung_settings import Rungs
+from evo.search.screening.rung_settings import Rungs
 from workers.settings import POOL_IDLE, PoolSettings, ScoringSettings
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from evo.commands.search.inputs import read_inputs
 from evo.commands.search.measurements import order_of, proxy_of, with_micro_batch
 from evo.commands.search.searches import open_pool, searches_of
 from evo.commands.search.summary import conclude
-from evo.genome.gate_swaps import GateGradients
+from evo.genome.operators.gate_swaps import GateGradients
 from evo.ray_connection import connect
 from evo.search.generation import CandidateShard, Request
 from evo.search.search import Search

@@ -14,7 +14,7 @@ from evo.data.token_blocks import Text, Tokens
 from evo.errors import UserError
 from evo.search.gates import SEQUENCES, TEXT_SEQUENCES
 from evo.search.run_files import read_settled
-from evo.search.stages import spread
+from evo.search.screening.stages import spread
 
 logger = logging.getLogger("evo.search")
 

@@ -37,8 +37,8 @@ from evo.search import warm_start
 from evo.search.gates import GateText
 from evo.search.generation import Screening
 from evo.search.run_files import read_settled
-from evo.search.sequence_weights import SequenceWeights
-from evo.search.stages import Stages, spread
+from evo.search.screening.sequence_weights import SequenceWeights
+from evo.search.screening.stages import Stages, spread
 from evo.search.warm_start import Taken
 from workers.pool.stored_teacher import TeacherStore
 from workers.settings import ScoringSettings

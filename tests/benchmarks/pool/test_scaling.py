@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.pool.scaling import SETTINGS, UNIT_SEQUENCES, WatchedPool, searches_of, unit_times
 from benchmarks.pool.simulated_worker import SEQUENCE_SECONDS, SimulatedWorker
-from evo.search.stages import Stages
+from evo.search.screening.stages import Stages
 from workers.pool.queues import Unit
 
 UNIT = Unit("a", "candidate", b"", 0, 0, UNIT_SEQUENCES)

@@ -6,7 +6,7 @@ from evo.algorithms.evolution import GATED, Evolution
 from evo.algorithms.random_search import RandomSearch
 from evo.algorithms.settings import Budget, Rates
 from evo.errors import UserError
-from evo.genome.gate_swaps import GateGradients
+from evo.genome.operators.gate_swaps import GateGradients
 from evo.genome.ranking import Order
 from evo.genome.space import Space
 from evo.genome.subnet import Subnet

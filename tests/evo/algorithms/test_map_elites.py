@@ -8,7 +8,7 @@ from evo.algorithms.base import Scored
 from evo.algorithms.map_elites import MapElites
 from evo.algorithms.settings import Budget, Rates
 from evo.genome import SPACES
-from evo.genome.gate_swaps import GateGradients
+from evo.genome.operators.gate_swaps import GateGradients
 from evo.genome.space import Space
 from evo.genome.subnet import Subnet
 from evo.genome.width_limits import WidthLimits

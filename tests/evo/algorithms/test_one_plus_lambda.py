@@ -18,7 +18,7 @@ from evo.algorithms.settings import Budget
 from evo.genome import SPACES
 from evo.genome.cost import parameters
 from evo.genome.fit_to_bin import WidthPlan
-from evo.genome.rank_genes import Genes
+from evo.genome.operators.rank_genes import Genes
 from evo.genome.space import Space
 from evo.genome.subnet import Widths
 from evo.genome.width_limits import DIMENSIONS

@@ -12,17 +12,17 @@ from evo.algorithms.evolution import Evolution
 from evo.algorithms.settings import Budget, Rates
 from evo.errors import UserError
 from evo.genome.cost import forward_flops
-from evo.genome.gate_swaps import GateGradients
+from evo.genome.operators.gate_swaps import GateGradients
 from evo.genome.space import Space
 from evo.genome.subnet import Subnet, Widths
 from evo.search.gates import MOST_FAILURES, PASSES, SEQUENCES, Gates, GateText
 from evo.search.generation import Screening
 from evo.search.history import History
-from evo.search.rung_settings import Rungs
+from evo.search.screening.rung_settings import Rungs
+from evo.search.screening.sequence_weights import SequenceWeights
+from evo.search.screening.stages import Stages
 from evo.search.search import Search
-from evo.search.sequence_weights import SequenceWeights
 from evo.search.shard_score import ShardScore
-from evo.search.stages import Stages
 from tests.evo.search.test_search import WEIGHTS, finish, rows_of
 from tests.support.architectures import NEOX, random_order, share
 

@@ -16,10 +16,10 @@ from evo.genome.space import Space
 from evo.search.generation import EliteLosses, Screening
 from evo.search.history import History, Row
 from evo.search.niches import best_of_niches, in_turns
+from evo.search.screening.sequence_weights import SequenceWeights
+from evo.search.screening.stages import Stages
 from evo.search.search import Search
-from evo.search.sequence_weights import SequenceWeights
 from evo.search.shard_score import ShardScore
-from evo.search.stages import Stages
 from tests.evo.search.test_search import RUNGS, finish, generations, rows_of, score
 from tests.support.architectures import NEOX, random_order, share
 from tests.support.histories import evolve

@@ -17,13 +17,13 @@ from evo.genome.subnet import Subnet
 from evo.search.failures import failures
 from evo.search.generation import Request, Screening
 from evo.search.history import History, Row
-from evo.search.rung_settings import Rungs
-from evo.search.rungs import survivors
 from evo.search.score_cache import ScoreCache
+from evo.search.screening.rung_settings import Rungs
+from evo.search.screening.rungs import survivors
+from evo.search.screening.sequence_weights import SequenceWeights
+from evo.search.screening.stages import Stages
 from evo.search.search import Search
-from evo.search.sequence_weights import SequenceWeights
 from evo.search.shard_score import ShardScore
-from evo.search.stages import Stages
 from tests.support.architectures import NEOX, random_order, share
 
 SEQUENCES, TARGETS = 40, 5

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from evo.errors import UserError
-from evo.genome.gate_swaps import GateGradients
+from evo.genome.operators.gate_swaps import GateGradients
 from evo.model import checkpoint
 from evo.model.extract import extract
 from evo.model.gate_gradients import gate_gradients

@@ -36,7 +36,7 @@ from evo.model import checkpoint
 from evo.model.layer_sensitivity import layer_sensitivity
 from evo.model.nll import summed_nll
 from evo.search.history import History
-from evo.search.stages import Stages, spread
+from evo.search.screening.stages import Stages, spread
 from evo.search.winner import extract_candidate
 from evo.storage.run_directory import FILE as SETTINGS
 from evo.storage.run_directory import read_settings

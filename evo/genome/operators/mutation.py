@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from evo.genome.cost import Architecture
 from evo.genome.fit_to_bin import WidthPlan
-from evo.genome.rank_genes import Genes, Keys
+from evo.genome.operators.rank_genes import Genes, Keys
 from evo.genome.width_limits import DIMENSIONS
 
 

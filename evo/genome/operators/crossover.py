@@ -8,7 +8,7 @@ import numpy as np
 from numpy.random import Generator
 
 from evo.genome.fit_to_bin import WidthPlan
-from evo.genome.rank_genes import Genes, Keys
+from evo.genome.operators.rank_genes import Genes, Keys
 from evo.genome.subnet import Mask
 
 

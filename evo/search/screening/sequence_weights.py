@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from evo.search.rungs import Losses
+from evo.search.screening.rungs import Losses
 
 Rows = tuple[int, int]
 """A shard's first sequence, and the one after its last."""

@@ -10,7 +10,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from evo.search.rung_settings import Rungs
+from evo.search.screening.rung_settings import Rungs
 
 FEWEST_SEQUENCES = 2
 """The least sequences of a stage; with one, searches ended worse (benchmarks/search/rungs.md)."""

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evo.genome.gate_swaps import GateGradients, swapped_by_gates, swapped_row
+from evo.genome.operators.gate_swaps import GateGradients, swapped_by_gates, swapped_row
 from evo.genome.space import Space
 from evo.genome.width_limits import WidthLimits
 from tests.support.architectures import (

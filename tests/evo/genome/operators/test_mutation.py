@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evo.genome.mutation import directions, mutated
+from evo.genome.operators.mutation import directions, mutated
 from evo.genome.space import Space
 from evo.genome.subnet import Subnet
 from tests.support.architectures import GROUPED, NEOX, any_cost, random_order, share

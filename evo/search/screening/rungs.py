@@ -24,7 +24,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from evo.search.rung_settings import Rungs
+from evo.search.screening.rung_settings import Rungs
 
 Losses = NDArray[np.float64]
 

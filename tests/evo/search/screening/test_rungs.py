@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from evo.errors import UserError
-from evo.search.rung_settings import Rungs
-from evo.search.rungs import estimates, survivors
-from evo.search.stages import Stages, spread
+from evo.search.screening.rung_settings import Rungs
+from evo.search.screening.rungs import estimates, survivors
+from evo.search.screening.stages import Stages, spread
 
 
 @pytest.mark.parametrize(
