@@ -72,7 +72,7 @@ def _row(run: Path, trial: Trial, reason: str | None) -> dict[str, Any]:
         "trained_tokens": last.get("tokens", 0),
         "flops": float(last.get("flops", 0)),
         "seconds": last.get("seconds", 0.0),
-        "final_loss": last.get("loss", math.nan),
+        "final_loss": float(last.get("loss", math.nan)),
         "final_perplexity": curve[-1][METRIC] if curve else math.nan,
         "curve_tokens": [row["tokens"] for row in curve],
         "curve_flops": [float(row["flops"]) for row in curve],

@@ -28,7 +28,10 @@ from tests.support import finished
 from tests.support.alone import launch_here
 from tests.support.damage import Damage, damages
 from tests.support.tried import tried
+from tests.training.sweep.test_sweep_results import sweep_of
 from training.pretrain import pretrain
+from training.sweep.sweep_results import read_results, write_results
+from training.sweep.trials import Trial
 
 Read = Callable[[Path], str]
 """Runs a command on a run directory; what it says where it refuses, or an empty text."""
@@ -64,6 +67,8 @@ def root(tmp_path_factory: pytest.TempPathFactory, teacher: Callable[[str], Path
     select = root / "search" / "run" / "select" / "40%"
     select.mkdir(parents=True)
     (select / "summary.json").write_text(dumps(selections.summary()))
+    (root / "sweep").mkdir()
+    sweep_of(root / "sweep" / "run")
     finished.pretrained(root / "pretrain")
     finished.pretrained(root / "random", init="random", seed=1)
     half = finished.pretrained(root / "half")
@@ -111,6 +116,18 @@ def resume_search(root: Path, out: Path) -> str:
     return ""
 
 
+def read_sweep(root: Path, out: Path) -> str:
+    """What `evo sweep` does with trials that are there."""
+    run = root / "sweep" / "run"
+    settings = {"alpha": 0.1, "init": "weights"}
+    trials = [Trial(path.name, settings) for path in sorted(run.glob("*_x"))]
+    try:
+        write_results(read_results(run, trials, {}), run)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def resume_pretrain(root: Path, out: Path) -> str:
     """What `evo pretrain` does with a run that was cut off."""
     config = finished.pretrain_config(root / "half")
@@ -129,6 +146,7 @@ READERS: dict[str, tuple[Read | Callable[[Path, Path], str], str, tuple[str, ...
     "export": (export, "pretrain/run/model", ("lit_model.pth", "subnet.json")),
     "search": (resume_search, "unfinished/run", ("settings.yaml", "order.npz", "history.parquet",
                "state.json", "journal.jsonl", "asked.json")),
+    "sweep": (read_sweep, "sweep/run", ("log.jsonl", "summary.json", "stopped.json")),
     "pretrain": (resume_pretrain, "half/run", ("settings.yaml", "log.jsonl", ".metadata",
                  ".distcp")),
 }  # fmt: skip
@@ -195,7 +213,7 @@ def check(
     assert not wrong, f"{len(wrong)} of {inputs}:\n" + "\n".join(wrong[:60])
 
 
-@pytest.mark.parametrize("command", ["report", "extract", "compare", "search"])
+@pytest.mark.parametrize("command", ["report", "extract", "compare", "search", "sweep"])
 def test_a_cut_off_or_foreign_file_is_named(command: str, root: Path, tmp_path: Path) -> None:
     some = ("'{}' in its place", "line 1 is '[1, 2]'")
     check(command, root, tmp_path, lambda damage: damage.how in some)
@@ -206,7 +224,7 @@ def test_a_cut_off_or_foreign_file_is_named(command: str, root: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("command", "most"),
     [("report", 12), ("extract", 60), ("compare", 150), ("export", 30), ("search", 40),
-     ("pretrain", 30)],
+     ("sweep", 20), ("pretrain", 30)],
 )  # fmt: skip
 def test_any_damage_is_named_or_does_no_harm(
     command: str, most: int, root: Path, tmp_path: Path
