@@ -29,7 +29,6 @@ HASHES = {
     "tokenizer_hash": ("--tokenizer", "the tokenizer"),
     "text_hash": ("--text", "the text that --text names"),
     "files_hash": ("--text", "the corpus that --text names"),
-    "text_note": ("--text", "the text that --text names"),
     "order_text_hash": ("--order-text", "the text that --order-text names"),
     "gate_text_hash": ("--gate-text", "the text that --gate-text names"),
     "validation_hash": ("--validation-text", "the text that --validation-text names"),
@@ -48,6 +47,9 @@ FLAGS = {
     "text_tokens": "--text, in tokens,",
 }
 """The flags of settings that are recorded as what comes of them."""
+
+CONSEQUENCES = ("flops_per_token", "loss.vocabulary", "teacher_logits_flops", "text_note")
+"""No flag says these: they are named only where nothing else differs."""
 
 
 def claim_run(
@@ -68,7 +70,8 @@ def claim_run(
         growing: keys that may be changed where what is there is the beginning of what is asked for.
         reopen: called with the settings before and now where only those differ, and before the new
             ones are written: refuses, or makes the run an unfinished one.
-        first: called before anything is written into a new directory, such as to find a cluster.
+        first: called before anything is written, such as to find a cluster; not where a run just
+            goes on.
 
     Returns:
         Whether the run has been started before.
@@ -81,13 +84,14 @@ def claim_run(
         before, now = flat(read_settings(directory)), flat(settings)
         changed = [
             key
-            for key in sorted({*before, *now}, key=lambda key: (key in HASHES, key in FLAGS, key))
+            for key in sorted({*before, *now}, key=_order)
             if key not in free and before.get(key) != now.get(key)
         ]
         for key in changed:
             if key not in growing:
                 raise other_setting(directory, key, before, now)
         if changed:
+            first()
             with exclusive(directory):
                 reopen(before, now)
                 write_whole(path, yaml.safe_dump(settings, sort_keys=False))
@@ -100,6 +104,12 @@ def claim_run(
         directory.mkdir(parents=True, exist_ok=True)
     write_whole(path, yaml.safe_dump(settings, sort_keys=False))
     return False
+
+
+def _order(key: str) -> tuple[int, str]:
+    """What a user has typed comes before what follows from it."""
+    kinds = key in FLAGS, key in HASHES, key in CONSEQUENCES
+    return sum(rank * is_kind for rank, is_kind in enumerate(kinds, 1)), key
 
 
 def other_setting(directory: Path, key: str, before: Settings, now: Settings) -> UserError:

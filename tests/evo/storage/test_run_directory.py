@@ -82,3 +82,35 @@ def test_damaged_settings(tmp_path, content):
 def test_no_run_at_all(tmp_path):
     with pytest.raises(UserError, match=r"is no run: it has no settings\.yaml"):
         read_settings(tmp_path / "nowhere")
+
+
+def test_what_was_typed_is_named_before_what_follows_from_it(tmp_path):
+    follows = {"steps": 10, "text_hash": "a", "flops_per_token": 7}
+    claim_run(tmp_path, SETTINGS | follows)
+    now = SETTINGS | {"population": 51, "steps": 20, "text_hash": "b", "flops_per_token": 8}
+    for key, named in (
+        ("population", "--population was 50"),
+        ("steps", "--tokens, in steps, was 10, now it is 20"),
+        ("text_hash", "the text that --text names has other content than when the run began"),
+        ("flops_per_token", "--flops-per-token was 7"),
+    ):
+        with pytest.raises(UserError, match=f"other settings: {named}"):
+            claim_run(tmp_path, now)
+        now[key] = (SETTINGS | follows)[key]
+    assert claim_run(tmp_path, now)
+
+
+def test_more_of_a_run_is_claimed_once_it_is_reopened(tmp_path):
+    claim_run(tmp_path, SETTINGS)
+    called = []
+
+    def reopen(before, now):
+        assert read_settings(tmp_path) == SETTINGS
+        called.append((before["population"], now["population"]))
+
+    more = {"growing": ("population",), "reopen": reopen, "first": lambda: called.append("first")}
+    assert claim_run(tmp_path, SETTINGS | {"population": 60}, **more)
+    assert called == ["first", (50, 60)]
+    assert read_settings(tmp_path)["population"] == 60
+    assert claim_run(tmp_path, SETTINGS | {"population": 60}, **more)
+    assert len(called) == 2
