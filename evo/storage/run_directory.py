@@ -106,10 +106,15 @@ def claim_run(
     return False
 
 
-def _order(key: str) -> tuple[int, str]:
-    """What a user has typed comes before what follows from it."""
-    kinds = key in FLAGS, key in HASHES, key in CONSEQUENCES
-    return sum(rank * is_kind for rank, is_kind in enumerate(kinds, 1)), key
+def _order(key: str) -> tuple[int, int, str]:
+    """What a user has typed comes before what follows from it.
+
+    The order of `HASHES` counts, as the fitness text is that of the order where none is named.
+    """
+    for rank, kind in enumerate((list(FLAGS), list(HASHES), list(CONSEQUENCES)), 1):
+        if key in kind:
+            return rank, kind.index(key), key
+    return 0, 0, key
 
 
 def other_setting(directory: Path, key: str, before: Settings, now: Settings) -> UserError:

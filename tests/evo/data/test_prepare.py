@@ -271,7 +271,7 @@ def test_what_cannot_be_read_ends_it_in_one_line(
     assert "a.jsonl, line 41: no JSON object with a field `text`" in error
     write_jsonl(path, ["put right"])
     assert main(["prepare", *flags, str(config.out)]) == 2
-    assert "files_hash was" in capsys.readouterr().err
+    assert "the corpus that --text names has other content" in capsys.readouterr().err
     assert main(["prepare", *flags, f"{config.out}-2"]) == 0
     said = capsys.readouterr()
     assert said.out.startswith(f"{config.out}-2: ")

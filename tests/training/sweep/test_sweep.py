@@ -193,7 +193,7 @@ def test_another_spelling_or_place_of_the_text_is_the_same_text(
     monkeypatch.chdir(path.parent)
     for same in (path.name, f"./{path.name}", str(tmp_path / path.name)):
         claim(text=same)
-    with pytest.raises(UserError, match="text_hash was"):
+    with pytest.raises(UserError, match="the text that --text names has other content"):
         claim(text=config.validation_text)
     settings = read_settings(tmp_path / "out")
     del settings["text_hash"], settings["validation_hash"]  # as it was before they were recorded

@@ -427,11 +427,12 @@ def test_a_start_from_another_run(reference: Path, settings: Callable, tmp_path:
         before = pd.read_parquet(reference / "searches" / one["name"] / "history.parquet")
         best = before[before.status == "full"].sort_values(["fitness", "candidate"]).iloc[0]
         assert best.candidate in set(first[first.operator == "start"].candidate)
-        assert one["fitness"] <= best.fitness
+        # Each generation groups the sequences anew, which may change the last bits of a sum.
+        assert one["fitness"] <= best.fitness * (1 + 1e-8)
     taken = (tmp_path / "run" / "start.parquet").read_bytes()
     assert search(settings(tmp_path / "run", **changes)) == summary
     assert (tmp_path / "run" / "start.parquet").read_bytes() == taken
-    with pytest.raises(UserError, match="start_from was"):
+    with pytest.raises(UserError, match="--start-from was"):
         search(settings(tmp_path / "run", **{**changes, "start_from": None}))
 
 

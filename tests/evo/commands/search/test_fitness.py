@@ -171,5 +171,5 @@ def test_a_micro_batch_once_found_is_a_setting_of_the_run(
     settle(config.out, "micro_batch", 16)
     again = read_inputs(config)
     assert (claim(again), again.scoring.micro_batch) == (True, 16)
-    with pytest.raises(UserError, match="micro_batch was 16"):
+    with pytest.raises(UserError, match="--micro-batch was 16"):
         claim(read_inputs(replace(config, micro_batch=8)))
