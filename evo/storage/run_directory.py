@@ -81,20 +81,13 @@ def claim_run(
     """
     path = directory / FILE
     if path.is_file():
-        before, now = flat(read_settings(directory)), flat(settings)
-        changed = [
-            key
-            for key in sorted({*before, *now}, key=_order)
-            if key not in free and before.get(key) != now.get(key)
-        ]
-        for key in changed:
-            if key not in growing:
-                raise other_setting(directory, key, before, now)
-        if changed:
+        now = flat(settings)
+        if _is_grown(directory, now, free, growing):
             first()
             with exclusive(directory):
-                reopen(before, now)
-                write_whole(path, yaml.safe_dump(settings, sort_keys=False))
+                if _is_grown(directory, now, free, growing):  # and not by another start meanwhile
+                    reopen(flat(read_settings(directory)), now)
+                    write_whole(path, yaml.safe_dump(settings, sort_keys=False))
         return True
     with output_errors(directory):
         if directory.is_dir() and not all(map(_is_leftover, directory.iterdir())):
@@ -104,6 +97,26 @@ def claim_run(
         directory.mkdir(parents=True, exist_ok=True)
     write_whole(path, yaml.safe_dump(settings, sort_keys=False))
     return False
+
+
+def _is_grown(
+    directory: Path, now: Settings, free: Collection[str], growing: Collection[str]
+) -> bool:
+    """Whether a run is asked for more than it was begun with.
+
+    Raises:
+        UserError: something else is asked for.
+    """
+    before = flat(read_settings(directory))
+    changed = [
+        key
+        for key in sorted({*before, *now}, key=_order)
+        if key not in free and before.get(key) != now.get(key)
+    ]
+    for key in changed:
+        if key not in growing:
+            raise other_setting(directory, key, before, now)
+    return bool(changed)
 
 
 def _order(key: str) -> tuple[int, int, str]:

@@ -33,6 +33,8 @@ from torch.futures import Future
 from evo.errors import UserError, first_line
 from evo.model import checkpoint
 from evo.storage.files import output_errors
+from evo.storage.run_directory import FILE as SETTINGS
+from evo.storage.run_directory import read_settings
 from training.logs import log
 from training.loop.train_state import TrainState
 from training.run_directory import RESULT, checkpoint_of, checkpoints_of, step_of
@@ -63,6 +65,7 @@ def commit(state: TrainState) -> None:
                 shutil.rmtree(temporary, ignore_errors=True)
             raise
         if state.process.rank == 0:
+            _refuse_changed(state)
             log.secure(state.job.directory)  # what led to the checkpoint, before it appears
             if directory.exists():  # it is there already, and as good
                 shutil.rmtree(directory)
@@ -71,6 +74,14 @@ def commit(state: TrainState) -> None:
             for step, old in list(checkpoints_of(state.job.directory).items())[: -keep.last]:
                 if not keep.for_good(step):
                     shutil.rmtree(old)
+
+
+def _refuse_changed(state: TrainState) -> None:
+    """Refuse a checkpoint in a run that another driver has made a longer one since: workers outlive
+    a driver that is killed, and theirs would have a learning rate that has fallen."""
+    run, steps = state.job.directory, state.settings.steps
+    if (run / SETTINGS).is_file() and read_settings(run).get("steps", steps) != steps:
+        raise UserError(f"{run} was made a run of other --tokens meanwhile")
 
 
 def resume(state: TrainState) -> None:

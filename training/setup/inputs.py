@@ -82,6 +82,7 @@ def read_inputs(config: PretrainConfig) -> Inputs:
     validation = None
     if config.validation_text is not None:
         tokens = config.validation_tokens or default_validation_tokens(config.tokens)
+        tokens -= tokens % text.sequence_length  # as recorded, so that a run goes on with as many
         validation = load_text(
             config.validation_text,
             tokenizer=student.tokenizer,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import NotRequired
 
@@ -15,7 +16,7 @@ from typing_extensions import TypedDict
 
 from evo.errors import UserError
 from evo.storage.files import output_errors
-from evo.storage.records import Count
+from evo.storage.records import Count, reading
 from evo.storage.run_directory import FILE as SETTINGS
 from evo.storage.run_directory import Settings, difference, other_setting, read_settings
 from training.config import PretrainConfig
@@ -41,12 +42,15 @@ def as_begun(config: PretrainConfig) -> PretrainConfig:
     other tokens nothing else changes.
 
     Raises:
-        UserError: the directory holds another kind of run.
+        UserError: the directory holds another kind of run, or one of more tokens.
     """
     run = Path(config.out)
     if not (run / SETTINGS).is_file():
         return config
     begun = read_settings(run, Begun, of="`evo pretrain`")
+    steps = ceil(config.tokens / max(1, begun["batch"] * begun["sequence_length"]))
+    if config.batch_tokens is None and steps < begun["steps"]:
+        raise _fewer(run, begun["steps"], steps)
     return replace(
         config,
         batch_tokens=config.batch_tokens or begun["batch"] * begun["sequence_length"],
@@ -65,12 +69,25 @@ def reopen(run: Path, before: Settings, now: Settings) -> None:
     Raises:
         UserError: it is no beginning of what is asked for now.
     """
+    with reading(run / SETTINGS):
+        trunk = _trunk(run, before, now)
+    _cut_back(run, trunk)
+
+
+def _fewer(run: Path, before: int, now: int) -> UserError:
+    return UserError(
+        f"{run}: {difference('steps', before, now)}: give no fewer tokens, or another --out"
+    )
+
+
+def _trunk(run: Path, before: Settings, now: Settings) -> int:
+    """The last step that both runs share."""
     if before["steps"] == now["steps"]:
         key = next(key for key in GROWING if before.get(key) != now.get(key))
         raise other_setting(run, key, before, now)
     asked = f"{run}: {difference('steps', before['steps'], now['steps'])}"
     if before["steps"] > now["steps"]:
-        raise UserError(f"{asked}: give no fewer tokens, or another --out")
+        raise _fewer(run, before["steps"], now["steps"])
     if "decay_steps" not in before or "decay_steps" not in now:
         raise UserError(
             f"{asked}: a cosine's course depends on its length from the first step on; runs with "
@@ -82,7 +99,10 @@ def reopen(run: Path, before: Settings, now: Settings) -> None:
             f"{asked}, for which more of --text is read (or it has other content than when the run "
             "began): a text that is prepared (`evo prepare`) is open to any length"
         )
-    _cut_back(run, before["steps"] - before["decay_steps"])
+    for key in ("text_tokens", "text_shares"):
+        if before.get(key) != now.get(key):
+            raise other_setting(run, key, before, now)
+    return int(min(each["steps"] - each["decay_steps"] for each in (before, now)))
 
 
 def _cut_back(run: Path, trunk: int) -> None:
@@ -92,7 +112,7 @@ def _cut_back(run: Path, trunk: int) -> None:
     has_passed = bool(later) or (run / SUMMARY).is_file()
     if has_passed and trunk and not any(step <= trunk for step in checkpoints):
         raise UserError(
-            f"{run} has no checkpoint of step {trunk}, after which its learning rate fell: a "
+            f"{run} has no checkpoint up to step {trunk}, after which a learning rate falls: a "
             "longer run begins anew, with another --out"
         )
     with output_errors(run):

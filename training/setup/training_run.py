@@ -19,6 +19,7 @@ from training.data.sampler import Sampler
 from training.loop.parallel import Execution
 from training.loop.run_settings import BLOCK_BYTES, RunSettings
 from training.loop.train_state import Keep, WorkerJob
+from training.run_directory import SUMMARY, checkpoints_of
 from training.setup.inputs import Inputs, Teacher, read_inputs
 from training.setup.memory import MemoryDemand, NetworkSizes
 from training.setup.older_checkpoint import check_older
@@ -178,7 +179,8 @@ def open_run(config: PretrainConfig) -> TrainingRun:
             f"give fewer --workers or more --batch-tokens than {settings.tokens_per_step}"
         )
     run = TrainingRun(directory, config, inputs, settings, workers, gpus_per_worker)
-    if run.resume_from is not None:
+    has_begun = bool(checkpoints_of(directory)) or (directory / SUMMARY).is_file()
+    if run.resume_from is not None and not has_begun:
         check_older(run.resume_from, run.recorded, settings.steps)
     return run
 

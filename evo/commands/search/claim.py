@@ -14,15 +14,16 @@ from evo.commands.search.inputs import SearchInputs
 from evo.errors import UserError
 from evo.genome.latency_model import FILE as LATENCIES
 from evo.search import warm_start
+from evo.search.history import State
 from evo.search.run_files import SUMMARY
 from evo.storage.files import output_errors
-from evo.storage.records import read_json
-from evo.storage.run_directory import Settings, claim_run, difference, other_setting
+from evo.storage.records import read_json, reading
+from evo.storage.run_directory import FILE, Settings, claim_run, difference, other_setting
 from training.selection.config import default_out
 
 BUDGET = ("generations", "patience")
 STUDY = ("bins", "spaces")
-GATES = ("gate_text", "gate_text_hash")
+GATES = "gate_text_hash"
 """With more of these, a run goes on as if they had been asked for at once. The first fine space
 brings a text of gradients."""
 
@@ -45,7 +46,7 @@ def claim(inputs: SearchInputs, first: Callable[[], None] = lambda: None) -> boo
         out,
         _settings(inputs),
         free=FREE,
-        growing=(*BUDGET, *STUDY, *GATES),
+        growing=(*BUDGET, *STUDY, GATES),
         reopen=partial(_reopen, inputs),
         first=first,
     )
@@ -66,10 +67,12 @@ def _reopen(inputs: SearchInputs, before: Settings, now: Settings) -> None:
         UserError: what is there is not the beginning of what is asked for now.
     """
     run = inputs.config.out
-    _refuse_shorter(run, before, now)
-    _refuse_fewer(inputs, before, now)
-    is_longer = any(before[key] != now[key] for key in BUDGET)
-    for bin in before["bins"]:
+    with reading(run / FILE):
+        _refuse_shorter(run, before, now)
+        _refuse_fewer(inputs, before, now)
+        is_longer = any(before[key] != now[key] for key in BUDGET)
+        bins = list(before["bins"])
+    for bin in bins:
         train_off = default_out(run, bin)
         if train_off.exists() and (is_longer or set(before["spaces"]) != set(now["spaces"])):
             raise UserError(
@@ -88,10 +91,11 @@ def _reopen(inputs: SearchInputs, before: Settings, now: Settings) -> None:
 def _refuse_shorter(run: Path, before: Settings, now: Settings) -> None:
     """Refuse a budget that a search has used up already."""
     for path in sorted(run.glob("searches/*/state.json")):
-        done = read_json(path, dict[str, Any])["generation"] - 1
+        done = read_json(path, State)["generation"] - 1
         for key in BUDGET:
             asked = now[key]
-            if before[key] != asked and asked is not None and done > asked:
+            is_less = asked is not None and (before[key] is None or asked < before[key])
+            if is_less and done > asked:
                 raise UserError(
                     f"{run}: {difference(key, before[key], asked)}, and {path.parent.name} has "
                     f"gone on for {done} generations: give at least {done}, or another --out"
@@ -107,12 +111,12 @@ def _refuse_fewer(inputs: SearchInputs, before: Settings, now: Settings) -> None
                 f"{run}: {difference(key, before[key], now[key])}: {key} are added to a run, never "
                 "taken out; name all of them, or another --out"
             )
-    if any(space.startswith("fine") for space in before["spaces"]):
-        for key in GATES:
-            if before[key] != now[key]:
-                raise other_setting(run, key, before, now)
+    had_fine = any(space.startswith("fine") for space in before["spaces"])
+    if had_fine and before.get(GATES) != now[GATES]:
+        raise other_setting(run, GATES, before, now)
     is_larger = any(set(before[key]) != set(now[key]) for key in STUDY)
-    if is_larger and inputs.scoring.device != "cpu" and inputs.config.micro_batch is None:
+    was_found = before["micro_batch"] is not None and inputs.config.micro_batch is None
+    if is_larger and was_found and inputs.scoring.device != "cpu":
         raise UserError(
             f"{run}: --micro-batch {before['micro_batch']} was found for the bins and spaces that "
             "were there: give it, too, to add others"
@@ -129,6 +133,7 @@ def _settings(inputs: SearchInputs) -> dict[str, Any]:
         "dtype": scoring.dtype,
         "device": scoring.device,
         "micro_batch": scoring.micro_batch,
+        "expressible_in": None if config.expressible_in == "export" else config.expressible_in,
         "sequence_length": inputs.length,
         "teacher_hash": inputs.teacher.hash,
         "text_hash": inputs.text.hash,

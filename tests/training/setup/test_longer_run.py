@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from evo.errors import UserError
-from tests.support import finished
+from tests.support import finished, tiny_checkpoints
 from tests.support.alone import launch_here
 from tests.training.loop.test_kept_checkpoints import assert_same, kept
 from training.config import PretrainConfig
@@ -71,7 +71,7 @@ def test_cut_off_in_its_decay_it_goes_back_to_the_trunk(
     cut_off = copied(short, tmp_path / "run")
     (cut_off.out / "summary.json").unlink()
     (cut_off.out / "checkpoints" / "step-9").rename(cut_off.out / "checkpoints" / "step-10")
-    with pytest.raises(UserError, match="has no checkpoint of step 9, after which its learning"):
+    with pytest.raises(UserError, match="has no checkpoint up to step 9, after which a learning"):
         pretrain(replace(cut_off, tokens=24 * TOKENS, **OPEN), launch=launch_here)
     assert kept(cut_off.out) == [10]
     shutil.copytree(short.out / "checkpoints" / "step-9", cut_off.out / "checkpoints" / "step-9")
@@ -89,6 +89,10 @@ def test_cut_off_in_its_decay_it_goes_back_to_the_trunk(
         (
             {"tokens": 24 * TOKENS, "schedule": "cosine", **OPEN},
             "--schedule was wsd, now it is not",
+        ),
+        (
+            {"tokens": 13 * TOKENS, "decay": 0.5, **OPEN},
+            "has no checkpoint up to step 7, after which a learning rate falls",
         ),
         ({"warmup": 12.0}, "--warmup 12: the run has only 12 steps"),
     ],
@@ -108,3 +112,31 @@ def test_a_cosine_says_what_would_do(tmp_path: Path) -> None:
     ):
         pretrain(replace(config, tokens=24 * TOKENS, **OPEN), launch=launch_here)
     assert (config.out / "summary.json").is_file()
+
+
+def test_other_weights_of_the_texts_are_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        tiny_checkpoints.text(tmp_path / f"{name}.npy", seed=ord(name))
+    texts = [str(tmp_path / f"{name}.npy") for name in "ab"]
+    config = finished.pretrained(tmp_path, **WSD, text=texts, text_weights=[1.0, 1.0])
+    other = replace(config, tokens=24 * TOKENS, text_weights=[3.0, 1.0], **OPEN)
+    with pytest.raises(UserError, match=r"--text-weights was 0\.5 0\.5, now it is 0\.75 0\.25"):
+        pretrain(other, launch=launch_here)
+
+
+def test_a_worker_of_the_shorter_run_commits_nothing_to_the_longer(
+    short: PretrainConfig, tmp_path: Path
+) -> None:
+    """It may outlive its driver, which was killed."""
+    run = copied(short, tmp_path / "run")
+    shutil.rmtree(run.out / "checkpoints")
+    (run.out / "summary.json").unlink()
+
+    def launch(job: TrainingRun) -> None:
+        settings = (run.out / "settings.yaml").read_text()
+        (run.out / "settings.yaml").write_text(settings.replace("steps: 12\n", "steps: 24\n", 1))
+        launch_here(job)
+
+    with pytest.raises(UserError, match="was made a run of other --tokens meanwhile"):
+        pretrain(run, launch=launch)
+    assert kept(run.out) == []

@@ -68,6 +68,18 @@ def test_patience_ends_the_shorter_of_them(tmp_path: Path, teacher: Teacher) -> 
     assert {row["ended"] for row in summary["searches"]} == {"patience"}
 
 
+def test_more_patience_is_claimed_however_long_a_search_has_gone_on(
+    tmp_path: Path, teacher: Teacher
+) -> None:
+    """It counts from the last improvement."""
+    config = finished.searched(tmp_path, teacher("llama-tied"), generations=50, patience=1)
+    for path in config.out.glob("searches/*/state.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"generation": 41}))
+    claim(read_inputs(replace(config, patience=3)))
+    with pytest.raises(UserError, match="--patience was 3, now it is 2, and coarse-uniform"):
+        claim(read_inputs(replace(config, patience=2)))
+
+
 def test_a_reopened_run_is_unfinished_and_less_of_it_is_refused(
     tmp_path: Path, teacher: Teacher
 ) -> None:
