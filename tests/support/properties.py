@@ -13,14 +13,17 @@ from hypothesis.strategies import SearchStrategy
 from evo.errors import UserError
 from tests.support.tried import tried
 
-FACTOR = 4
+MANY = 4
 """So many times as many examples are tried in the slow suite."""
 
+FEW = 3
+"""The fast suite tries this part of them."""
 
-def examples(quick: int) -> Any:
-    """A parameter `examples`: so many, and with the mark `slow` many more."""
-    many = pytest.param(quick * FACTOR, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])
-    return pytest.mark.parametrize("examples", [quick, many])
+
+def examples(number: int) -> Any:
+    """A parameter `examples`: a part of so many, and with the mark `slow` many more."""
+    many = pytest.param(number * MANY, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])
+    return pytest.mark.parametrize("examples", [max(1, number // FEW), many])
 
 
 def holds(check: Callable[..., None], examples: int, *inputs: SearchStrategy[Any]) -> None:

@@ -213,7 +213,7 @@ def check(
     assert not wrong, f"{len(wrong)} of {inputs}:\n" + "\n".join(wrong[:60])
 
 
-@pytest.mark.parametrize("command", ["report", "extract", "compare", "search", "sweep"])
+@pytest.mark.parametrize("command", ["report", "compare", "search"])
 def test_a_cut_off_or_foreign_file_is_named(command: str, root: Path, tmp_path: Path) -> None:
     some = ("'{}' in its place", "line 1 is '[1, 2]'")
     check(command, root, tmp_path, lambda damage: damage.how in some)

@@ -18,7 +18,11 @@ from evo.model.tokenizer import Tokenizer
 from tests.support.bpe import TEXT, write_tokenizer
 
 PYTHIA = pytest.param(
-    "pythia", marks=pytest.mark.skipif("EVO_DATA" not in os.environ, reason="EVO_DATA is not set")
+    "pythia",
+    marks=[
+        pytest.mark.slow,
+        pytest.mark.skipif("EVO_DATA" not in os.environ, reason="EVO_DATA is not set"),
+    ],
 )
 
 

@@ -41,7 +41,7 @@ def test_the_checkpoint_before_the_decay_is_kept(short: PretrainConfig) -> None:
     assert kept(short.out) == [9]
 
 
-@pytest.mark.parametrize("steps", [13, 24])
+@pytest.mark.parametrize("steps", [pytest.param(13, marks=pytest.mark.slow), 24])
 def test_a_longer_run_shares_its_trunk(steps: int, short: PretrainConfig, tmp_path: Path) -> None:
     more = {"tokens": steps * TOKENS}
     at_once = replace(short, out=tmp_path / "at-once", **more, warmup=2.0)
