@@ -86,6 +86,7 @@ SMALLER = {
     "--gpus-per-worker 1": "--gpus-per-worker 0",
     "--workers 8": "--workers 1",
     "--samples 4": "--samples 1",
+    "--stride 512": "--stride 32",
     "alpha=0.1,0.2 init=weights,random": "alpha=0.1 init=weights",
 }
 """What is put smaller."""
