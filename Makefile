@@ -17,11 +17,15 @@ SUPPORTED := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_in
 quickstart: $(STAMP)
 	$(BIN)/evo quickstart $(ARGS)
 
+# Two processes: tests that use Ray in one, one after the other, as they share a Ray and its CPUs.
+# tests/conftest.py makes the groups.
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
+
 test: $(STAMP)
-	$(BIN)/python -m tests.run $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: test
-	$(BIN)/python -m tests.run --slow $(ARGS)
+	$(PYTEST) -m slow $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

@@ -12,6 +12,9 @@ import pytest
 # Both are read when libraries are imported, which is after this file is.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks are slowest on contended cores
+# Hundreds of processes import our modules: they need not compile them, each one anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,8 +24,20 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a Ray come first, so that a Ray of a test's own does not end it between."""
-    items.sort(key=lambda item: "shared_ray" not in getattr(item, "fixturenames", ()))
+    """Tests that use Ray are one group, the others a group for each file; pytest-xdist gives a
+    whole group to a process, and fills the process that is ready first.
+
+    Tests that share a Ray come first, so that a Ray of a test's own does not end it between.
+    """
+
+    def order(item: pytest.Item) -> tuple[bool, bool]:
+        shares = "shared_ray" in getattr(item, "fixturenames", ())
+        return not shares, item.get_closest_marker("ray") is None
+
+    items.sort(key=order)
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def _ray_runs() -> bool:
