@@ -23,6 +23,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["EVO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that use Ray are one group, the others a group for each file; pytest-xdist gives a
     whole group to a process, and fills the process that is ready first.
