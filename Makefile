@@ -17,9 +17,8 @@ SUPPORTED := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_in
 quickstart: $(STAMP)
 	$(BIN)/evo quickstart $(ARGS)
 
-# Two processes: tests that use Ray in one, one after the other, as they share a Ray and its CPUs.
-# tests/conftest.py makes the groups.
-PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
+# Two processes; tests/conftest.py says which tests go together.
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder
 
 test: $(STAMP)
 	$(PYTEST) -m "not slow" $(ARGS)

@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+ROOT = Path(__file__).parent.parent
 
 # Both are read when libraries are imported, which is after this file is.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -23,22 +28,35 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["EVO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that use Ray are one group, the others a group for each file; pytest-xdist gives a
-    whole group to a process, and fills the process that is ready first.
-
-    Tests that share a Ray come first, so that a Ray of a test's own does not end it between.
-    """
+    """Tests that share a Ray come first, so that a Ray of a test's own does not end it between."""
 
     def order(item: pytest.Item) -> tuple[bool, bool]:
         shares = "shared_ray" in getattr(item, "fixturenames", ())
         return not shares, item.get_closest_marker("ray") is None
 
     items.sort(key=order)
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+
+
+class Files(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives whole files to the process that is ready first, those that use Ray to a single one.
+
+    They share a Ray, and must not compete with others of their kind for its CPUs.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "ray" if _uses_ray(file) else file
+
+
+@cache
+def _uses_ray(file: str) -> bool:
+    return "pytest.mark.ray" in (ROOT / file).read_text()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Files:
+    return Files(config, log)
 
 
 def _ray_runs() -> bool:
