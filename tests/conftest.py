@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=order)
 
 
-class Files(LoadScopeScheduling):  # type: ignore[misc]
+class Files(LoadScopeScheduling):
     """Gives whole files to the process that is ready first, those that use Ray to a single one.
 
     They share a Ray, and must not compete with others of their kind for its CPUs.
