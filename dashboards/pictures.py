@@ -113,9 +113,7 @@ def _finish_curves(axes: Axes, title: str) -> None:
                 fontsize=9, framealpha=0.85, edgecolor="none")  # fmt: skip
 
 
-def population_shapes(
-    history: pd.DataFrame, path: Path, *, dimensions: Dimensions, title: str = ""
-) -> None:
+def population_shapes(history: pd.DataFrame, kept: Subnet, path: Path, *, title: str = "") -> None:
     """Draw how the candidates' shapes relate to their fitness, and where the winner is.
 
     A panel each for layers, channels, query groups and neurons (of those, the mean of a
@@ -123,9 +121,9 @@ def population_shapes(
     winner's widths in each of the teacher's layers.
 
     Args:
-        history: of one search, columns as in `evo.search.history.Row`.
+        history: of one search, columns as in `evo.search.history.row`.
+        kept: its winner.
         path: of the PNG.
-        dimensions: of the teacher.
         title: over the picture.
 
     Raises:
@@ -144,10 +142,10 @@ def population_shapes(
     if layerwise:
         grid = figure.add_gridspec(2, 1, height_ratios=(6.6, 4))
         upper = figure.add_subfigure(grid[0])
-        _layer_bars(figure.add_subfigure(grid[1]), Subnet.unpack(best["genome"], dimensions))
+        _layer_bars(figure.add_subfigure(grid[1]), kept)
     if title:
         figure.suptitle(title, fontsize=13)
-    _shape_panels(upper, rows, best, dimensions)
+    _shape_panels(upper, rows, best, kept.dimensions)
     save(figure, path)
 
 

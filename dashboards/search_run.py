@@ -11,7 +11,9 @@ import pandas as pd
 from evo.errors import UserError
 from evo.genome.ranking import Order
 from evo.genome.subnet import Dimensions, Subnet
-from evo.search.history import History, frame
+from evo.search.history.history import History
+from evo.search.history.row import frame
+from evo.search.niches import scored_in_full
 from evo.search.run_files import RunSummary, SearchSummary, read_search_settings, read_summary
 from evo.storage.records import reading
 
@@ -24,7 +26,8 @@ class SearchRecord:
         name: `SPACE@BIN`.
         directory: where its files are, or will be.
         history: one row per evaluated candidate of the generations that have ended, columns as
-            in `evo.search.history.Row`; without rows before the first one has.
+            in `evo.search.history.row`, without genomes; without rows before the first one has.
+        winner: the best candidate; None before there is one.
         generations: how many have ended.
         ended: why the search has ended; None where it goes on, or was stopped.
         summary: its part of `summary.json`; None before the whole run has ended.
@@ -33,6 +36,7 @@ class SearchRecord:
     name: str
     directory: Path
     history: pd.DataFrame
+    winner: Subnet | None
     generations: int
     ended: str | None
     summary: SearchSummary | None
@@ -80,18 +84,20 @@ def _read_search(
     directory: Path, summary: SearchSummary | None, dimensions: Dimensions | None
 ) -> SearchRecord:
     if not (directory / "state.json").is_file():
-        return SearchRecord(directory.name, directory, frame([]), 0, None, summary)
+        return SearchRecord(directory.name, directory, frame([]), None, 0, None, summary)
     history = History(directory)
-    state = history.state or {}
-    with reading(history.parquet):
-        for row in history.completed():
-            if dimensions is not None:
-                Subnet.unpack(row.genome, dimensions)
+    state, found = history.state or {}, history.frame()
+    winner = None
+    if dimensions is not None:
+        for row in history.rows(scored_in_full(found)[:1]):
+            with reading(history.parquet):
+                winner = Subnet.unpack(row.genome, dimensions)
     return SearchRecord(
         name=directory.name,
         directory=directory,
-        history=frame(history.completed()),
-        generations=state["generation"],
+        history=found,
+        winner=winner,
+        generations=history.generations,
         ended=summary["ended"] if summary else state["ended"],
         summary=summary,
     )

@@ -19,8 +19,8 @@ from dashboards.history_statistics import (
 from dashboards.html import UNKNOWN, code, element, identifier, picture, table
 from dashboards.pictures import population_shapes, search_curves
 from dashboards.search_run import RunRecord, SearchRecord
-from evo.genome.subnet import Dimensions, Subnet
-from evo.search.history import perplexity
+from evo.genome.subnet import Subnet
+from evo.search.history.row import perplexity
 
 
 def search_section(run: RunRecord, search: SearchRecord, out: Path) -> Iterator[Markup]:
@@ -39,20 +39,18 @@ def search_section(run: RunRecord, search: SearchRecord, out: Path) -> Iterator[
     if search.history.empty:
         return
     best = winner(search.history)
-    if best is not None:
-        assert run.dimensions is not None
+    if best is not None and search.winner is not None:
         yield element("h3", "Winner")
-        yield _winner(run, search, best, run.dimensions)
+        yield _winner(run, search, best, search.winner)
         yield element("h3", "Best of each number of layers")
         yield _niches(search.history)
-    if best is not None and has_nll(search.history):
-        assert run.dimensions is not None
+    if search.winner is not None and has_nll(search.history):
         curve, shapes = out / f"curve-{search.name}.png", out / f"shapes-{search.name}.png"
         search_curves({search.name: search.history}, curve)
         yield element("h3", "Fitness")
         yield picture(curve, "Perplexity of each candidate, of the best so far, and each "
                              "generation's median.")  # fmt: skip
-        population_shapes(search.history, shapes, dimensions=run.dimensions)
+        population_shapes(search.history, search.winner, shapes)
         yield element("h3", "Shapes")
         yield picture(shapes, "Each candidate's perplexity against its widths, averaged over its "
                               "layers, coloured by generation.")  # fmt: skip
@@ -70,12 +68,12 @@ def _progress(run: RunRecord, search: SearchRecord) -> str:
     return f"So far {text}." if search.generations else "No generation has ended yet."
 
 
-def _winner(run: RunRecord, search: SearchRecord, best: pd.Series, teacher: Dimensions) -> Markup:
+def _winner(run: RunRecord, search: SearchRecord, best: pd.Series, subnet: Subnet) -> Markup:
     rows: list[tuple[str, object]] = [
         ("Candidate", _candidate(best)),
         ("Parameters", _parameters(search, best)),
         ("Perplexity", _perplexity_of_winner(search, best)),
-        *_shape(Subnet.unpack(best["genome"], teacher)),
+        *_shape(subnet),
         ("Checkpoint", _checkpoint(run, search)),
     ]
     return table(("", ""), rows)

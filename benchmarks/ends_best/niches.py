@@ -10,7 +10,6 @@ the number of layers, in all four spaces. Writes niches.md beside this file.
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,8 +29,8 @@ from evo.genome.bins import parse_bin
 from evo.genome.cost import parameters
 from evo.genome.space import Space
 from evo.search.generation import Screening
-from evo.search.history import History, Row
-from evo.search.niches import best_of_niches
+from evo.search.history.history import History
+from evo.search.history.row import Row
 from evo.search.screening.sequence_weights import SequenceWeights
 from evo.search.screening.stages import Stages
 from evo.search.search import Search
@@ -107,7 +106,7 @@ class Laboratory:
                 wanted = one.advance()
             if one.complete:
                 one.end_generation()
-        return history.rows
+        return history.rows()
 
     def moves(self, space: Space) -> tuple[float, float]:
         """Shares of mutations that change the number of layers, and that change it by one."""
@@ -124,10 +123,10 @@ def by_depth(histories: Sequence[list[Row]], layers: int) -> str:
     """Two cells: how many of a depth each search scored in full, and the NLL of the best."""
     counts, bests = [], []
     for rows in histories:
-        full = Counter(row.layers for row in rows if row.status == "full")
-        counts.append(str(full[layers]))
-        found = [row.nll for row in best_of_niches(rows) if row.layers == layers]
-        bests.append(f"{found[0]:.3f}" if found else "none")
+        full = [row for row in rows if row.status == "full" and row.layers == layers]
+        counts.append(str(len(full)))
+        best = min(full, key=lambda row: (row.fitness, row.candidate), default=None)
+        bests.append(f"{best.nll:.3f}" if best else "none")
     return f"{', '.join(counts)} | {', '.join(bests)}"
 
 

@@ -41,7 +41,7 @@ from evo.genome.ranking import Order
 from evo.genome.space import Space
 from evo.genome.subnet import Subnet
 from evo.search.generation import Screening
-from evo.search.history import History
+from evo.search.history.history import History
 from evo.search.screening.rung_settings import Rungs
 from evo.search.screening.sequence_weights import SequenceWeights
 from evo.search.screening.stages import Stages

@@ -43,7 +43,7 @@ from evo.genome.subnet import Subnet
 from evo.model import checkpoint
 from evo.model.importance import importance_by_activation
 from evo.search.generation import EliteLosses, Screening
-from evo.search.history import History
+from evo.search.history.history import History
 from evo.search.screening.rung_settings import Rungs
 from evo.search.screening.rungs import Losses
 from evo.search.screening.sequence_weights import SequenceWeights
@@ -239,9 +239,9 @@ def search(
         "stages": list(stages.sizes),
         "survivors": rungs.survivors,
         "confidence": rungs.confidence,
-        "trace": trace(one.history.rows),
+        "trace": trace(one.history.rows()),
         "fresh_nll": sum(fresh) / len(fresh) / (LENGTH - 1),
-        "seconds": sum(row.seconds for row in one.history.rows),
+        "seconds": sum(row.seconds for row in one.history.rows()),
     }
     with atomic_file(one.history.directory / RECORD) as temporary:
         temporary.write_text(json.dumps(record))

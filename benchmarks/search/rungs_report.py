@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.machine import sentence
 from benchmarks.search.agreement import AGREED, TIMES
-from evo.search.history import Row
+from evo.search.history.row import Row
 from evo.storage.files import atomic_file
 
 Trace = Sequence[Sequence[float]]

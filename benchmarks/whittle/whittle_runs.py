@@ -23,7 +23,8 @@ from evo.genome.subnet import Subnet
 from evo.model.checkpoint import Checkpoint
 from evo.model.extract import extract
 from evo.model.nll import summed_nll
-from evo.search.history import History, Row
+from evo.search.history.history import History
+from evo.search.history.row import Row
 
 WHITTLE_SEARCH = Path(__file__).parent / "whittle_search.py"
 BIN = "25%"

@@ -165,22 +165,24 @@ class Strategy(ABC):
             "generation": self.generation,
             "ended": self.ended,
             "improved": self.improved,
+            "elites": [elite.subnet.id for elite in self.elites],
             "rng": json.loads(json.dumps(self.rng.bit_generator.state, default=int)),
         }
 
-    def restore(self, state: dict[str, Any], scored: Sequence[Scored]) -> None:
+    def restore(self, state: dict[str, Any], scored: Sequence[Scored], seen: Iterable[str]) -> None:
         """Go on from the end of a generation.
 
         Args:
             state: as `state` gave it then.
-            scored: every candidate up to that generation, in any order.
+            scored: the candidates that the state names, in any order.
+            seen: ids of all candidates up to that generation.
         """
         self.generation, self.improved = state["generation"], state["improved"]
         # The budget may be another than when the state was written.
         ended = state["ended"]
         self.ended = self._spent() if ended in (None, "budget", "patience") else ended
         self.rng.bit_generator.state = state["rng"]
-        self.seen = {candidate.subnet.id for candidate in scored}
+        self.seen = set(seen)
         valid = sorted(
             (candidate for candidate in scored if candidate.fitness is not None), key=rank_key
         )

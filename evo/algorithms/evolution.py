@@ -10,7 +10,7 @@ gradients of their gates.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from evo.algorithms.base import Observation, Proposal, Scored, Seed, Strategy, rank_key
@@ -81,8 +81,8 @@ class Evolution(Strategy):
         known = {one.subnet.id: [one.loss, one.variance] for one in self.observed}
         return super().state() | {"observed": known}
 
-    def restore(self, state: dict[str, Any], scored: Sequence[Scored]) -> None:
-        super().restore(state, scored)
+    def restore(self, state: dict[str, Any], scored: Sequence[Scored], seen: Iterable[str]) -> None:
+        super().restore(state, scored, seen)
         subnets = {one.subnet.id: one.subnet for one in scored}
         known = state.get("observed", {})  # a search of before there was a chooser has none
         self.observed = [Observation(subnets[name], *values) for name, values in known.items()]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
 
-from evo.search.history import Row
+import pandas as pd
 
 
 def reason_of(text: str) -> str:
@@ -15,7 +14,11 @@ def reason_of(text: str) -> str:
     return re.sub(r"\bsequence \d+\b", "a sequence", text)
 
 
-def failures(rows: Iterable[Row]) -> dict[str, int]:
-    """How many candidates failed for each reason, the most frequent first."""
-    reasons = Counter(reason_of(row.reason) for row in rows if row.status == "failed")
+def failures(history: pd.DataFrame) -> dict[str, int]:
+    """How many candidates failed for each reason, the most frequent first.
+
+    Args:
+        history: rows with the columns `status` and `reason`.
+    """
+    reasons = Counter(map(reason_of, history["reason"][history["status"] == "failed"]))
     return dict(sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0])))

@@ -161,11 +161,19 @@ class Gates:
             "flops": self.flops,
         }
 
-    def sweep(self) -> None:
-        """Delete the files of gradients that are of no use any more."""
-        with output_errors(self.directory):
-            for path in self.directory.glob("*.*"):
-                if path.stem not in self.known:
+    def stale(self) -> list[Path]:
+        """The files of gradients that are of no use once the present state is on disk."""
+        return [path for path in self.directory.glob("*.*") if path.stem not in self.known]
+
+    def forget_later(self, candidate: Subnet | None) -> None:
+        """Delete gradients of generations whose beginning was lost in a crash.
+
+        Args:
+            candidate: whose gradient the next generation needs; it may be there.
+        """
+        for path in self.stale():
+            if candidate is None or path.stem != candidate.id:
+                with output_errors(path):
                     path.unlink()
 
     def _end(self, candidate: Subnet, found: GateGradients | None, reason: str) -> None:

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-
-from evo.search.history import Row
+import pandas as pd
 
 
-def in_turns(rows: Iterable[Row]) -> list[Row]:
+def scored_in_full(history: pd.DataFrame) -> pd.DataFrame:
+    """What was neither screened out nor failed, the best first."""
+    full = history[history["status"] == "full"]
+    return full.sort_values(["fitness", "candidate"])
+
+
+def in_turns(history: pd.DataFrame) -> pd.DataFrame:
     """What was scored in full: the best of each number of layers, then the second bests, and so on;
-    within a turn, the best first."""
-    turns: Counter[int] = Counter()
-    ranked: list[tuple[int, Row]] = []
-    full = (row for row in rows if row.status == "full")
-    for row in sorted(full, key=lambda row: (row.fitness, row.candidate)):
-        ranked.append((turns[row.layers], row))
-        turns[row.layers] += 1
-    return [row for _, row in sorted(ranked, key=lambda pair: pair[0])]
+    within a turn, the best first.
+
+    Args:
+        history: rows with the columns `layers`, `status`, `fitness` and `candidate`.
+    """
+    full = scored_in_full(history)
+    turns = full.groupby("layers").cumcount()
+    return full.loc[turns.sort_values(kind="stable").index]
 
 
-def best_of_niches(rows: Iterable[Row]) -> list[Row]:
+def best_of_niches(history: pd.DataFrame) -> pd.DataFrame:
     """The best of each number of layers, of what was scored in full; the fewest layers first."""
-    bests: dict[int, Row] = {}
-    for row in in_turns(rows):
-        bests.setdefault(row.layers, row)
-    return [bests[layers] for layers in sorted(bests)]
+    return scored_in_full(history).drop_duplicates("layers").sort_values("layers")

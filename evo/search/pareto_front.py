@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from evo.search.history import Row
+import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,13 @@ class Point:
         return self.search.partition("@")[2]
 
 
-def points_of(search: str, rows: Iterable[Row]) -> list[Point]:
+def points_of(search: str, history: pd.DataFrame) -> list[Point]:
     """The candidates of a search that were scored in full."""
+    full = history[history["status"] == "full"]
+    columns = ("candidate", "cost", "fitness", "params", "nll", "perplexity")
     return [
-        Point(search, row.candidate, row.cost, row.fitness, row.params, row.nll, row.perplexity)
-        for row in rows
-        if row.status == "full"
+        Point(search, *values)
+        for values in zip(*(full[name].tolist() for name in columns), strict=True)
     ]
 
 

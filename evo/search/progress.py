@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evo.search.history import Row
+import pandas as pd
+
+COLUMNS = ("candidate", "generation", "status", "fitness", "tokens")
+"""What a search is made again of, besides its state."""
 
 
 @dataclass(frozen=True)
@@ -34,24 +36,47 @@ class Progress:
     screened: int
 
     @classmethod
-    def of(cls, rows: Sequence[Row], best: float | None) -> Progress:
+    def of(cls, history: pd.DataFrame, best: float | None) -> Progress:
         """The progress after the last generation of a history.
 
         Args:
-            rows: every row of the completed generations, at least one.
+            history: every row of the completed generations, at least one, with `COLUMNS`.
             best: fitness of the best candidate.
         """
-        last = max(row.generation for row in rows)
-        statuses = Counter(row.status for row in rows if row.generation == last)
-        full = [row for row in rows if row.status == "full"]
-        newest = max((row.generation for row in full), default=None)
-        fitness = [row.fitness for row in full if row.generation == newest]
+        last = int(history["generation"].iloc[-1])
+        statuses = Counter(history["status"][history["generation"] == last])
+        full = history[history["status"] == "full"]
+        newest = full["fitness"][full["generation"] == full["generation"].max()]
         return cls(
             generation=last,
-            evaluations=len(rows),
-            tokens=sum(row.tokens for row in rows),
+            evaluations=len(history),
+            tokens=int(history["tokens"].sum()),
             best=best,
-            median=statistics.median(fitness) if fitness else None,
+            median=statistics.median(newest) if len(newest) else None,
             failed=statuses["failed"],
             screened=statuses["screened"],
+        )
+
+    @classmethod
+    def after(
+        cls, before: Progress | None, generation: pd.DataFrame, best: float | None
+    ) -> Progress:
+        """The progress after one more generation.
+
+        Args:
+            before: after the generation before; None where this is the first.
+            generation: the rows of this one.
+            best: fitness of the best candidate so far.
+        """
+        now = cls.of(generation, best)
+        if before is None:
+            return now
+        return cls(
+            generation=now.generation,
+            evaluations=before.evaluations + now.evaluations,
+            tokens=before.tokens + now.tokens,
+            best=best,
+            median=before.median if now.median is None else now.median,
+            failed=now.failed,
+            screened=now.screened,
         )

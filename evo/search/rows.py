@@ -11,7 +11,7 @@ from evo.genome.cost import parameters
 from evo.genome.importance_proxy import Proxy
 from evo.genome.space import Space
 from evo.search.generation import Screening, failures
-from evo.search.history import Row, Status, perplexity
+from evo.search.history.row import Row, Status, perplexity
 from evo.search.shard_score import ShardScore
 
 
@@ -81,5 +81,6 @@ def _columns(proposal: Proposal, generation: int, space: Space) -> dict[str, Any
         "channels": widths.channels,
         "groups": widths.groups,
         "neurons": widths.neurons,
+        "head_size": widths.head_size or space.architecture.head_size,
         "genome": subnet.pack(),
     }

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
+import pandas as pd
 
 from evo.algorithms.base import Proposal, Scored, Strategy, rank_key
 from evo.genome.cost import forward_flops
 from evo.genome.importance_proxy import Proxy
 from evo.genome.operators.gate_swaps import GateGradients
-from evo.genome.subnet import Subnet
+from evo.genome.subnet import Subnet, Widths
 from evo.search.gates import Gates, GateText
 from evo.search.generation import CandidateShard, EliteLosses, Generation, Request, Screening
-from evo.search.history import Asked, History, Row, check_rng
-from evo.search.progress import Progress
+from evo.search.history.history import History, check_rng
+from evo.search.history.journal import Asked
+from evo.search.history.row import Row
+from evo.search.progress import COLUMNS, Progress
 from evo.search.rows import proxy_row, scored_row
 from evo.search.score_cache import ScoreCache
 from evo.search.screening.rungs import Losses
@@ -67,23 +70,31 @@ class Search:
             state = (history.state or {}).get("gates")
             architecture = strategy.space.architecture
             self.gates = Gates(history.directory / "gates", gate_text, architecture, state)
+        self._journal = history.journal(0)
         self._resume()
 
     def _resume(self) -> None:
-        state, rows = self.history.state, self.history.completed()
+        state = self.history.state
         if state is not None:
-            dimensions = self.strategy.space.architecture.dimensions
-            with reading(self.history.parquet):
-                scored = [
-                    Scored(Subnet.unpack(row.genome, dimensions), _fitness(row)) for row in rows
-                ]
+            self.history.journal(state["generation"] - 1).remove()  # a kill may have left it
+            seen = self.history.frame(COLUMNS)
             with reading(self.history.state_file):
                 check_rng(state["rng"])
                 losses = state["elite_losses"]
                 self._elite_losses = {name: np.array(values) for name, values in losses.items()}
-                self.strategy.restore(state, scored)
-            self.progress = self._progress()
-        self.history.mend()
+                kept = self._scored(seen, {*state["elites"], *state.get("observed", ())})
+                self.strategy.restore(state, kept, seen["candidate"])
+            best = self.strategy.best
+            self.progress = Progress.of(seen, best.fitness if best else None)
+        if self.gates is not None:
+            self.gates.forget_later(self.strategy.next_to_gate(self.gates.known))
+
+    def _scored(self, seen: pd.DataFrame, names: set[str]) -> list[Scored]:
+        """The candidates of the history that a strategy goes on from."""
+        dimensions = self.strategy.space.architecture.dimensions
+        rows = self.history.rows(seen[seen["candidate"].isin(names)])
+        with reading(self.history.parquet):
+            return [Scored(Subnet.unpack(row.genome, dimensions), _fitness(row)) for row in rows]
 
     def open_gates(self) -> list[tuple[Subnet, int, int]]:
         """Ask for the gradient that the next generation is to be proposed by.
@@ -128,12 +139,13 @@ class Search:
             return []
         if self.cache is not None:
             self.cache.refresh()
+        self._journal.mend()
         self._generation = Generation(
             proposals,
             self.screening.rotated(self.strategy.generation),
             self._elites(),
             self.strategy.space.bin,
-            self.history.journal(),
+            self._journal.scores(),
             self._look_up,
         )
         return [] if self.proxy else self._generation.open_stage()
@@ -142,9 +154,10 @@ class Search:
         """The candidates of the next generation, those that an earlier start has begun with."""
         strategy = self.strategy
         dimensions = strategy.space.architecture.dimensions
-        asked = self.history.asked(strategy.generation, dimensions)
+        journal = self._journal = self.history.journal(strategy.generation)
+        asked = journal.asked(dimensions)
         if asked is not None:
-            with reading(self.history.asked_file):
+            with reading(journal.asked_file):
                 check_rng(asked.rng)
                 strategy.repeat(asked.proposals, asked.rng)
             return asked.proposals
@@ -153,14 +166,13 @@ class Search:
             strategy.gradients = {name: found for name, found in known if found is not None}
         proposals = strategy.ask(meanwhile)
         if proposals and (strategy.chooses or self.gates is not None):
-            rng = strategy.state()["rng"]
-            self.history.keep_asked(Asked(strategy.generation, rng, proposals))
+            journal.keep_asked(Asked(strategy.state()["rng"], proposals))
         return proposals
 
     def take(self, scores: Mapping[CandidateShard, ShardScore]) -> None:
         """Write down scores; those of candidates of an earlier generation are of no use."""
         if self._generation is not None:
-            self.history.append(self._generation.take(scores))
+            self._journal.append(self._generation.take(scores))
 
     def advance(self) -> list[Request]:
         """Take the decisions that the scores so far allow.
@@ -195,13 +207,16 @@ class Search:
         state = {**self.strategy.state(), "elite_losses": losses}
         if self.gates is not None:
             state["gates"] = self.gates.state({one.subnet.id for one in self.strategy.elites})
-        self.history.fold(rows, state)
-        if self.gates is not None:
-            self.gates.sweep()
+        stale = self.gates.stale() if self.gates is not None else []
+        self.history.fold(rows, state, stale)
         if self.cache is not None:
             self.cache.put(generation.scores())
         self._generation = None
-        self.progress = self._progress()
+        best = self.strategy.best
+        scored = pd.DataFrame([{name: getattr(row, name) for name in COLUMNS} for row in rows])
+        self.progress = Progress.after(self.progress, scored, best.fitness if best else None)
+        if self.ended is not None:
+            self.history.flush()
         return self.progress
 
     @property
@@ -244,7 +259,9 @@ class Search:
         best = self.strategy.best
         if best is None:
             return None
-        return next(row for row in self.history.rows if row.candidate == best.subnet.id)
+        places = self.history.frame(("candidate", "generation"))
+        (row,) = self.history.rows(places[places["candidate"] == best.subnet.id])
+        return row
 
     def mean_nll(self, scores: Iterable[tuple[int, ShardScore]]) -> float | None:
         """The NLL of a candidate scored on every shard of the text; None where it failed."""
@@ -260,15 +277,12 @@ class Search:
         """FLOPs of all evaluations so far: each candidate's forward pass on what it scored, and the
         gradients of gates."""
         architecture = self.strategy.space.architecture
-        return (self.gates.flops if self.gates else 0) + sum(
-            row.tokens
-            * forward_flops(
-                architecture,
-                Subnet.unpack(row.genome, architecture.dimensions).widths,
-                sequence_length,
-            )
-            for row in self.history.completed()
-        )
+        shapes = self.history.frame(("tokens", "channels", "groups", "neurons", "head_size"))
+        flops = self.gates.flops if self.gates else 0
+        for tokens, channels, groups, neurons, head_size in shapes.itertuples(index=False):
+            widths = Widths(channels, tuple(groups.tolist()), tuple(neurons.tolist()), head_size)
+            flops += tokens * forward_flops(architecture, widths, sequence_length)
+        return flops
 
     def _row(self, generation: Generation, candidate: str) -> Row:
         proposal, space = generation.proposals[candidate], self.strategy.space
@@ -278,10 +292,6 @@ class Search:
         return scored_row(
             proposal, number, space, generation.result(candidate), generation.screening
         )
-
-    def _progress(self) -> Progress:
-        best = self.strategy.best
-        return Progress.of(self.history.completed(), best.fitness if best else None)
 
     def _look_up(self, candidate: str, rows: Rows) -> ShardScore | None:
         score = self.cache.get(candidate, rows) if self.cache is not None else None

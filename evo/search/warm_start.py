@@ -28,8 +28,8 @@ from evo.genome.operators.rank_genes import Genes
 from evo.genome.ranking import Order
 from evo.genome.space import Space
 from evo.genome.subnet import Mask, Subnet
-from evo.search.history import History
-from evo.search.niches import in_turns
+from evo.search.history.history import History
+from evo.search.niches import in_turns, scored_in_full
 from evo.storage.files import atomic_file
 from evo.storage.records import built, reading
 from evo.storage.run_directory import read_settings
@@ -79,11 +79,12 @@ def take(run: Path, teacher_hash: str, count: int, *, niches: bool = False) -> l
         )
     taken = []
     for path in sorted(run.glob("searches/*/history.parquet")):
-        rows = in_turns(History(path.parent).completed())
-        if not niches:
-            rows.sort(key=lambda row: (row.fitness, row.candidate))
+        history = History(path.parent)
+        found = history.frame(("candidate", "generation", "layers", "status", "fitness"))
+        best = in_turns(found) if niches else scored_in_full(found)
         taken += [
-            Taken(path.parent.name, row.candidate, row.fitness, row.genome) for row in rows[:count]
+            Taken(path.parent.name, row.candidate, row.fitness, row.genome)
+            for row in history.rows(best[:count])
         ]
     if not taken:
         raise UserError(f"--start-from {run}: it has no candidate that is scored in full yet")

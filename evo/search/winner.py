@@ -6,13 +6,18 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from evo.errors import UserError
 from evo.genome.subnet import Subnet
 from evo.model import checkpoint
 from evo.model.checkpoint import Checkpoint
 from evo.model.extract import extract
 from evo.model.network import EMBEDDING
-from evo.search.history import PARQUET, History, Row
+from evo.search.history.history import History
+from evo.search.history.parts import PARQUET
+from evo.search.history.row import Row
+from evo.search.niches import scored_in_full
 from evo.search.run_files import read_searched
 from evo.storage.records import reading
 
@@ -77,8 +82,11 @@ def extract_candidate(run: Path, search: str | None, candidate: str | None, out:
     if search not in searches:
         problem = "say which search" if search is None else f"{run} has no search {search!r}"
         raise UserError(f"{problem}: --search is one of {', '.join(searches) or 'none'}")
-    rows = History(run / "searches" / search).rows
-    row = _pick(rows, candidate, search)
+    history = History(run / "searches" / search)
+    found = _pick(
+        history.frame(("candidate", "generation", "status", "fitness")), candidate, search
+    )
+    (row,) = history.rows(found)
     teacher = searched_teacher(run)
     bin = search.partition("@")[2]
     save_candidate(teacher, row, out, source=run / "searches" / search, bin=bin, seed=seed)
@@ -98,16 +106,17 @@ def searched_teacher(run: Path) -> Checkpoint:
     return teacher
 
 
-def _pick(rows: list[Row], candidate: str | None, search: str) -> Row:
+def _pick(history: pd.DataFrame, candidate: str | None, search: str) -> pd.DataFrame:
+    """The row of a candidate."""
     if candidate is None:
-        scored = [row for row in rows if row.status == "full"]
-        if not scored:
+        best = scored_in_full(history)[:1]
+        if best.empty:
             raise UserError(f"{search} has no candidate that is scored in full yet")
-        return min(scored, key=lambda row: (row.fitness, row.candidate))
-    found = [row for row in rows if row.candidate.startswith(candidate)]
+        return best
+    found = history[history["candidate"].str.startswith(candidate)]
     if len(found) != 1:
         raise UserError(
             f"{len(found)} candidates of {search} have an id that begins with {candidate!r}: give "
             "all digits of one in its history.parquet"
         )
-    return found[0]
+    return found

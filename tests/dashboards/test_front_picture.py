@@ -10,7 +10,7 @@ import pytest
 from dashboards.axes import COLOURS, WINNER
 from dashboards.front_picture import FRONT, front_picture
 from evo.errors import UserError
-from evo.search.history import frame
+from evo.search.history.row import frame
 from tests.dashboards.test_pictures import pixels, width_and_height
 from tests.support.histories import evolve
 
@@ -19,7 +19,7 @@ from tests.support.histories import evolve
 def histories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pd.DataFrame]:
     root = tmp_path_factory.mktemp("searches")
     return {
-        f"{space}@{share}%": frame(evolve(root / f"{space}@{share}", space, share).rows)
+        f"{space}@{share}%": frame(evolve(root / f"{space}@{share}", space, share).rows())
         for share in (25, 40, 70)
         for space in ("coarse-uniform", "fine-layerwise")
     }

@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
+from dashboards.history_statistics import winner
 from dashboards.pictures import COLOURS, WINNER, population_shapes, search_curves
 from evo.errors import UserError
-from evo.search.history import frame
+from evo.genome.subnet import Subnet
+from evo.search.history.row import frame
 from tests.support.histories import DIMENSIONS, evolve
 from tests.support.images import pixels
 
@@ -20,7 +22,7 @@ from tests.support.images import pixels
 def histories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pd.DataFrame]:
     root = tmp_path_factory.mktemp("searches")
     return {
-        f"{space}@{share}%": frame(evolve(root / f"{space}@{share}", space, share).rows)
+        f"{space}@{share}%": frame(evolve(root / f"{space}@{share}", space, share).rows())
         for share in (30, 60)
         for space in ("coarse-uniform", "fine-layerwise")
     }
@@ -59,11 +61,18 @@ def test_the_same_histories_give_the_same_file(
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
+def kept(history: pd.DataFrame) -> Subnet:
+    """The winner."""
+    best = winner(history)
+    assert best is not None
+    return Subnet.unpack(best["genome"], DIMENSIONS)
+
+
 def test_failed_and_infinite_candidates_do_no_harm(tmp_path: Path) -> None:
-    history = frame(evolve(tmp_path / "search", failing="NaN in the logits").rows)
+    history = frame(evolve(tmp_path / "search", failing="NaN in the logits").rows())
     history.loc[1, ["nll", "perplexity"]] = 2000.0, np.inf
     search_curves({"coarse-uniform@50%": history}, tmp_path / "curve.png")
-    population_shapes(history, tmp_path / "shapes.png", dimensions=DIMENSIONS)
+    population_shapes(history, kept(history), tmp_path / "shapes.png")
     assert pixels(tmp_path / "curve.png", COLOURS[0]) > 500
     assert pixels(tmp_path / "shapes.png", WINNER) > 100
 
@@ -71,7 +80,7 @@ def test_failed_and_infinite_candidates_do_no_harm(tmp_path: Path) -> None:
 def test_one_candidate_is_enough(histories: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     first = histories["fine-layerwise@30%"].iloc[:1]
     search_curves({"fine-layerwise@30%": first}, tmp_path / "curve.png")
-    population_shapes(first, tmp_path / "shapes.png", dimensions=DIMENSIONS)
+    population_shapes(first, kept(first), tmp_path / "shapes.png")
     assert pixels(tmp_path / "curve.png", COLOURS[0]) > 20
 
 
@@ -79,10 +88,9 @@ def test_shapes_show_the_winner_and_its_layers_where_they_differ(
     histories: dict[str, pd.DataFrame], tmp_path: Path
 ) -> None:
     uniform, layerwise = tmp_path / "uniform.png", tmp_path / "layerwise.png"
-    population_shapes(histories["coarse-uniform@30%"], uniform, dimensions=DIMENSIONS)
-    population_shapes(
-        histories["fine-layerwise@30%"], layerwise, dimensions=DIMENSIONS, title="A title"
-    )
+    coarse, fine = histories["coarse-uniform@30%"], histories["fine-layerwise@30%"]
+    population_shapes(coarse, kept(coarse), uniform)
+    population_shapes(fine, kept(fine), layerwise, title="A title")
     assert pixels(uniform, WINNER) > 100
     assert pixels(layerwise, WINNER) > 100
     assert width_and_height(layerwise)[1] > width_and_height(uniform)[1]
@@ -95,7 +103,7 @@ def test_nothing_scored_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing is scored"):
         search_curves({"coarse-uniform@30%": frame([])}, tmp_path / "curve.png")
     with pytest.raises(ValueError, match="nothing is scored"):
-        population_shapes(frame([]), tmp_path / "shapes.png", dimensions=DIMENSIONS)
+        population_shapes(frame([]), Subnet.full(DIMENSIONS), tmp_path / "shapes.png")
     assert not list(tmp_path.iterdir())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -11,8 +12,8 @@ from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -21,7 +22,6 @@ from evo.cli import main
 from evo.commands.search.config import SearchConfig
 from evo.errors import UserError
 from evo.genome.ranking import Order
-from evo.search.history import frame
 from tests.dashboards import selections
 from tests.support.finished import searched
 from tests.support.histories import DIMENSIONS, evolve
@@ -259,7 +259,12 @@ def test_several_bins_have_a_front(unfinished: Path, tmp_path: Path) -> None:
 
 def test_a_fitness_without_nll_has_no_curves_of_it(unfinished: Path, tmp_path: Path) -> None:
     path = unfinished / "searches" / "coarse-uniform@40%" / "history.parquet"
-    pd.read_parquet(path).assign(nll=np.nan, perplexity=np.nan).to_parquet(path, index=False)
+    for part in path.iterdir():
+        table = pq.read_table(part)
+        for name in ("nll", "perplexity"):
+            none = pa.array([math.nan] * len(table))
+            table = table.set_column(table.schema.get_field_index(name), name, none)
+        pq.write_table(table, part)
     out = report(unfinished, tmp_path / "out").parent
     assert {one.name for one in out.glob("*.png")} == {
         "curve-fine-layerwise@40%.png", "shapes-fine-layerwise@40%.png"
@@ -278,8 +283,10 @@ def test_operators_and_failures(unfinished: Path, tmp_path: Path) -> None:
 def test_a_search_in_which_all_failed(unfinished: Path, tmp_path: Path) -> None:
     directory = unfinished / "searches" / "fine-layerwise@60%"
     history = evolve(directory, "fine-layerwise", 60, stop_after=1, failing="out of memory")
-    failed = [row for row in history.rows if row.status == "failed"]
-    frame(failed).to_parquet(history.parquet, index=False)
+    failed = [row for row in history.rows() if row.status == "failed"]
+    assert history.state is not None
+    history.fold(failed, history.state)
+    history.flush()
     page = Page(report(unfinished, tmp_path / "out"))
     assert page.row("fine-layerwise@60%")[:5] == ["–", "–", "–", "–", "3"]
     assert page.row("out of memory")[0] == "3"
@@ -323,7 +330,7 @@ def test_a_directory_that_is_no_run(settings: str | None, tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["history.parquet", "state.json"])
+@pytest.mark.parametrize("name", ["history.parquet/000001.parquet", "state.json"])
 def test_a_damaged_run(name: str, unfinished: Path, tmp_path: Path) -> None:
     (unfinished / "searches" / "coarse-uniform@40%" / name).write_text("{")
     with pytest.raises(UserError, match=rf"coarse-uniform@40%/{name} is damaged"):

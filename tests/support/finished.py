@@ -79,6 +79,7 @@ def searched(
         while not search.ended and done != stop_after:
             score_generation(search, partial(score, search))
             done += 1
+        search.history.flush()
     if stop_after is None:
         conclude(run, searches, {})
     return config

@@ -14,7 +14,7 @@ from evo.genome.ranking import Order
 from evo.genome.space import Space
 from evo.genome.subnet import Dimensions, Subnet
 from evo.search.generation import Screening
-from evo.search.history import History
+from evo.search.history.history import History
 from evo.search.screening.rung_settings import Rungs
 from evo.search.screening.sequence_weights import SequenceWeights
 from evo.search.screening.stages import Stages
@@ -86,6 +86,7 @@ def evolve(
 
     while not search.ended and strategy.generation != stop_after:
         score_generation(search, score)
+    history.flush()
     return history
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from evo.genome.cost import parameters
 from evo.genome.subnet import Subnet
 from evo.model import checkpoint
-from evo.search.history import History, Row
+from evo.search.history.history import History
+from evo.search.history.row import Row
 from evo.storage.run_directory import claim_run
 from tests.support.cuts import random_subnet
 
@@ -42,7 +43,9 @@ def searched(run: Path, teacher: Path, candidates: Mapping[str, int]) -> Path:
         ]
         # One that was dropped at a rung is no finalist, however good it looked.
         rows.append(replace(rows[0], candidate="0" * 16, fitness=0.0, status="screened"))
-        History(run / "searches" / name).fold(rows, {"generation": 1, "ended": "budget"})
+        history = History(run / "searches" / name)
+        history.fold(rows, {"generation": 1, "ended": "budget"})
+        history.flush()
     return run
 
 
@@ -60,6 +63,7 @@ def row_of(subnet: Subnet, nll: float, params: int) -> Row:
         channels=widths.channels,
         groups=widths.groups,
         neurons=widths.neurons,
+        head_size=16,
         fitness=nll,
         nll=nll,
         perplexity=math.exp(nll),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from evo.algorithms import one_shot as one_shot_pruning
 from evo.errors import UserError
 from evo.model.checkpoint import Checkpoint
-from evo.search.history import History, Row
+from evo.search.history.history import History
 from evo.search.niches import in_turns
 from evo.search.run_files import read_searched
 from evo.search.winner import save_candidate
@@ -79,21 +81,18 @@ def choose(run: Path, bin: str, count: int) -> list[Finalist]:
     Raises:
         UserError: fewer than two candidates are scored in full.
     """
-    found = _found(run, bin)
-    candidates = [row for _, row in found.values()]
-    rows = in_turns(candidates)[:count]
-    if len(rows) < 2:
+    candidates = _candidates(run, bin)
+    best = in_turns(candidates)[:count]
+    if len(best) < 2:
         raise UserError(
-            f"{run} has {len(rows)} candidates in {bin} that are scored in full, and a train-off "
+            f"{run} has {len(best)} candidates in {bin} that are scored in full, and a train-off "
             "needs two: let the search go on"
         )
-    one_shot = next((row for row in candidates if row.operator == one_shot_pruning.OPERATOR), None)
-    if one_shot is not None and one_shot not in rows:
-        rows = [*rows[: count - 1], one_shot]
-    return [
-        Finalist(row.candidate, found[row.candidate][0], row.layers, row.params, row.fitness)
-        for row in rows
-    ]
+    one_shot = candidates[candidates["operator"] == one_shot_pruning.OPERATOR][:1]
+    if not one_shot.empty and not one_shot["candidate"].isin(best["candidate"]).all():
+        best = pd.concat([best[: count - 1], one_shot])
+    names = [each.name for each in fields(Finalist)]
+    return built(best[names].to_dict("records"), list[Finalist])
 
 
 def load(directory: Path) -> list[Finalist] | None:
@@ -141,28 +140,27 @@ def cut_out(
     missing = [one for one in finalists if not (directory / one.candidate).is_dir()]
     if not missing:
         return
-    found, seed = _found(run, bin), read_searched(run)["seed"]
+    candidates, seed = _candidates(run, bin), read_searched(run)["seed"]
     for one in missing:
-        if one.candidate not in found:
+        found = candidates[candidates["candidate"] == one.candidate]
+        if found.empty:
             raise UserError(
                 f"{run} has no candidate {one.candidate}, with which this train-off was begun: "
                 "name the run that it is of, or another --out"
             )
-        search, row = found[one.candidate]
-        source = run / "searches" / search
+        source = run / "searches" / found["search"].iloc[0]
+        (row,) = History(source).rows(found)
         save_candidate(teacher, row, directory / one.candidate, source=source, bin=bin, seed=seed)
 
 
-def _found(run: Path, bin: str) -> dict[str, tuple[str, Row]]:
-    """The searches and rows of a bin's candidates that are scored in full or are by one-shot
-    pruning, each from the first search that has it."""
-    found: dict[str, tuple[str, Row]] = {}
-    for path in _searches(run, bin):
-        for row in History(path).completed():
-            by_one_shot = row.operator == one_shot_pruning.OPERATOR and row.status != "failed"
-            if row.status == "full" or by_one_shot:
-                found.setdefault(row.candidate, (path.name, row))
-    return found
+def _candidates(run: Path, bin: str) -> pd.DataFrame:
+    """A bin's candidates that are scored in full or are by one-shot pruning, without their genomes;
+    each from the first search that has it, which the column `search` names."""
+    found = pd.concat(
+        History(path).frame().assign(search=path.name) for path in _searches(run, bin)
+    ).reset_index(drop=True)
+    by_one_shot = (found["operator"] == one_shot_pruning.OPERATOR) & (found["status"] != "failed")
+    return found[(found["status"] == "full") | by_one_shot].drop_duplicates("candidate")
 
 
 def _searches(run: Path, bin: str) -> list[Path]:

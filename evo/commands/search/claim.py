@@ -14,7 +14,7 @@ from evo.commands.search.inputs import SearchInputs
 from evo.errors import UserError
 from evo.genome.latency_model import FILE as LATENCIES
 from evo.search import warm_start
-from evo.search.history import State
+from evo.search.history.history import State
 from evo.search.run_files import SUMMARY
 from evo.storage.files import output_errors
 from evo.storage.records import read_json, reading

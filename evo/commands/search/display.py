@@ -11,7 +11,7 @@ from rich.table import Table
 
 from evo.algorithms.settings import Budget
 from evo.progress import duration, seconds_left
-from evo.search.history import perplexity
+from evo.search.history.row import perplexity
 from evo.search.search import Progress
 
 logger = logging.getLogger("evo.search")

@@ -23,7 +23,7 @@ from evo.genome.importance_proxy import Proxy
 from evo.genome.ranking import Order
 from evo.genome.space import Space
 from evo.search import warm_start
-from evo.search.history import History
+from evo.search.history.history import History
 from evo.search.score_cache import ScoreCache, score_key
 from evo.search.search import Search
 from evo.storage.cache import do_without

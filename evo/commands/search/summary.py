@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
+
+import pandas as pd
 
 from evo.commands.search.inputs import SearchInputs
 from evo.model.importance import activation_flops
 from evo.model.layer_sensitivity import sensitivity_flops
 from evo.search.failures import failures
-from evo.search.history import Row, perplexity
+from evo.search.history.row import perplexity
 from evo.search.niches import best_of_niches
 from evo.search.pareto_front import best_of_bins, pareto_front, points_of
 from evo.search.search import Search
 from evo.search.winner import save_candidate
 from evo.storage.files import write_whole
 from evo.storage.strict_json import dumps, plain
+
+NICHE = ["layers", "candidate", "params", "nll", "perplexity"]
+"""What the summary says of the best of a number of layers."""
 
 
 def conclude(
@@ -28,14 +34,11 @@ def conclude(
 
     `winners` gives the NLL of those candidates whose rows have none.
     """
-    concluded = [_conclude(inputs, search, winners) for search in searches]
-    points = [
-        point
-        for search in searches
-        for point in points_of(
-            search.name, [_with_nll(row, winners) for row in search.history.rows]
-        )
-    ]
+    concluded, points = [], []
+    for search in searches:
+        history = _with_nll(search.history.frame(), winners)
+        concluded.append(_conclude(inputs, search, history, winners))
+        points += points_of(search.name, history)
     summary: dict[str, Any] = {
         "teacher": str(inputs.teacher.path.resolve()),
         "text": inputs.text.summary(),
@@ -62,12 +65,15 @@ def _order_flops(inputs: SearchInputs) -> int:
 
 
 def _conclude(
-    inputs: SearchInputs, search: Search, winners: Mapping[str, float | None]
+    inputs: SearchInputs,
+    search: Search,
+    history: pd.DataFrame,
+    winners: Mapping[str, float | None],
 ) -> dict[str, Any]:
     space, bin = search.strategy.space, search.strategy.space.bin
     row = search.best_row()
-    if row is not None:
-        row = _with_nll(row, winners)
+    if row is not None and (nll := winners.get(row.candidate)) is not None:
+        row = replace(row, nll=nll, perplexity=perplexity(nll))
     winner = search.history.directory / "winner"
     if row is not None and not winner.is_dir():
         save_candidate(
@@ -91,28 +97,24 @@ def _conclude(
         "fitness": row.fitness if row else None,
         "nll": row.nll if row else None,
         "perplexity": row.perplexity if row else None,
-        "niches": [
-            _niche(_with_nll(best, winners)) for best in best_of_niches(search.history.rows)
-        ],
+        "niches": best_of_niches(history)[NICHE].to_dict("records"),
         "evaluations": search.evaluations,
-        "failures": failures(search.history.rows),
-        "scored_in_full": sum(row.status == "full" for row in search.history.rows),
+        "failures": failures(history),
+        "scored_in_full": int((history["status"] == "full").sum()),
         "generations": search.strategy.generation,
         "tokens_scored": search.tokens,
         "flops": search.scored_flops(inputs.text.blocks.shape[1]),
-        "seconds": sum(row.seconds for row in search.history.rows),
+        "seconds": math.fsum(history["seconds"]),
         "cached_units": search.cached_units,
         "ended": search.ended,
         "winner": str(winner.resolve()) if row else None,
     }
 
 
-def _niche(best: Row) -> dict[str, Any]:
-    names = ("layers", "candidate", "params", "nll", "perplexity")
-    return {name: getattr(best, name) for name in names}
-
-
-def _with_nll(row: Row, winners: Mapping[str, float | None]) -> Row:
-    """A row whose NLL was measured after the search."""
-    nll = winners.get(row.candidate)
-    return row if nll is None else replace(row, nll=nll, perplexity=perplexity(nll))
+def _with_nll(history: pd.DataFrame, winners: Mapping[str, float | None]) -> pd.DataFrame:
+    """A history with those NLLs that were measured after the search."""
+    for candidate, nll in winners.items():
+        if nll is not None:
+            at = history["candidate"] == candidate
+            history.loc[at, ["nll", "perplexity"]] = nll, perplexity(nll)
+    return history

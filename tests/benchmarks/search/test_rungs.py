@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.search.agreement import curve, fewest, kendall
 from benchmarks.search.rungs_report import reached, trace, versus
-from evo.search.history import COLUMNS, Row, Status
+from evo.search.history.row import COLUMNS, Row, Status
 
 
 def row(generation: int, tokens: int, fitness: float, status: Status = "full") -> Row:

@@ -15,6 +15,7 @@ from evo.genome.cost import Architecture
 from evo.genome.space import Space
 from evo.genome.subnet import Dimensions, Subnet
 from tests.support.architectures import NEOX, is_member, random_order, share
+from tests.support.restored import restore
 
 STRATEGIES: list[type[Strategy]] = [Evolution, RandomSearch, LocalSearch]
 TINY = Architecture(Dimensions(3, 6, 2, 4), 5, 2, 1, 2, True, True, False, False, 2, 2)
@@ -118,7 +119,7 @@ def test_restore_goes_on_the_same(kind, name):
     first.ask()  # a killed search has asked for more than was told
 
     second = kind(space_of(name), budget, 99)
-    second.restore(state, told[::-1])
+    restore(second, state, told)
     assert second.state() == state
     rest = described(run(second, fails_for_some))
     assert rest == generations[2:]

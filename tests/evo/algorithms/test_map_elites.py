@@ -14,6 +14,7 @@ from evo.genome.subnet import Subnet
 from evo.genome.width_limits import WidthLimits
 from tests.evo.algorithms.test_base import fails_for_some, run, scored, space_of
 from tests.support.architectures import NEOX, random_order, share
+from tests.support.restored import restore
 
 
 def shallow_is_better(subnet: Subnet) -> float:
@@ -133,7 +134,7 @@ def test_restore_goes_on_the_same(name):
         told += results
     state = json.loads(json.dumps(first.state()))
     second = fresh(99)
-    second.restore(state, told[::-1])
+    restore(second, state, told)
     assert second.state() == state
     assert [one.subnet.id for one in second.elites] == [one.subnet.id for one in first.elites]
     described = [

@@ -19,6 +19,7 @@ from evo.genome.space import Space
 from evo.genome.subnet import Subnet
 from tests.evo.algorithms.test_evolution import Planted
 from tests.support.architectures import GROUPED, random_order, share
+from tests.support.restored import restore
 
 
 def space_of(name: str) -> Space:
@@ -188,7 +189,7 @@ def test_restored_it_chooses_the_same(kind: type[Evolution]) -> None:
         whole.tell(told[-10:])
     restored = searching("coarse-layerwise", 8, 0, kind=kind)
     state = json.loads(json.dumps(whole.state()))
-    restored.restore(state, [Scored(one.subnet, one.fitness) for one in reversed(told)])
+    restore(restored, state, told)
     assert [one.subnet.id for one in restored.ask()] == [one.subnet.id for one in whole.ask()]
 
 

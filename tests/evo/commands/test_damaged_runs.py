@@ -60,7 +60,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, teacher: Callable[[str], Path
     config = finished.searched(
         root / "unfinished", teacher("llama-tied"), generations=3, stop_after=2
     )
-    journal = config.out / "searches" / "coarse-uniform@40%" / "journal.jsonl"
+    journal = config.out / "searches" / "coarse-uniform@40%" / "journal-000002.jsonl"
     score = '"nll": [1.0], "tokens": 3, "seconds": 0.1, "failure": null, "divergence": null, '
     lines = [f'{{"candidate": "{n:016x}", "shard": 0, {score}"latency": null}}\n' for n in range(3)]
     journal.write_text("".join(lines))
@@ -140,12 +140,12 @@ def resume_pretrain(root: Path, out: Path) -> str:
 
 READERS: dict[str, tuple[Read | Callable[[Path, Path], str], str, tuple[str, ...]]] = {
     "report": (report, "search/run", ("settings.yaml", "summary.json", "order.npz",
-               "history.parquet", "state.json", "select/40%/summary.json")),
-    "extract": (extract, "search/run", ("settings.yaml", "history.parquet", "state.json")),
+               "000001.parquet", "state.json", "select/40%/summary.json")),
+    "extract": (extract, "search/run", ("settings.yaml", "000001.parquet", "state.json")),
     "compare": (compare, "pretrain/run", ("settings.yaml", "log.jsonl")),
     "export": (export, "pretrain/run/model", ("lit_model.pth", "subnet.json")),
-    "search": (resume_search, "unfinished/run", ("settings.yaml", "order.npz", "history.parquet",
-               "state.json", "journal.jsonl", "asked.json")),
+    "search": (resume_search, "unfinished/run", ("settings.yaml", "order.npz", "000001.parquet",
+               "state.json", "journal-000002.jsonl", "asked-000002.json")),
     "sweep": (read_sweep, "sweep/run", ("log.jsonl", "summary.json", "stopped.json")),
     "pretrain": (resume_pretrain, "half/run", ("settings.yaml", "log.jsonl", ".metadata",
                  ".distcp")),

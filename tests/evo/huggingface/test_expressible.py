@@ -33,7 +33,7 @@ from evo.huggingface.to_config import native_heads
 from evo.model import checkpoint
 from evo.model.extract import extract
 from evo.model.layerwise_gpt import config_of_widths
-from evo.search.history import History
+from evo.search.history.history import History
 from tests.evo.genome.test_space import proposals
 from tests.support.architectures import COSTS, NEOX, any_cost, is_member, random_order, share
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +20,7 @@ from evo.genome.space import Space
 from evo.genome.subnet import Subnet, Widths
 from evo.search.gates import MOST_FAILURES, PASSES, SEQUENCES, Gates, GateText
 from evo.search.generation import Screening
-from evo.search.history import History
+from evo.search.history.history import History
 from evo.search.screening.rung_settings import Rungs
 from evo.search.screening.sequence_weights import SequenceWeights
 from evo.search.screening.stages import Stages
@@ -91,7 +94,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
 
 
 def test_half_of_a_generation_swaps_units_of_elites(whole: Interrupted) -> None:
-    rows = whole.search.history.rows
+    rows = whole.search.history.rows()
     subnets = {row.candidate: Subnet.unpack(row.genome, NEOX.dimensions) for row in rows}
     for generation in range(1, 6):
         gated = [r for r in rows if r.generation == generation and r.operator == "gates"]
@@ -133,11 +136,24 @@ def test_the_gradient_is_the_mean_over_its_sequences(tmp_path: Path) -> None:
 SCORE = ShardScore.failed("out of memory")
 
 
+class Late:
+    """A thread that is so slow that it begins only when it is waited for."""
+
+    def submit(self, write: Callable[..., None], *given: object) -> SimpleNamespace:
+        return SimpleNamespace(result=cache(partial(write, *given)))
+
+
+@pytest.mark.parametrize("written", ["on disk", "still to be written"])
 @pytest.mark.parametrize("steps", range(1, 16))
 def test_interrupted_at_any_step_it_ends_as_if_it_had_not_been(
-    steps: int, whole: Interrupted, tmp_path: Path
+    steps: int, written: str, whole: Interrupted, tmp_path: Path
 ) -> None:
-    Interrupted(search_in(tmp_path / "run"), seed=steps).run(steps)
+    before = search_in(tmp_path / "run")
+    if written != "on disk":
+        before.history._writer = Late()
+    Interrupted(before, seed=steps).run(steps)
+    if written == "on disk":
+        before.history.flush()
     again = Interrupted(search_in(tmp_path / "run"), seed=steps + 1)
     again.run()
     assert rows_of(again.search) == rows_of(whole.search)
@@ -161,6 +177,7 @@ def test_a_gradient_that_could_not_be_had_stays_so_through_a_crash(
     """Also where no candidate was written down before the crash."""
     before = search_in(tmp_path / "run")
     Interrupted(before).run(3)
+    before.history.flush()
     candidate = fail_a_gradient(before)
     assert f"candidate {candidate} has no gradient: out of memory" in caplog.text
     shutil.copytree(tmp_path / "run", tmp_path / "killed")
@@ -201,7 +218,9 @@ def test_a_gradient_that_is_not_finite_is_none(
 
 
 def test_a_file_that_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
-    Interrupted(search_in(tmp_path / "run")).run(6)
+    search = search_in(tmp_path / "run")
+    Interrupted(search).run(6)
+    search.history.flush()
     files = list((tmp_path / "run" / "gates").iterdir())
     shutil.copytree(tmp_path / "run", tmp_path / "other")
     for path in files:
@@ -222,4 +241,4 @@ def test_a_search_without_a_text_takes_none(tmp_path: Path) -> None:
     search = Search("search", strategy, History(tmp_path), screening)
     finish(search)
     assert search.open_gates() == []
-    assert not any(row.operator == "gates" for row in search.history.rows)
+    assert not any(row.operator == "gates" for row in search.history.rows())

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from evo.algorithms.base import Proposal
@@ -14,7 +15,8 @@ from evo.algorithms.settings import Budget, Rates
 from evo.genome.ranking import Order
 from evo.genome.space import Space
 from evo.search.generation import EliteLosses, Screening
-from evo.search.history import History, Row
+from evo.search.history.history import History
+from evo.search.history.row import Row, frame
 from evo.search.niches import best_of_niches, in_turns
 from evo.search.screening.sequence_weights import SequenceWeights
 from evo.search.screening.stages import Stages
@@ -72,7 +74,7 @@ def run_to_its_end(search: Search) -> None:
 def test_no_depth_is_screened_out_by_another(tmp_path: Path, kind: str) -> None:
     search = search_in(tmp_path, kind)
     run_to_its_end(search)
-    full = [row for row in search.history.rows if row.status == "full"]
+    full = [row for row in search.history.rows() if row.status == "full"]
     later = dict.fromkeys(DEPTHS, 0)
     for row in full:
         later[row.layers] += row.generation > 0
@@ -89,7 +91,7 @@ def test_a_full_niche_costs_no_more_than_its_share_of_the_rungs(tmp_path: Path) 
     run_to_its_end(search)
     filled = dict.fromkeys(DEPTHS, 0)
     for generation in range(6):
-        rows = [row for row in search.history.rows if row.generation == generation]
+        rows = [row for row in search.history.rows() if row.generation == generation]
         free = sum(2 - min(2, count) for count in filled.values())
         beyond = [row for row in rows if row.tokens > 4 * TARGETS]
         assert len(beyond) <= max(free, np.ceil(0.4 * len(rows)))
@@ -138,31 +140,35 @@ def test_relatives_are_of_the_niche() -> None:
 @pytest.fixture
 def rows(tmp_path: Path) -> list[Row]:
     """Of every depth; the very best were dropped at a rung."""
-    rows = evolve(tmp_path, "fine-layerwise", 40, generations=6).rows
+    rows = evolve(tmp_path, "fine-layerwise", 40, generations=6).rows()
     assert len({row.layers for row in rows}) > 2
     best = min(rows, key=lambda row: row.fitness)
     return [replace(row, status="screened") if row is best else row for row in rows]
 
 
+def rows_in(table: pd.DataFrame, rows: list[Row]) -> list[Row]:
+    by_name = {row.candidate: row for row in rows}
+    return [by_name[name] for name in table["candidate"]]
+
+
 def test_the_best_of_each_niche(rows: list[Row]) -> None:
-    found = best_of_niches(rows)
+    found = rows_in(best_of_niches(frame(rows)), rows)
     full = [row for row in rows if row.status == "full"]
     assert [row.layers for row in found] == sorted({row.layers for row in full})
     for one in found:
         own = [row for row in full if row.layers == one.layers]
         assert one == min(own, key=lambda row: (row.fitness, row.candidate))
-    assert best_of_niches([]) == []
+    assert best_of_niches(frame([])).empty
 
 
 def test_niches_take_turns(rows: list[Row]) -> None:
-    turns = in_turns(rows)
+    turns = rows_in(in_turns(frame(rows)), rows)
     assert sorted(row.candidate for row in turns) == sorted(
         row.candidate for row in rows if row.status == "full"
     )
-    count = len(best_of_niches(rows))
-    assert {row.candidate for row in turns[:count]} == {
-        row.candidate for row in best_of_niches(rows)
-    }
+    count = len(best_of_niches(frame(rows)))
+    bests = set(best_of_niches(frame(rows))["candidate"])
+    assert {row.candidate for row in turns[:count]} == bests
     assert turns[0].fitness == min(row.fitness for row in turns)
     seen: dict[int, list[float]] = {}
     for row in turns:

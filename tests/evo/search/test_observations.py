@@ -27,7 +27,7 @@ def test_the_first_generations_observations_against_plain_arithmetic(tmp_path: P
     strategy = search.strategy
     assert isinstance(strategy, Evolution)
     found = {one.subnet.id: one for one in strategy.observed}
-    rows = {row.candidate: row for row in search.history.rows if row.status != "failed"}
+    rows = {row.candidate: row for row in search.history.rows() if row.status != "failed"}
     assert set(found) == set(rows)
     all_losses = {name: losses(name) * WEIGHTS for name in rows}
     whole = [all_losses[name] for name, row in rows.items() if row.status == "full"]

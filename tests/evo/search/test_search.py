@@ -16,7 +16,8 @@ from evo.genome.space import Space
 from evo.genome.subnet import Subnet
 from evo.search.failures import failures
 from evo.search.generation import Request, Screening
-from evo.search.history import History, Row
+from evo.search.history.history import History
+from evo.search.history.row import Row
 from evo.search.score_cache import ScoreCache
 from evo.search.screening.rung_settings import Rungs
 from evo.search.screening.rungs import survivors
@@ -28,7 +29,6 @@ from tests.support.architectures import NEOX, random_order, share
 
 SEQUENCES, TARGETS = 40, 5
 BUDGET = Budget(population=12, generations=3)
-FILES = ("history.parquet", "state.json", "journal.jsonl", "asked.json")
 RUNGS = {
     "full": Rungs(),
     "rungs": Rungs((0.1, 0.3), survivors=0.4),
@@ -106,7 +106,7 @@ def finish(search: Search, seed: int = 0) -> list[tuple[str, int]]:
 
 
 def rows_of(search: Search) -> list[str]:
-    return [repr(row) for row in search.history.rows]
+    return [repr(row) for row in search.history.rows()]
 
 
 @pytest.fixture(scope="module", params=list(RUNGS))
@@ -123,7 +123,7 @@ def whole(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Search:
 
 
 def test_rows(whole, kind):
-    rows, strategy = whole.history.rows, whole.strategy
+    rows, strategy = whole.history.rows(), whole.strategy
     assert len(rows) == len({row.candidate for row in rows}) == 48
     assert [row.generation for row in rows] == sorted([0, 1, 2, 3] * 12)
     expected = {"full", "failed"} | ({"screened"} if kind != "full" else set())
@@ -152,7 +152,7 @@ def test_rows(whole, kind):
 
 
 def test_only_full_rows_are_parents_and_winners(whole):
-    rows = {row.candidate: row for row in whole.history.rows}
+    rows = {row.candidate: row for row in whole.history.rows()}
     parents = {rows[parent].status for row in rows.values() for parent in row.parents}
     assert parents == {"full"}
     full = [row for row in rows.values() if row.status == "full"]
@@ -169,7 +169,7 @@ def test_decisions_are_those_of_plain_arithmetic(tmp_path, case, ends):
     for generation in range(4):
         seen = seen_in(generation)
         first_seen.add(seen[0])
-        rows = [row for row in search.history.rows if row.generation == generation]
+        rows = [row for row in search.history.rows() if row.generation == generation]
         running = {r.candidate: losses(r.candidate) * WEIGHTS for r in rows if r.status != "failed"}
         parents = {row.candidate: row.parents for row in rows}
         full_elites = dict(elites)
@@ -199,24 +199,24 @@ def test_decisions_are_those_of_plain_arithmetic(tmp_path, case, ends):
             name: count for name, count in expected.items() if count
         }
     assert len(first_seen) == 4
-    counts = {row.tokens // TARGETS for row in search.history.rows if row.status == "screened"}
+    counts = {row.tokens // TARGETS for row in search.history.rows() if row.status == "screened"}
     assert counts & set(ends) if case == "rungs" else counts - set(ends)
 
 
 def test_progress(whole, kind):
-    last = [row for row in whole.history.rows if row.generation == 3]
-    full = [row for row in whole.history.rows if row.status == "full"]
+    last = [row for row in whole.history.rows() if row.generation == 3]
+    full = [row for row in whole.history.rows() if row.status == "full"]
     scored = [row.nll for row in full if row.generation == max(one.generation for one in full)]
     progress = whole.progress
     assert (progress.generation, progress.evaluations) == (3, 48)
-    assert progress.tokens == sum(row.tokens for row in whole.history.rows)
+    assert progress.tokens == sum(row.tokens for row in whole.history.rows())
     assert progress.best == whole.best_row().nll
     assert progress.median == pytest.approx(np.median(scored))
     assert progress.failed == sum(row.status == "failed" for row in last)
     assert progress.screened == sum(row.status == "screened" for row in last)
     assert whole.scored_flops(32) == sum(
         row.tokens * forward_flops(NEOX, Subnet.unpack(row.genome, NEOX.dimensions).widths, 32)
-        for row in whole.history.rows
+        for row in whole.history.rows()
     )
 
 
@@ -241,7 +241,9 @@ def test_killed_within_a_generation(whole, kind, tmp_path, finished, units):
         search.take({unit: score(search, *unit)})
         queue += units_of(search.advance())
         queue = [unit for unit in queue if unit[0] not in search.dropped]
-    with (tmp_path / "journal.jsonl").open("ab") as file:
+    search.history.flush()
+    journal = search.history.journal(search.strategy.generation).scores_file
+    with journal.open("ab") as file:
         file.write(b'{"candidate": "dead')
 
     resumed = search_in(tmp_path, kind)
@@ -258,11 +260,11 @@ def test_killed_within_a_generation(whole, kind, tmp_path, finished, units):
 
 
 @pytest.mark.parametrize("generation", [0, 3])
-@pytest.mark.parametrize("written", [0, 1, 2])
+@pytest.mark.parametrize("written", [0, 1, 2, 3])
 def test_killed_between_the_writes_that_end_a_generation(
     whole, kind, tmp_path, generation, written
 ):
-    """Of table, state and journal, the first `written` are those of after the generation."""
+    """Of part, state and journal, the first `written` are those of after the generation."""
     search = search_in(tmp_path / "run", kind)
     running = generations(search, np.random.default_rng(0))
     for _ in range(generation):
@@ -273,20 +275,26 @@ def test_killed_between_the_writes_that_end_a_generation(
         queue = units_of(search.advance())
     shutil.copytree(tmp_path / "run", tmp_path / "before")
     search.end_generation()
+    search.history.flush()
 
-    (tmp_path / "killed").mkdir()
-    for number, name in enumerate(FILES):
-        source = tmp_path / ("run" if number < written else "before") / name
-        if source.is_file():
-            shutil.copy(source, tmp_path / "killed" / name)
-    resumed = search_in(tmp_path / "killed", kind)
+    killed = tmp_path / "killed"
+    shutil.copytree(tmp_path / "before", killed)
+    if written > 0:
+        parts = search.history.parquet
+        shutil.copytree(parts, killed / parts.name, dirs_exist_ok=True)
+    if written > 1:
+        shutil.copy(search.history.state_file, killed)
+    if written > 2:
+        History(killed).journal(generation).remove()
+    resumed = search_in(killed, kind)
+    assert not list(killed.glob(f"*-{generation:06}.json*")) or written < 2
     if written < 2:
         resumed.begin_generation()
         assert resumed.advance() == []
         assert resumed.complete
         resumed.end_generation()
     again = finish(resumed)
-    assert not {row.candidate for row in search.history.rows} & {unit[0] for unit in again}
+    assert not {row.candidate for row in search.history.rows()} & {unit[0] for unit in again}
     assert rows_of(resumed) == rows_of(whole)
 
 
@@ -310,11 +318,11 @@ def test_all_failed(tmp_path, kind):
     assert (progress.best, progress.median, progress.failed) == (None, None, 12)
     assert search.best_row() is None
     assert search_in(tmp_path, kind).progress == progress
-    assert all(isinstance(row, Row) and row.tokens == 0 for row in search.history.rows)
+    assert all(isinstance(row, Row) and row.tokens == 0 for row in search.history.rows())
 
 
 def without_seconds(search: Search) -> list[str]:
-    return [repr(dataclasses.replace(row, seconds=0.0)) for row in search.history.rows]
+    return [repr(dataclasses.replace(row, seconds=0.0)) for row in search.history.rows()]
 
 
 @pytest.mark.parametrize("kind", RUNGS)
@@ -331,8 +339,8 @@ def test_what_an_earlier_run_scored_is_not_scored_again(tmp_path, kind):
     # besides, only what the first run did not wait for
     assert not (set(again) - failing) & set(scored)
     assert second.cached_units > 0.9 * len(scored)
-    assert sum(row.seconds for row in second.history.rows) < 0.2 * sum(
-        row.seconds for row in first.history.rows
+    assert sum(row.seconds for row in second.history.rows()) < 0.2 * sum(
+        row.seconds for row in first.history.rows()
     )
 
 
@@ -343,7 +351,7 @@ def test_a_cache_of_some_units_changes_nothing(tmp_path, kind):
     cache, rng = ScoreCache(tmp_path / "cache", {}), np.random.default_rng(0)
     known = [unit for unit in scored if rng.random() < 0.4]
     stages = Stages.of(RUNGS[kind], SEQUENCES, 4)
-    rotated = {row.candidate: stages.rotated(row.generation) for row in whole.history.rows}
+    rotated = {row.candidate: stages.rotated(row.generation) for row in whole.history.rows()}
     for candidate, shard in known:
         rows = rotated[candidate].shards[shard]
         nll = tuple(losses(candidate)[slice(*rows)].tolist())
@@ -414,7 +422,7 @@ def test_a_latency_outside_the_bin_is_a_failure(kind, tmp_path):
     search = run(tmp_path / "whole", dies_every=None)
     assert rows_of(run(tmp_path / "killed", dies_every=7)) == rows_of(search)
     reasons = 0
-    for row in search.history.rows:
+    for row in search.history.rows():
         if "out of memory" in row.reason:
             continue
         assert row.cost == measured[row.candidate]
@@ -425,7 +433,7 @@ def test_a_latency_outside_the_bin_is_a_failure(kind, tmp_path):
             shown = f"{row.cost / ms:.4g}"
             assert row.reason == f"latency {shown} ms is outside the bin {bin.name}"
             assert row.tokens == TARGETS * search.stages.sizes[0]
-    assert 0 < reasons < len(search.history.rows)
+    assert 0 < reasons < len(search.history.rows())
 
 
 def test_a_search_whose_first_generation_fails_ends_at_once(tmp_path):
@@ -438,4 +446,4 @@ def test_a_search_whose_first_generation_fails_ends_at_once(tmp_path):
     search.end_generation()
     assert search.ended == "failed"
     assert search_in(tmp_path, "rungs").ended == "failed"
-    assert failures(search.history.rows) == {"out of memory": 8, "NLL of a sequence is nan": 4}
+    assert failures(search.history.frame()) == {"out of memory": 8, "NLL of a sequence is nan": 4}

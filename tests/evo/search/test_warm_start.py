@@ -17,11 +17,12 @@ from evo.genome import SPACES
 from evo.genome.ranking import Order
 from evo.genome.space import Space
 from evo.genome.subnet import Subnet
-from evo.search.history import History
+from evo.search.history.history import History
 from evo.search.warm_start import FILE, Taken, alike, brought_into, digest, load, save, starts, take
 from tests.evo.algorithms.test_base import run, scored
 from tests.support.architectures import GROUPED, is_member, random_order, share
 from tests.support.histories import ARCHITECTURE, DIMENSIONS, evolve
+from tests.support.restored import restore
 
 TEACHER = "0123456789abcdef"
 
@@ -40,7 +41,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_best_of_every_search_are_taken(other: Path) -> None:
     taken = take(other, TEACHER, 5)
     for name in ("coarse-uniform@30%", "fine-layerwise@60%"):
-        rows = [row for row in History(other / "searches" / name).rows if row.status == "full"]
+        rows = [row for row in History(other / "searches" / name).rows() if row.status == "full"]
         best = sorted(row.fitness for row in rows)[:5]
         own = [one for one in taken if one.search == name]
         assert [one.fitness for one in own] == best
@@ -158,7 +159,7 @@ def test_the_first_generation_begins_with_them(other: Path) -> None:
     before = strategy()
     results = scored(before.ask())
     before.tell(results)
-    resumed.restore(before.state(), results)
+    restore(resumed, before.state(), results)
     assert [one.subnet.id for one in resumed.ask()] == ids[8:16]
 
 

@@ -12,7 +12,8 @@ from evo.algorithms import one_shot
 from evo.embedded import teacher_path
 from evo.errors import UserError
 from evo.model import checkpoint
-from evo.search.history import History, Status
+from evo.search.history.history import History
+from evo.search.history.row import Status
 from tests.support.searched import searched
 from training.selection import finalists
 from training.selection.finalists import Finalist, bin_of, choose, cut_out
@@ -25,9 +26,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = searched(tmp_path_factory.mktemp("searched") / "run", teacher_path(), counts)
     # The best of one space is in the other as well.
     first, second = (History(run / "searches" / name) for name in list(counts)[:2])
-    best = min((row for row in first.rows if row.status == "full"), key=lambda row: row.fitness)
+    best = min((row for row in first.rows() if row.status == "full"), key=lambda row: row.fitness)
     assert second.state is not None
-    second.fold([*second.rows, best], second.state)
+    second.fold([*second.rows(), best], second.state)
+    second.flush()
     return run
 
 
@@ -49,11 +51,13 @@ def test_the_best_of_each_depth_in_all_spaces_then_the_second_bests(run: Path) -
 def test_the_network_by_one_shot_pruning_has_the_last_place(tmp_path: Path, status: Status) -> None:
     run = searched(tmp_path / "run", teacher_path(), {"coarse-uniform@25%": 9})
     history = History(run / "searches" / "coarse-uniform@25%")
-    worst = max((row for row in history.rows if row.status == "full"), key=lambda row: row.fitness)
+    rows = history.rows()
+    worst = max((row for row in rows if row.status == "full"), key=lambda row: row.fitness)
     pruned = replace(worst, operator=one_shot.OPERATOR, status=status)
-    history.rows.remove(worst)
+    rest = [row for row in rows if row.candidate != worst.candidate]
     assert history.state is not None
-    history.fold([pruned], history.state)
+    history.fold([*rest, pruned], history.state)
+    history.flush()
     chosen = choose(run, "25%", 4)
     assert len(chosen) == 4
     takes_part = worst.candidate in {one.candidate for one in chosen}

@@ -53,6 +53,7 @@ def launch_with_a_defect(run: TrainingRun) -> None:
     launch.launch_on_ray_train(replace(run, settings=replace(run.settings, micro_batch=0)))
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(120)
 @pytest.mark.usefixtures("shared_ray")

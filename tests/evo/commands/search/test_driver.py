@@ -35,7 +35,7 @@ from evo.genome.subnet import Widths
 from evo.model import checkpoint
 from evo.model.layer_sensitivity import layer_sensitivity
 from evo.model.nll import summed_nll
-from evo.search.history import History
+from evo.search.history.history import History
 from evo.search.screening.stages import Stages, spread
 from evo.search.winner import extract_candidate
 from evo.storage.run_directory import FILE as SETTINGS
@@ -159,7 +159,7 @@ def test_bins_over_other_costs_within_limits(
     architecture = checkpoint.load(settings(tmp_path).teacher).architecture
     for one in summary["searches"]:
         assert (one["cost"], one["cost_length"]) == (cost, 20)
-        for row in History(tmp_path / "run" / "searches" / one["name"]).rows:
+        for row in History(tmp_path / "run" / "searches" / one["name"]).rows():
             assert one["low"] <= row.cost <= one["high"]
             widths = Widths(row.channels, row.groups, row.neurons)
             if cost == "flops":
@@ -289,7 +289,7 @@ def test_killed_workers_change_nothing(reference: Path, settings: Callable, tmp_
 
     def kill() -> None:
         while len(killed) < 3:
-            busy = any(path.stat().st_size for path in journals.glob("*/journal.jsonl"))
+            busy = any(path.stat().st_size for path in journals.glob("*/journal-*.jsonl"))
             workers = [pid for pid in worker_processes() if pid not in killed]
             if workers and busy:
                 os.kill(workers[0], signal.SIGKILL)
@@ -371,13 +371,13 @@ def test_killed_and_started_again_ends_with_the_same_history(
     while first.poll() is None and len(list(states.glob("*/state.json"))) < 2:
         time.sleep(0.05)
     while first.poll() is None and not any(
-        path.stat().st_size for path in states.glob("*/journal.jsonl")
+        path.stat().st_size for path in states.glob("*/journal-*.jsonl")
     ):
         time.sleep(0.01)
     assert first.poll() is None, "it ended before it could be killed"
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
-    done = sum(len(path.read_bytes().split(b"\n")) - 1 for path in states.glob("*/journal.jsonl"))
+    done = sum(len(path.read_bytes().split(b"\n")) - 1 for path in states.glob("*/journal-*.jsonl"))
     assert done > 0
     assert not (config.out / "summary.json").exists()
     second = subprocess.run(

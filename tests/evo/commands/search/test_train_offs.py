@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from evo.cli import main
-from evo.search.history import History
+from evo.search.history.history import History
 from evo.storage.run_directory import read_settings
 from tests.support import tiny_checkpoints
 
