@@ -273,6 +273,7 @@ def test_killed_between_the_writes_that_end_a_generation(
     while queue:
         search.take({unit: score(search, *unit) for unit in queue})
         queue = units_of(search.advance())
+    search.history.flush()
     shutil.copytree(tmp_path / "run", tmp_path / "before")
     search.end_generation()
     search.history.flush()
