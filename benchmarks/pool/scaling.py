@@ -46,6 +46,7 @@ from evo.search.screening.rung_settings import Rungs
 from evo.search.screening.sequence_weights import SequenceWeights
 from evo.search.screening.stages import Stages
 from evo.search.search import Search
+from evo.search.spent import Spent
 from workers.pool.pool import Pool, ScoredUnit
 from workers.pool.queues import Unit
 from workers.settings import PoolSettings, ScoringSettings
@@ -153,7 +154,7 @@ def run(name: str, pool: WatchedPool, workers: int, seconds: float) -> dict[str,
     stages = Stages.of(setting.rungs, sequences, setting.unit_sequences)
     with tempfile.TemporaryDirectory() as directory:
         searches = searches_of(setting, stages, Path(directory))
-        driver = Driver(DEFAULTS, searches, pool)
+        driver = Driver(DEFAULTS, searches, pool, Spent(Path(directory)))
         pool.watch(seconds)
         thread, processor = time.thread_time(), time.process_time()
         driver.drive()

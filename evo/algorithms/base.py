@@ -93,7 +93,8 @@ class Strategy(ABC):
     Attributes:
         generation: the one that `ask` gives next, or that awaits its `tell`.
         ended: why there is nothing more to ask for: `budget`, `patience`, `space exhausted`, or
-            `failed`, which whoever tells it the scores may set; None while there is.
+            what whoever tells it the scores may set: `failed`, or a limit of `evo.search.stopping`;
+            None while there is.
         improved: the last generation in which the best of a niche became better.
         starts: what the first generation begins with, each once, a population at most; set before
             the first `ask`.
@@ -178,9 +179,9 @@ class Strategy(ABC):
             seen: ids of all candidates up to that generation.
         """
         self.generation, self.improved = state["generation"], state["improved"]
-        # The budget may be another than when the state was written.
+        # The budget may be another than when the state was written, and so may other limits.
         ended = state["ended"]
-        self.ended = self._spent() if ended in (None, "budget", "patience") else ended
+        self.ended = ended if ended in ("space exhausted", "failed") else self._spent()
         self.rng.bit_generator.state = state["rng"]
         self.seen = set(seen)
         valid = sorted(

@@ -58,9 +58,11 @@ class Search:
         cache: ScoreCache | None = None,
         proxy: Proxy | None = None,
         gate_text: GateText | None = None,
+        limit: Callable[[Progress], str | None] = lambda _: None,
     ) -> None:
         self.name, self.strategy, self.history = name, strategy, history
         self.screening, self.cache, self.proxy = screening, cache, proxy
+        self._limit = limit
         self.cached_units = 0
         self.progress: Progress | None = None
         self._generation: Generation | None = None
@@ -86,6 +88,7 @@ class Search:
                 self.strategy.restore(state, kept, seen["candidate"])
             best = self.strategy.best
             self.progress = Progress.of(seen, best.fitness if best else None)
+            self._look_at_limits(self.progress)
         if self.gates is not None:
             self.gates.forget_later(self.strategy.next_to_gate(self.gates.known))
 
@@ -202,6 +205,10 @@ class Search:
         )
         if self.progress is None and all(row.status == "failed" for row in rows):
             self.strategy.ended = "failed"  # nothing that comes later would be scored either
+        best = self.strategy.best
+        scored = pd.DataFrame([{name: getattr(row, name) for name in COLUMNS} for row in rows])
+        self.progress = Progress.after(self.progress, scored, best.fitness if best else None)
+        self._look_at_limits(self.progress)
         self._keep_elite_losses(generation)
         losses = {name: values.tolist() for name, values in self._elite_losses.items()}
         state = {**self.strategy.state(), "elite_losses": losses}
@@ -212,12 +219,13 @@ class Search:
         if self.cache is not None:
             self.cache.put(generation.scores())
         self._generation = None
-        best = self.strategy.best
-        scored = pd.DataFrame([{name: getattr(row, name) for name in COLUMNS} for row in rows])
-        self.progress = Progress.after(self.progress, scored, best.fitness if best else None)
         if self.ended is not None:
             self.history.flush()
         return self.progress
+
+    def _look_at_limits(self, progress: Progress) -> None:
+        if self.strategy.ended is None:
+            self.strategy.ended = self._limit(progress)
 
     @property
     def ended(self) -> str | None:

@@ -21,6 +21,7 @@ from evo.model.importance import importance_by_activation
 from evo.model.layer_sensitivity import layer_sensitivity
 from evo.search.search import Search
 from evo.search.shard_score import ShardScore
+from evo.search.spent import Spent
 from tests.support import tiny_checkpoints
 from tests.support.alone import launch_here
 from tests.support.histories import score_generation
@@ -69,9 +70,11 @@ def searched(
     order = Order.by_importance(**vars(importance))
     sensitivity = layer_sensitivity(cut.model(), order, run.order_text.blocks)
     replace(order, sensitivity=sensitivity).save(config.out / "order.npz")
-    searches = searches_of(run, order_of(run), None)
+    spent = Spent(config.out)
+    searches = searches_of(run, order_of(run), None, spent)
 
     def score(search: Search, subnet: Subnet, shard: int) -> ShardScore:
+        spent.tick(0)
         return scorer.score(subnet.pack(), subnet.id, search.stages.shards[shard])
 
     for search in searches:

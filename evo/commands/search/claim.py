@@ -16,6 +16,7 @@ from evo.genome.latency_model import FILE as LATENCIES
 from evo.search import warm_start
 from evo.search.history.history import State
 from evo.search.run_files import SUMMARY
+from evo.search.stopping import LIMITS
 from evo.storage.files import output_errors
 from evo.storage.records import read_json, reading
 from evo.storage.run_directory import FILE, Settings, claim_run, difference, other_setting
@@ -46,7 +47,7 @@ def claim(inputs: SearchInputs, first: Callable[[], None] = lambda: None) -> boo
         out,
         _settings(inputs),
         free=FREE,
-        growing=(*BUDGET, *STUDY, GATES),
+        growing=(*BUDGET, *LIMITS, *STUDY, GATES),
         reopen=partial(_reopen, inputs),
         first=first,
     )
@@ -70,7 +71,7 @@ def _reopen(inputs: SearchInputs, before: Settings, now: Settings) -> None:
     with reading(run / FILE):
         _refuse_shorter(run, before, now)
         _refuse_fewer(inputs, before, now)
-        is_longer = any(before[key] != now[key] for key in BUDGET)
+        is_longer = any(before.get(key) != now.get(key) for key in (*BUDGET, *LIMITS))
         bins = list(before["bins"])
     for bin in bins:
         train_off = default_out(run, bin)

@@ -13,6 +13,7 @@ from evo.errors import UserError
 from evo.genome import COSTS, PROXIES, RANKINGS, SPACES
 from evo.quantities import Count
 from evo.search.screening.rung_settings import Rungs
+from evo.search.stopping import Stopping
 from workers.settings import POOL_IDLE, PoolSettings, ScoringSettings
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ REST = "rest"
 
 
 @dataclass(frozen=True)
-class SearchConfig(Reading):
+class SearchConfig(Reading, Stopping):
     """Search a teacher for its best subnets, one search for every space and bin.
 
     Running the same command again resumes.
@@ -170,7 +171,8 @@ class SearchConfig(Reading):
     score_cache: bool = True
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        Reading.__post_init__(self)
+        Stopping.__post_init__(self)
         self._check_choices()
         self._check_algorithm()
         check_weights(self.sources, self.text_weights)
@@ -210,6 +212,16 @@ class SearchConfig(Reading):
             )
         if self.shard_tokens < 1:
             raise UserError(f"shards of {self.shard_tokens} tokens cannot be: give at least 1")
+        if self.target_perplexity is not None and self.fitness != "perplexity":
+            raise UserError(
+                f"--target-perplexity {self.target_perplexity:g} is one of --fitness perplexity, "
+                f"and {self.fitness} is minimised: leave one of them away"
+            )
+        if self.max_gpu_hours is not None and not self.gpus_per_worker:
+            raise UserError(
+                f"--max-gpu-hours {self.max_gpu_hours:g} counts the workers' GPUs, and there are "
+                "none: give --gpus-per-worker, or --max-hours"
+            )
         if self.pool_idle < 0:
             raise UserError(f"--pool-idle {self.pool_idle:g} cannot be: give 0 seconds or more")
         if self.seed < 0:

@@ -23,6 +23,7 @@ from evo.ray_connection import connect
 from evo.search.generation import CandidateShard, Request
 from evo.search.search import Search
 from evo.search.shard_score import ShardScore
+from evo.search.spent import Spent
 from evo.storage.files import exclusive
 from evo.storage.records import read_json
 from workers.pool.metrics import SearchMetrics, SearchStatus
@@ -54,11 +55,12 @@ def search(config: SearchConfig) -> dict[str, Any]:
         connect()
         order = order_of(inputs)
         inputs = with_micro_batch(inputs, order)
-        searches = searches_of(inputs, order, proxy_of(inputs))
+        spent = Spent(config.out)
+        searches = searches_of(inputs, order, proxy_of(inputs), spent)
         winners: dict[str, float | None] = {}
         if inputs.has_proxy or not all(each.ended for each in searches):
             with open_pool(inputs) as pool:
-                Driver(inputs.config, searches, pool).drive()
+                Driver(inputs.config, searches, pool, spent).drive()
                 if inputs.has_proxy:
                     winners = measure_winners(searches, pool)
         return conclude(inputs, searches, winners)
@@ -68,9 +70,13 @@ class Driver:
     """Keeps the pool fed until every search has ended."""
 
     def __init__(
-        self, config: SearchConfig, searches: Sequence[Search], pool: Pool | SharedPool
+        self,
+        config: SearchConfig,
+        searches: Sequence[Search],
+        pool: Pool | SharedPool,
+        spent: Spent,
     ) -> None:
-        self.config, self.pool = config, pool
+        self.config, self.pool, self.spent = config, pool, spent
         self.searches = {search.name: search for search in searches}
         self.scored_at: deque[float] = deque(maxlen=200)
         self.scored: list[ScoredUnit] = []  # while a search was proposing
@@ -89,11 +95,13 @@ class Driver:
                     self._announce(each)
                 self._advance(each)
             while self.scored or self.pool.pending():
+                self.spent.tick(self.pool.workers * self.config.gpus_per_worker)
                 scored, self.scored = self.scored or self.pool.wait(1.0), []
                 self._take(scored)
                 for name in dict.fromkeys(unit.search for unit, _ in scored):
                     self._advance(self.searches[name])
                 self.display.pool(self.pool.workers, self._rate())
+            self.spent.write()
         if unfinished := [name for name, each in self.searches.items() if not each.ended]:
             raise RuntimeError(f"nothing is left to score, but these go on: {unfinished}")
 

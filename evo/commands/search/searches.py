@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 from numpy.random import Generator
@@ -18,27 +20,38 @@ from evo.algorithms.random_search import RandomSearch
 from evo.commands.search.config import SearchConfig
 from evo.commands.search.inputs import SearchInputs
 from evo.errors import UserError
-from evo.genome.bins import Bin
 from evo.genome.importance_proxy import Proxy
 from evo.genome.ranking import Order
 from evo.genome.space import Space
 from evo.search import warm_start
 from evo.search.history.history import History
+from evo.search.progress import Progress
 from evo.search.score_cache import ScoreCache, score_key
 from evo.search.search import Search
+from evo.search.spent import Spent
 from evo.storage.cache import do_without
 from evo.storage.files import cache_directory
 from workers.pool.pool import Pool
 from workers.pool.shared_pool import SharedPool
 
 
-def searches_of(inputs: SearchInputs, order: Order, proxy: Proxy | None) -> list[Search]:
-    """A search for every bin and space, resumed from its files."""
+def searches_of(
+    inputs: SearchInputs, order: Order, proxy: Proxy | None, spent: Spent
+) -> list[Search]:
+    """A search for every bin and space, resumed from its files.
+
+    Args:
+        inputs: of the run.
+        order: of the teacher's parts.
+        proxy: what is minimised, where nothing is scored.
+        spent: the time that the run has taken, which may be limited.
+    """
     # A score from the cache has no latency.
     cached = inputs.config.score_cache and not proxy and inputs.config.cost != "latency"
     cache = _cache(inputs) if cached else None
+    limit = partial(inputs.config.reached, spent=spent)
     return [
-        _search(inputs, inputs.space(space, bin, order), bin, cache, proxy)
+        _search(inputs, inputs.space(space, bin, order), cache, proxy, limit)
         for bin in inputs.bins
         for space in inputs.config.spaces
     ]
@@ -76,9 +89,13 @@ def _cache(inputs: SearchInputs) -> ScoreCache | None:
 
 
 def _search(
-    inputs: SearchInputs, space: Space, bin: Bin, cache: ScoreCache | None, proxy: Proxy | None
+    inputs: SearchInputs,
+    space: Space,
+    cache: ScoreCache | None,
+    proxy: Proxy | None,
+    limit: Callable[[Progress], str | None],
 ) -> Search:
-    name = f"{space.name}@{bin.name}"
+    name = f"{space.name}@{space.bin.name}"
     history = History(inputs.config.out / "searches" / name)
     seed = _seed(inputs.config.seed, name)
     strategy = _strategy(inputs.config, space, seed)
@@ -86,7 +103,7 @@ def _search(
         rng = np.random.default_rng([*seed, 1])  # a stream of its own
         strategy.starts = _starts(inputs, space, rng)
     gate_text = inputs.gate_text if space.fine else None
-    return Search(name, strategy, history, inputs.screening, cache, proxy, gate_text)
+    return Search(name, strategy, history, inputs.screening, cache, proxy, gate_text, limit)
 
 
 def _starts(inputs: SearchInputs, space: Space, rng: Generator) -> list[Proposal]:

@@ -22,6 +22,7 @@ from evo.commands.search.inputs import read_inputs
 from evo.commands.search.measurements import order_of
 from evo.commands.search.searches import searches_of
 from evo.errors import UserError
+from evo.search.spent import Spent
 from evo.storage.strict_json import dumps
 from tests.dashboards import selections
 from tests.support import finished
@@ -109,7 +110,7 @@ def resume_search(root: Path, out: Path) -> str:
         claim(inputs)
         if not (config.out / "order.npz").is_file():
             return ""  # it is ranked anew, on a worker
-        for search in searches_of(inputs, order_of(inputs), None):
+        for search in searches_of(inputs, order_of(inputs), None, Spent(config.out)):
             search.begin_generation()
     except UserError as error:
         return str(error)

@@ -66,6 +66,29 @@ def test_more_of_a_run_is_the_same_as_if_asked_for_at_once(
     assert_same(longer, finished.searched(tmp_path / "at-once", teacher("llama-tied"), **more))
 
 
+@pytest.mark.parametrize(
+    ("limits", "ended"),
+    [
+        ({"max_tokens_scored": 1}, "max-tokens-scored"),
+        ({"target_perplexity": 1e6}, "target-perplexity"),
+        ({"max_hours": 1e-9}, "max-hours"),
+    ],
+)
+def test_a_search_that_a_limit_has_ended_goes_on_without_it(
+    limits: dict[str, Any], ended: str, tmp_path: Path, teacher: Teacher
+) -> None:
+    for name in ("longer", "at-once"):
+        (tmp_path / name).mkdir()
+    few = {"spaces": ["coarse-uniform"], "generations": 2, "score_cache": False}
+    begun = finished.searched(tmp_path / "longer", teacher("llama-tied"), **few, **limits)
+    summary = json.loads((begun.out / "summary.json").read_text())
+    assert [row["ended"] for row in summary["searches"]] == [ended]
+    assert [row["generations"] for row in summary["searches"]] == [1]
+    assert (begun.out / "searches" / "coarse-uniform@40%" / "winner").is_dir()
+    longer = finished.searched(tmp_path / "longer", teacher("llama-tied"), **few)
+    assert_same(longer, finished.searched(tmp_path / "at-once", teacher("llama-tied"), **few))
+
+
 def test_patience_ends_the_shorter_of_them(tmp_path: Path, teacher: Teacher) -> None:
     config = finished.searched(tmp_path, teacher("llama-tied"), **MORE[1][0])
     summary = json.loads((config.out / "summary.json").read_text())
