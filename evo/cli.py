@@ -29,6 +29,7 @@ class Command:
         positional: fields that are given without a flag.
         run: the function in the same module that takes the config.
         on_ray: whether it runs on a cluster, and leaves its results there.
+        takes_command: whether another command follows, after `--`.
     """
 
     help: str
@@ -36,6 +37,7 @@ class Command:
     positional: tuple[str, ...] = ()
     run: str = "run"
     on_ray: bool = False
+    takes_command: bool = False
 
     def load(self, name: str) -> Any:
         """Import a class or a function of the command's module."""
@@ -111,6 +113,39 @@ COMMANDS = {
         "evo.commands.report:ReportConfig",
         ("run",),
     ),
+    "submit": Command(
+        "run a command as a job on a Ray cluster: evo submit -- search --teacher ...",
+        "evo.commands.jobs.submit:SubmitConfig",
+        takes_command=True,
+    ),
+    "jobs": Command(
+        "list the jobs of a cluster, and how far their searches are",
+        "evo.commands.jobs.listing:JobsConfig",
+    ),
+    "logs": Command(
+        "show what a job has said",
+        "evo.commands.jobs.control:LogsConfig",
+        ("job",),
+        run="logs",
+    ),
+    "pause": Command(
+        "end a job in order; evo resume goes on with it",
+        "evo.commands.jobs.control:PauseConfig",
+        ("job",),
+        run="pause",
+    ),
+    "resume": Command(
+        "go on with a job that was paused, was lost or has failed",
+        "evo.commands.jobs.control:ResumeConfig",
+        ("job",),
+        run="resume",
+    ),
+    "stop": Command(
+        "end a job for good; its run directory stays",
+        "evo.commands.jobs.control:StopConfig",
+        ("job",),
+        run="stop",
+    ),
 }
 
 
@@ -137,10 +172,11 @@ def main(arguments: list[str] | None = None) -> int:
     meant = "cache-logits" if of_teacher else name
     try:
         command = COMMANDS[meant]
-        config = _parse(meant, rest)
+        own, submitted = _apart(rest) if command.takes_command else (rest, ())
+        config = _parse(meant, own)
         if command.on_ray:
             _check_cluster(getattr(config, "out", None))
-        command.load(command.run)(config)
+        command.load(command.run)(config, *submitted)
         sys.stdout.flush()  # a full disk that takes the output is met here, not at Python's exit
     except UserError as error:
         print(f"evo {name}: {' '.join(str(error).split())}", file=sys.stderr)
@@ -167,6 +203,29 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"evo {name}: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     return 0
+
+
+def _apart(arguments: list[str]) -> tuple[list[str], tuple[Any, ...]]:
+    """A command's own arguments, and the command that follows them after `--`.
+
+    Raises:
+        UserError: none does, or one that does not run on a cluster, or its flags are wrong.
+    """
+    from evo.commands.jobs.config import Submitted
+
+    own, found = arguments, [name for name, command in COMMANDS.items() if command.on_ray]
+    before = own[: own.index("--")] if "--" in own else own
+    if "--help" in before or "-h" in before:
+        return own, ()
+    if "--" not in own:
+        raise UserError("the command is missing: give it after `--`, as in evo submit -- search")
+    place = own.index("--")
+    own, given = arguments[:place], arguments[place + 1 :]
+    given = given[1:] if given[:1] == ["evo"] else given
+    if not given or given[0] not in found:
+        raise UserError(f"after `--` stands one of {', '.join(found)}")
+    name, *words = given
+    return own, (Submitted(name, tuple(words), _parse(name, words)),)
 
 
 def _drop_output() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from argparse import ArgumentError
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from itertools import pairwise
 from pathlib import Path
 from types import NoneType
@@ -70,13 +71,14 @@ def parse_config(
     config_class.__init__.__annotations__.update(kinds)
     lists = {field for field, kind in kinds.items() if _takes_several(kind)}
     switches = {_flag(field) for field, kind in kinds.items() if kind is bool}
-    for param in described.params:
-        if param.arg_name in positional:
-            kind = kinds[param.arg_name]
-            kind, number = (get_args(kind)[0], "+") if param.arg_name in lists else (kind, None)
-            parser.add_argument(param.arg_name, type=kind, nargs=number, help=param.description)
+    descriptions = _descriptions(config_class)
+    for name in positional:
+        kind = kinds[name]
+        kind, number = (get_args(kind)[0], "+") if name in lists else (kind, None)
+        parser.add_argument(name, type=kind, nargs=number, help=descriptions.get(name))
     parser.add_class_arguments(config_class, None, skip=set(positional))
-    _show_inherited_help(parser, config_class)
+    for action in parser._actions:
+        action.help = descriptions.get(action.dest, action.help)
     _show_dashes(parser)
     try:
         given = _join_lists(_with_values(arguments, switches), lists)
@@ -172,14 +174,13 @@ def _wanted(kind: Any) -> str:
     return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a value")
 
 
-def _show_inherited_help(parser: Any, config_class: type) -> None:
-    """Describe each field as its class does, or as the nearest base class does."""
+def _descriptions(config_class: type) -> dict[str, str | None]:
+    """What each field is, as its class says, or the nearest base class does."""
     described: dict[str, str | None] = {}
     for each in config_class.__mro__:
         for param in docstring_parser.parse(each.__doc__ or "").params:
             described.setdefault(param.arg_name, param.description)
-    for action in parser._actions:
-        action.help = described.get(action.dest, action.help)
+    return described
 
 
 def _show_dashes(parser: Any) -> None:
@@ -268,3 +269,27 @@ def _is_list(text: str) -> bool:
         return text.startswith("[") and isinstance(yaml.safe_load(text), list)
     except (yaml.YAMLError, ValueError, RecursionError):
         return False
+
+
+def command_line(name: str, config: Any) -> str:
+    """The line for a shell that runs a command with these settings.
+
+    Args:
+        name: of the command.
+        config: its settings, a dataclass; those that have their defaults are left out.
+    """
+    words = ["evo", name]
+    for field in fields(config):
+        value = getattr(config, field.name)
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        if value != default:
+            words += _given(field.name, value)
+    return shlex.join(words)
+
+
+def _given(name: str, value: Any) -> list[str]:
+    """A flag with its value, as a user gives it."""
+    if isinstance(value, bool):
+        return [f"--{'' if value else 'no-'}{name.replace('_', '-')}"]
+    values = value if isinstance(value, list) else [value]
+    return [_flag(name), *map(str, values)]

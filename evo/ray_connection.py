@@ -9,6 +9,7 @@ import ray
 from ray.exceptions import RayError
 
 from evo.errors import UserError, first_line
+from evo.jobs.keeper import keep
 from evo.termination import handlers_kept
 
 
@@ -38,6 +39,7 @@ def connect() -> None:
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                 )
+        keep()
     except (OSError, RuntimeError, ValueError, RayError) as error:
         where = f"cannot connect to Ray at {address}" if address else "a Ray does not start here"
         raise UserError(f"{where}: {first_line(error)}") from error

@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.table import Table
 
+from evo.flags import command_line
 from training.logs.log import rows
-from training.selection.continuation import command
 from training.selection.finalists import Finalist
 from training.selection.rounds import Score
 from training.selection.train_off import TrainOff
@@ -70,7 +70,7 @@ def summary_of(
             "model": str(pretraining.model),
             "run": str(pretraining.out),
         },
-        "continue": command(pretraining),
+        "continue": command_line("pretrain", pretraining),
         "rounds": [
             {
                 "finalists": len(each.scores),

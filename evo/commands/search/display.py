@@ -10,9 +10,11 @@ from rich.live import Live
 from rich.table import Table
 
 from evo.algorithms.settings import Budget
+from evo.commands.search.progress_line import format_line
 from evo.progress import duration, seconds_left
 from evo.search.history.row import perplexity
 from evo.search.search import Progress
+from evo.search.spent import Spent
 
 logger = logging.getLogger("evo.search")
 
@@ -25,9 +27,15 @@ class SearchDisplay:
     """
 
     def __init__(
-        self, names: list[str], budget: Budget, console: Console, *, is_nll: bool = True
+        self,
+        names: list[str],
+        budget: Budget,
+        spent: Spent,
+        console: Console,
+        *,
+        is_nll: bool = True,
     ) -> None:
-        self._budget, self._is_nll = budget, is_nll
+        self._budget, self._spent, self._is_nll = budget, spent, is_nll
         self._rows: dict[str, tuple[Progress | None, str]] = dict.fromkeys(
             names, (None, "starting")
         )
@@ -54,19 +62,17 @@ class SearchDisplay:
         """Show a completed generation of a search."""
         self._first.setdefault(name, (progress.evaluations, time.monotonic()))
         self._rows[name] = (progress, ended or "")
-        left = "" if ended else f"  left {duration(self._seconds_left(name, progress))}"
-        line = (
-            f"{name}  generation {progress.generation}/{self._budget.generations}  "
-            f"best {self._fitness(progress.best)}  median {self._fitness(progress.median)}  "
-            f"evaluations {progress.evaluations}  tokens {progress.tokens:,}  "
-            f"units/s {self._rate:.1f}{left}"
+        line = format_line(
+            name,
+            progress,
+            generations=self._budget.generations,
+            best=self._fitness(progress.best),
+            median=self._fitness(progress.median),
+            units_per_second=self._rate,
+            gpu_hours=self._spent.gpu_seconds / 3600,
+            seconds_left=self._seconds_left(name, progress),
+            ended=ended,
         )
-        if progress.screened:
-            line += f"  screened {progress.screened}"
-        if progress.failed:
-            line += f"  failed {progress.failed}"
-        if ended:
-            line += f"  ended: {ended}"
         # On a terminal the table says it all; the log file gets the line either way.
         logger.log(logging.DEBUG if self._is_live else logging.INFO, line)
 

@@ -85,7 +85,9 @@ class Driver:
         self.metrics = {search.name: self._metrics(search) for search in searches}
         console = Console(stderr=True)
         is_nll = config.fitness == "perplexity"
-        self.display = SearchDisplay(list(self.searches), config.budget, console, is_nll=is_nll)
+        self.display = SearchDisplay(
+            list(self.searches), config.budget, spent, console, is_nll=is_nll
+        )
 
     def drive(self) -> None:
         """Score until all searches have ended."""

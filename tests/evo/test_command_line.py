@@ -1,13 +1,12 @@
-"""The line that goes on with the winner."""
+"""A config as a line for a shell, such as the one that goes on with a train-off's winner."""
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
 
-from evo.flags import parse_config
+from evo.flags import command_line, parse_config
 from training.config import PretrainConfig
-from training.selection.continuation import command
 
 
 def parsed(line: str) -> PretrainConfig:
@@ -32,9 +31,9 @@ def test_it_says_all_that_differs_from_the_defaults() -> None:
         gpus_per_worker=0,
         loggers=["csv", "tensorboard"],
     )
-    assert parsed(command(config)) == config
+    assert parsed(command_line("pretrain", config)) == config
 
 
 def test_defaults_are_left_out() -> None:
     config = PretrainConfig(model=Path("m"), text="t", tokens=5, out=Path("o"))
-    assert command(config) == "evo pretrain --text t --tokens 5 --model m --out o"
+    assert command_line("pretrain", config) == "evo pretrain --text t --tokens 5 --model m --out o"
