@@ -202,6 +202,11 @@ class Generation:
             )
         return found
 
+    def left_at(self, candidate: str) -> int:
+        """The number of the stage, from 1, at which a candidate got its result."""
+        shards = self._ended_at[candidate]
+        return 1 + next(place for place, end in enumerate(self.stages.ends) if end >= shards)
+
     def scores(self) -> list[tuple[str, Rows, ShardScore]]:
         """Every score of the generation: candidate, rows, score."""
         return [

@@ -12,6 +12,7 @@ from evo.genome.cost import forward_flops
 from evo.genome.importance_proxy import Proxy
 from evo.genome.operators.gate_swaps import GateGradients
 from evo.genome.subnet import Subnet, Widths
+from evo.search.ended_generation import EndedGeneration
 from evo.search.gates import Gates, GateText
 from evo.search.generation import CandidateShard, EliteLosses, Generation, Request, Screening
 from evo.search.history.history import History, check_rng
@@ -65,6 +66,7 @@ class Search:
         self._limit = limit
         self.cached_units = 0
         self.progress: Progress | None = None
+        self.last: EndedGeneration | None = None
         self._generation: Generation | None = None
         self._elite_losses: dict[str, Losses] = {}
         self.gates: Gates | None = None
@@ -209,6 +211,7 @@ class Search:
         scored = pd.DataFrame([{name: getattr(row, name) for name in COLUMNS} for row in rows])
         self.progress = Progress.after(self.progress, scored, best.fitness if best else None)
         self._look_at_limits(self.progress)
+        self.last = EndedGeneration.of(generation, rows, self.strategy.elites)
         self._keep_elite_losses(generation)
         losses = {name: values.tolist() for name, values in self._elite_losses.items()}
         state = {**self.strategy.state(), "elite_losses": losses}

@@ -39,7 +39,7 @@ def check_loggers(names: Sequence[str]) -> None:
 
 
 def open_loggers(names: Sequence[str], run: Path, settings: dict[str, Any]) -> list[Watcher]:
-    """The loggers of a run.
+    """The loggers of a run, and what Prometheus sees of it.
 
     `check_loggers` has let the names pass. The run directory, where the loggers write, is absolute;
     the settings are the run's recorded ones, for a logger that shows them.
@@ -47,7 +47,9 @@ def open_loggers(names: Sequence[str], run: Path, settings: dict[str, Any]) -> l
     Raises:
         UserError: Weights & Biases refuses, as without a key.
     """
-    opened: list[Watcher] = []
+    from training.logs.prometheus import Prometheus  # Ray is not for those who only check settings
+
+    opened: list[Watcher] = [Prometheus(run)]
     for name in names:
         if name == "tensorboard":
             opened.append(TensorBoard(run))

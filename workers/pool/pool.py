@@ -25,6 +25,7 @@ from evo.errors import UserError
 from evo.genome.operators.gate_swaps import GateGradients
 from evo.search.shard_score import ShardScore
 from workers.errors import raise_user_error
+from workers.pool.pool_state import PoolState
 from workers.pool.quarantine import LONE_DEATHS, Quarantine
 from workers.pool.queues import FairQueues, Unit
 from workers.pool.scoring_worker import ScoringWorker
@@ -90,6 +91,17 @@ class Pool:
     def workers(self) -> int:
         """How many workers have started and are alive."""
         return len(self._group.ready)
+
+    def state(self) -> PoolState:
+        """How its workers are."""
+        ready = self._group.ready
+        return PoolState(
+            wanted=self._group.wanted,
+            alive=len(ready),
+            busy=sum(bool(worker.units) for worker in ready),
+            queued=self._queues.size() + len(self._quarantine),
+            restarts=self._group.restarts,
+        )
 
     def submit(self, units: Iterable[Unit]) -> None:
         """Queue units, in the order of their searches."""

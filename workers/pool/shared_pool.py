@@ -25,6 +25,7 @@ from evo.errors import UserError
 from evo.storage.names import ascii_name
 from workers.errors import raise_user_error
 from workers.pool.pool import ScoredUnit
+from workers.pool.pool_state import PoolState
 from workers.pool.queues import Unit
 from workers.pool.scoring_worker import ScoringWorker
 from workers.pool.shared_pool_actor import (
@@ -64,8 +65,6 @@ class SharedPool:
                     ...
         ```
 
-    Attributes:
-        workers: how many had started and were alive when it was last heard of.
     """
 
     def __init__(
@@ -104,7 +103,7 @@ class SharedPool:
         self._units: dict[int, Unit] = {}
         self._orders: list[Submit | Cancel] = []
         self._number = 0
-        self.workers = 0
+        self._state = PoolState()
         self._host: ActorHandle | None = None
         welcome = self._enter()
         if welcome.started:
@@ -112,6 +111,15 @@ class SharedPool:
             logger.info("sharing the pool %s: teacher loaded, %s", name, count)
         else:
             logger.info("the pool %s has no worker yet: it is loading the teacher", name)
+
+    @property
+    def workers(self) -> int:
+        """How many had started and were alive when it was last heard of."""
+        return self._state.alive
+
+    def state(self) -> PoolState:
+        """How its workers were then."""
+        return self._state
 
     def submit(self, units: Iterable[Unit]) -> None:
         """Queue units, in the order of their searches."""
@@ -142,7 +150,7 @@ class SharedPool:
         deadline = time.monotonic() + timeout
         while True:
             answer = self._exchange(max(0.0, deadline - time.monotonic()))
-            self.workers = answer.workers
+            self._state = answer.state
             for number in answer.dropped:
                 del self._units[number]
             scored = [(self._units.pop(number), score) for number, score in answer.scores]
@@ -202,7 +210,7 @@ class SharedPool:
                 "enter", self._job, self._teacher_hash, self._scoring, self._blocks
             )
             if welcome is not None:
-                self.workers = welcome.workers
+                self._state = welcome.state
                 return welcome
             if time.monotonic() > deadline:
                 raise UserError(

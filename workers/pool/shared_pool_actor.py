@@ -26,6 +26,7 @@ from evo.model import checkpoint
 from evo.search.shard_score import ShardScore
 from evo.storage.names import ascii_name
 from workers.pool.pool import Pool
+from workers.pool.pool_state import PoolState
 from workers.pool.queues import Unit
 from workers.pool.scoring_worker import TEXTS
 from workers.pool.stored_teacher import store_teacher
@@ -57,9 +58,9 @@ class Cancel:
 
 
 class Welcome(NamedTuple):
-    """What a job hears when it enters: workers alive, and whether any has ever started."""
+    """What a job hears when it enters: how the workers are, and whether any has ever started."""
 
-    workers: int
+    state: PoolState
     started: bool
 
 
@@ -68,7 +69,7 @@ class Answer(NamedTuple):
 
     scores: list[tuple[int, ShardScore | GateGradients]]
     dropped: list[int]
-    workers: int
+    state: PoolState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +139,7 @@ class SharedPoolActor:
         self._texts: OrderedDict[str, ray.ObjectRef] = OrderedDict()
         self._orders: SimpleQueue[tuple[str, list[Submit | Cancel]]] = SimpleQueue()
         self._changed = threading.Condition()
-        self._workers, self._started = 0, False
+        self._state, self._started = PoolState(), False
         self._error: BaseException | None = None
         self._ending = False
         # Whoever has started it has as long to enter as a job to be heard of.
@@ -163,7 +164,7 @@ class SharedPoolActor:
             if self._ending:
                 return None
             self._jobs[job] = _Job(self._text(blocks), time.monotonic())
-            return Welcome(self._workers, self._started)
+            return Welcome(self._state, self._started)
 
     def exchange(self, job: str, orders: list[Submit | Cancel], timeout: float) -> Answer | None:
         """Take a job's orders, and answer when there is something to say, or the time has passed.
@@ -188,7 +189,7 @@ class SharedPoolActor:
             user.heard = time.monotonic()
             if user.error or self._error:
                 raise cast(BaseException, user.error or self._error)
-            answer = Answer(user.scores, user.dropped, self._workers)
+            answer = Answer(user.scores, user.dropped, self._state)
             user.scores, user.dropped = [], []
             return answer
 
@@ -248,8 +249,8 @@ class SharedPoolActor:
             self._obey(pool, job, orders)
         scored = pool.wait(TICK if pool.pending() else 0)
         with self._changed:
-            self._workers = pool.workers
-            self._started = self._started or pool.workers > 0
+            self._state = pool.state()
+            self._started = self._started or self._state.alive > 0
             for unit, score in scored:
                 assert isinstance(unit, JobUnit)
                 if unit.job in self._jobs:

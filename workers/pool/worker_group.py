@@ -51,6 +51,7 @@ class WorkerGroup:
 
     Attributes:
         workers: those that live or wait for resources.
+        restarts: workers that have died so far.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class WorkerGroup:
     ) -> None:
         """Ask for the workers; returns at once."""
         self.workers: list[WorkerHandle] = []
+        self.restarts = 0
         self._resources: dict[str, float] = {"CPU": scoring.threads}
         if settings.gpus_per_worker:
             self._resources["GPU"] = settings.gpus_per_worker
@@ -89,6 +91,11 @@ class WorkerGroup:
         """The workers that have started and are alive, the oldest first."""
         return [worker for worker in self.workers if worker.starting is None]
 
+    @property
+    def wanted(self) -> int:
+        """Workers that were asked for."""
+        return self._asked if self._asked is not None else len(self.workers)
+
     def refill(self) -> None:
         """Ask for the workers that are missing; Ray starts them where and when there is room."""
         if time.monotonic() < self._no_start_before:
@@ -111,6 +118,7 @@ class WorkerGroup:
             UserError: workers die again and again, and none has ever started.
         """
         self.workers.remove(worker)
+        self.restarts += 1
         ray.kill(worker.actor)  # one that is only out of reach must not score on
         self._messages.died(len(worker.units), reason)
         if worker.starting is None:

@@ -58,9 +58,14 @@ class SearchDisplay:
         """Take note of the number of workers, and of their pace."""
         self._workers, self._rate = workers, units_per_second
 
-    def generation(self, name: str, progress: Progress, ended: str | None) -> None:
-        """Show a completed generation of a search."""
+    def generation(self, name: str, progress: Progress, ended: str | None) -> float | None:
+        """Show a completed generation of a search.
+
+        Returns:
+            The seconds that it may still take; None where nothing is known.
+        """
         self._first.setdefault(name, (progress.evaluations, time.monotonic()))
+        left = self._seconds_left(name, progress)
         self._rows[name] = (progress, ended or "")
         line = format_line(
             name,
@@ -70,11 +75,12 @@ class SearchDisplay:
             median=self._fitness(progress.median),
             units_per_second=self._rate,
             gpu_hours=self._spent.gpu_seconds / 3600,
-            seconds_left=self._seconds_left(name, progress),
+            seconds_left=left,
             ended=ended,
         )
         # On a terminal the table says it all; the log file gets the line either way.
         logger.log(logging.DEBUG if self._is_live else logging.INFO, line)
+        return left
 
     def _seconds_left(self, name: str, progress: Progress) -> float | None:
         evaluations, began = self._first[name]

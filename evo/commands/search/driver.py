@@ -16,6 +16,7 @@ from evo.commands.search.config import SearchConfig
 from evo.commands.search.display import SearchDisplay
 from evo.commands.search.inputs import read_inputs
 from evo.commands.search.measurements import order_of, proxy_of, with_micro_batch
+from evo.commands.search.search_metrics import PoolMetrics, SearchMetrics
 from evo.commands.search.searches import open_pool, searches_of
 from evo.commands.search.summary import conclude
 from evo.genome.operators.gate_swaps import GateGradients
@@ -26,7 +27,6 @@ from evo.search.shard_score import ShardScore
 from evo.search.spent import Spent
 from evo.storage.files import exclusive
 from evo.storage.records import read_json
-from workers.pool.metrics import SearchMetrics, SearchStatus
 from workers.pool.pool import Pool, ScoredUnit
 from workers.pool.queues import Unit
 from workers.pool.shared_pool import SharedPool
@@ -82,6 +82,8 @@ class Driver:
         self.scored: list[ScoredUnit] = []  # while a search was proposing
         self.looked_at = 0.0
         self.resources = ExitStack()
+        self.run = config.out.resolve().name
+        self.pool_metrics = self.resources.enter_context(PoolMetrics(pool, self.run, spent))
         self.metrics = {search.name: self._metrics(search) for search in searches}
         console = Console(stderr=True)
         is_nll = config.fitness == "perplexity"
@@ -103,6 +105,7 @@ class Driver:
                 for name in dict.fromkeys(unit.search for unit, _ in scored):
                     self._advance(self.searches[name])
                 self.display.pool(self.pool.workers, self._rate())
+                self.pool_metrics.show(len(scored), self._rate())
             self.spent.write()
         if unfinished := [name for name, each in self.searches.items() if not each.ended]:
             raise RuntimeError(f"nothing is left to score, but these go on: {unfinished}")
@@ -122,7 +125,7 @@ class Driver:
                 self.pool.cancel(name, candidate)
         for name, found in scores.items():
             tokens = sum(score.tokens for score in found.values())
-            self.metrics[name].count(scored_tokens=tokens)
+            self.metrics[name].scored(tokens, sum(score.seconds for score in found.values()))
             self.searches[name].take(found)
 
     def _advance(self, search: Search) -> None:
@@ -138,9 +141,7 @@ class Driver:
                 self.pool.cancel(search.name, candidate)
             if not search.complete:
                 return
-            evaluations = search.evaluations
             search.end_generation()
-            self.metrics[search.name].count(evaluations=search.evaluations - evaluations)
             self._announce(search)
 
     def _keep_scoring(self) -> None:
@@ -170,21 +171,13 @@ class Driver:
     def _announce(self, search: Search) -> None:
         progress = search.progress
         assert progress is not None
-        self.display.generation(search.name, progress, search.ended)
-        self.metrics[search.name].show(
-            SearchStatus(
-                best_fitness=progress.best,
-                median_fitness=progress.median,
-                generation=progress.generation,
-                units_per_second=self._rate(),
-            )
-        )
+        left = self.display.generation(search.name, progress, search.ended)
+        self.metrics[search.name].generation(left)
 
     def _metrics(self, search: Search) -> SearchMetrics:
-        space, run = search.strategy.space, self.config.out.resolve().name
-        return self.resources.enter_context(
-            SearchMetrics(run=run, space=space.name, bin=space.bin.name)
-        )
+        gpus, generations = self.config.gpus_per_worker, self.config.generations
+        made = SearchMetrics(search, self.run, gpus=gpus, generations=generations)
+        return self.resources.enter_context(made)
 
     def _rate(self) -> float:
         """Units per second, of late."""

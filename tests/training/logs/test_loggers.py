@@ -24,6 +24,7 @@ from training.logs.loggers import (
     check_loggers,
     open_loggers,
 )
+from training.logs.prometheus import Prometheus
 
 
 def rows(*steps: int, rate: float = 100.0) -> list[Row]:
@@ -200,7 +201,5 @@ def test_what_is_missing_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_loggers_by_name(run: Path) -> None:
-    assert [type(one) for one in open_loggers(["csv", "tensorboard"], run, {})] == [
-        CsvFile,
-        TensorBoard,
-    ]
+    opened = [type(one) for one in open_loggers(["csv", "tensorboard"], run, {})]
+    assert opened == [Prometheus, CsvFile, TensorBoard]

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from evo import metrics as names
 from tests.support.heads import RAY, Head, running_head, wait_until
-from workers.pool.metrics import COUNTERS, GAUGES
 
 ROOT = Path(__file__).parents[4]
 GENERATIONS = 4
@@ -78,9 +78,10 @@ def test_a_submitted_search_ends_well_and_shows_every_metric_without_a_gap(
         return str(ask("search")["status"])
 
     wanted = {
-        (f"ray_{name}", bin)
+        (metric.series, bin)
         for bin in ("40%", "60%")
-        for name in (*GAUGES, *(f"{counter}_total" for counter in COUNTERS))
+        for metric in names.SEARCH
+        if metric not in (names.SCREENED, names.FAILED, names.GPU_SECONDS)  # there are none
     }
     seen: list[set[tuple[str, str]]] = []
 
