@@ -191,7 +191,7 @@ def evo_command(setting: Setting, out: Path, seed: int, workers: int, *flags: st
 
 def rows_of(out: Path) -> list[Row]:
     """The history of a run of one search."""
-    return History(out / "searches" / f"coarse-uniform@{BIN}").rows
+    return History(out / "searches" / f"coarse-uniform@{BIN}").rows()
 
 
 def digest_of(rows: list[Row]) -> str:

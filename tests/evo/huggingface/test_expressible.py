@@ -204,7 +204,7 @@ def test_every_candidate_of_a_search_exports_natively(
     )
     stored = checkpoint.load(teacher("neox"))
     directory = tmp_path / "run" / "searches" / "fine-uniform@40%"
-    rows = History(directory).rows
+    rows = History(directory).rows()
     assert len(rows) == 10
     for row in rows:
         subnet = Subnet.unpack(row.genome, stored.architecture.dimensions)

@@ -182,7 +182,7 @@ def test_bins_over_measured_latency(shared_ray: None, tmp_path: Path, settings: 
     architecture = checkpoint.load(settings(tmp_path).teacher).architecture
     latencies = Latencies.load(out / "latency.json")
     cost = Cost("latency", 20, latencies.unit_costs(architecture))
-    rows = History(out / "searches" / summary["searches"][0]["name"]).rows
+    rows = History(out / "searches" / summary["searches"][0]["name"]).rows()
     assert len(rows) == 8
     for row in rows:
         assert row.status in ("full", "screened")

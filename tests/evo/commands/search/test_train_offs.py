@@ -62,7 +62,7 @@ def test_a_train_off_follows_in_each_bin_and_the_same_command_adds_nothing(
         assert [one["search"] for one in summary["finalists"]] == [f"coarse-uniform@{bin}"] * 2
         assert summary["rounds"][-1]["step"] == 4
         assert summary["continue"] in printed
-        first = History(tmp_path / "run" / "searches" / f"coarse-uniform@{bin}").rows
+        first = History(tmp_path / "run" / "searches" / f"coarse-uniform@{bin}").rows()
         (pruned,) = [row.candidate for row in first if row.operator == "one-shot"]
         assert pruned in {one["candidate"] for one in summary["finalists"]}
         assert (directory / "selection.png").is_file()
