@@ -16,12 +16,13 @@ import psutil
 import pytest
 import ray
 
-from evo.cli import COMMANDS, _parse
+from evo.cli import COMMANDS, _apart, _parse
 from evo.embedded import teacher_path
 from tests.support.corpora import random_documents
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/search.md", "docs/pretraining.md", "docs/evaluation.md"]
+PAGES = ["README.md", "docs/search.md", "docs/pretraining.md", "docs/evaluation.md",
+         "docs/cluster.md"]  # fmt: skip
 
 
 def blocks(page: str) -> list[str]:
@@ -49,6 +50,8 @@ def test_every_command_is_parsed(
     write_config(tmp_path, tokens="10B")
     name, *rest = command
     assert name in COMMANDS
+    if COMMANDS[name].takes_command:
+        rest, _ = _apart(rest)
     _parse(name, rest)
 
 

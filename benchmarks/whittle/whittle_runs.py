@@ -205,7 +205,7 @@ def run_evo(setting: Setting, contender: Contender, seed: int) -> dict[str, Any]
     stem = f"evo-{CONTENDERS.index(contender)}-{seed}"
     out = setting.work / stem
     directory = out / "searches" / f"coarse-uniform@{BIN}"
-    marks = (directory / "history.parquet", directory / "journal.jsonl")
+    marks = (directory / "history.parquet", directory / "journal-000000.jsonl")
     command = evo_command(setting, out, seed, contender.workers, *contender.flags)
     watched = Watched(command, setting.work / f"{stem}.log", marks)
     seconds = watched.wait()
@@ -219,7 +219,7 @@ def run_evo(setting: Setting, contender: Contender, seed: int) -> dict[str, Any]
         if (nll := [row.nll for row in full if row.generation <= g])
     ]
     scored = statistics.mean(row.seconds for row in rows)
-    start = watched.changes["journal.jsonl"][0] - scored
+    start = watched.changes["journal-000000.jsonl"][0] - scored
     subnet = Subnet.unpack(best.genome, setting.teacher.architecture.dimensions)
     network = setting.extract(subnet)
     return {

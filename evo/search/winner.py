@@ -83,9 +83,8 @@ def extract_candidate(run: Path, search: str | None, candidate: str | None, out:
         problem = "say which search" if search is None else f"{run} has no search {search!r}"
         raise UserError(f"{problem}: --search is one of {', '.join(searches) or 'none'}")
     history = History(run / "searches" / search)
-    found = _pick(
-        history.frame(("candidate", "generation", "status", "fitness")), candidate, search
-    )
+    columns = ("candidate", "generation", "status", "fitness")
+    found = _pick(history.frame(columns), candidate, history.directory)
     (row,) = history.rows(found)
     teacher = searched_teacher(run)
     bin = search.partition("@")[2]
@@ -106,7 +105,7 @@ def searched_teacher(run: Path) -> Checkpoint:
     return teacher
 
 
-def _pick(history: pd.DataFrame, candidate: str | None, search: str) -> pd.DataFrame:
+def _pick(history: pd.DataFrame, candidate: str | None, search: Path) -> pd.DataFrame:
     """The row of a candidate."""
     if candidate is None:
         best = scored_in_full(history)[:1]
