@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -51,7 +50,7 @@ class Cluster:
                 os.environ.pop(name, None)  # they would count more for Ray
         elif not any(name in os.environ for name in ADDRESSES):
             address = DEFAULT_ADDRESS
-        if (Path.home() / ".ray" / "auth_token").is_file():
+        if os.path.isfile(os.path.expanduser("~/.ray/auth_token")):
             os.environ.setdefault("RAY_AUTH_MODE", "token")
         found = [os.environ[name] for name in ADDRESSES if name in os.environ]
         self._place = address or found[0]

@@ -213,14 +213,10 @@ class SearchConfig(Reading, Stopping):
         if self.shard_tokens < 1:
             raise UserError(f"shards of {self.shard_tokens} tokens cannot be: give at least 1")
         if self.target_perplexity is not None and self.fitness != "perplexity":
-            raise UserError(
-                f"--target-perplexity {self.target_perplexity:g} is one of --fitness perplexity, "
-                f"and {self.fitness} is minimised: leave one of them away"
-            )
+            raise UserError(f"--target-perplexity needs --fitness perplexity, not {self.fitness}")
         if self.max_gpu_hours is not None and not self.gpus_per_worker:
             raise UserError(
-                f"--max-gpu-hours {self.max_gpu_hours:g} counts the workers' GPUs, and there are "
-                "none: give --gpus-per-worker, or --max-hours"
+                "--max-gpu-hours needs workers with GPUs: give --gpus-per-worker, or --max-hours"
             )
         if self.pool_idle < 0:
             raise UserError(f"--pool-idle {self.pool_idle:g} cannot be: give 0 seconds or more")

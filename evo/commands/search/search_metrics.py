@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+
 import numpy as np
 
 from evo import metrics as names
@@ -10,6 +13,8 @@ from evo.search.search import Search
 from evo.search.spent import Spent
 from workers.pool.pool import Pool
 from workers.pool.shared_pool import SharedPool
+
+SHOW_SECONDS = 1.0
 
 
 class SearchMetrics:
@@ -86,16 +91,22 @@ class PoolMetrics:
     """
 
     def __init__(self, pool: Pool | SharedPool, run: str, spent: Spent) -> None:
-        self._pool, self._spent, self._restarts = pool, spent, 0
+        self._pool, self._spent = pool, spent
+        self._restarts = self._scored = 0
+        self._shown = -math.inf
         self._metrics = RayMetrics(names.POOL, {"run": run})
 
     def show(self, scored: int, units_per_second: float) -> None:
-        """Show how the workers are.
+        """Show how the workers are, once a second: the loop that feeds them calls this each time.
 
         Args:
             scored: units that have come in since this was called last.
             units_per_second: of late.
         """
+        self._scored += scored
+        if (now := time.monotonic()) < self._shown + SHOW_SECONDS:
+            return
+        self._shown = now
         state = self._pool.state()
         self._metrics.show(
             {
@@ -108,7 +119,8 @@ class PoolMetrics:
                 names.GPU_HOURS: self._spent.gpu_seconds / 3600,
             }
         )
-        self._metrics.count(names.UNITS, scored)
+        self._metrics.count(names.UNITS, self._scored)
+        self._scored = 0
         self._metrics.count(names.RESTARTS, state.restarts - self._restarts)
         self._restarts = state.restarts
 
@@ -116,4 +128,5 @@ class PoolMetrics:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._metrics.count(names.UNITS, self._scored)
         self._metrics.stop()

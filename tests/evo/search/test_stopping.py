@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from evo.commands.search.config import SearchConfig
 from evo.errors import UserError
 from evo.search.progress import Progress
 from evo.search.spent import Spent
@@ -51,6 +52,19 @@ def test_without_a_candidate_no_perplexity_is_reached(spent: Spent) -> None:
 def test_a_limit_that_nothing_can_keep_is_refused(name: str, value: float) -> None:
     with pytest.raises(UserError, match=f"--{name.replace('_', '-')} .* give more than"):
         Stopping(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target_perplexity": 9.0, "fitness": "kl"}, "needs --fitness perplexity, not kl"),
+        ({"max_gpu_hours": 1.0}, "--max-gpu-hours needs workers with GPUs"),
+        ({"max_hours": 0.0}, "--max-hours 0 cannot be: give more than 0"),
+    ],
+)
+def test_a_search_that_has_none_of_it_is_refused(settings: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        SearchConfig(Path("teacher"), "text", ["40%"], Path("out"), **settings)
 
 
 def test_time_goes_on_over_starts_and_not_between_them(spent: Spent, tmp_path: Path) -> None:
