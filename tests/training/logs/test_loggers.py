@@ -15,6 +15,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from evo.errors import UserError
+from tests.support.heads import wait_until
 from training.logs import log, loggers
 from training.logs.log_tail import LogReader, Row, Watcher
 from training.logs.loggers import (
@@ -125,7 +126,7 @@ def test_csv_has_a_column_for_all_that_is_logged(run: Path, open_again: bool) ->
     )
 
 
-def offline_history(run: Path) -> dict[str, list[dict[int, float]]]:
+def offline_history(run: Path) -> list[dict[int, dict[str, float]]]:
     """Each run that wandb has left, by step: the records of LevelDB's log format, 7 bytes in."""
     from wandb.proto.wandb_internal_pb2 import Record
 
@@ -138,6 +139,8 @@ def offline_history(run: Path) -> dict[str, list[dict[int, float]]]:
                 position += 32768 - position % 32768
                 continue
             _, length, kind = struct.unpack("<IHB", data[position : position + 7])
+            if position + 7 + length > len(data):
+                break  # it is still being written
             record += data[position + 7 : position + 7 + length]
             position += 7 + length
             if kind in (1, 4):  # whole, or its last part
@@ -183,11 +186,17 @@ def test_weights_and_biases_offline(run: Path, monkeypatch: pytest.MonkeyPatch) 
         log.append(run, row)
     tell(watcher, reader)
     watcher.close()
-    *_, last = offline_history(run)
-    assert {
-        step: {name: value for name, value in row.items() if not name.startswith("_")}
-        for step, row in last.items()
-    } == {row["step"]: loggers.numbers(row) for row in log.rows(run)}
+    wanted = {row["step"]: loggers.numbers(row) for row in log.rows(run)}
+
+    def last() -> dict[int, dict[str, float]]:
+        return {
+            step: {name: value for name, value in row.items() if not name.startswith("_")}
+            for step, row in offline_history(run)[-1].items()
+        }
+
+    # wandb says that it has finished a moment before its own process has written the file.
+    wait_until(lambda: last().keys() == wanted.keys(), 30, lambda: str(last()))
+    assert last() == wanted
 
 
 def test_what_is_missing_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
