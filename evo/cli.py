@@ -113,6 +113,10 @@ COMMANDS = {
         "evo.commands.report:ReportConfig",
         ("run",),
     ),
+    "dashboards": Command(
+        "write Grafana's dashboards and Prometheus' alert rules",
+        "evo.commands.dashboards:DashboardsConfig",
+    ),
     "submit": Command(
         "run a command as a job on a Ray cluster: evo submit -- search --teacher ...",
         "evo.commands.jobs.submit:SubmitConfig",

@@ -91,12 +91,17 @@ QUEUED = Metric("evo_pool_units_queued", "gauge", "Units that no worker has yet.
 UNITS_PER_SECOND = Metric("evo_pool_units_per_second", "gauge", "Units scored per second, of late.")
 UNITS = Metric("evo_pool_units", "counter", "Units of work (a candidate on a shard) scored.")
 RESTARTS = Metric("evo_pool_worker_restarts", "counter", "Workers that died and were replaced.")
+GATHERING = Metric(
+    "evo_pool_gathering_seconds", "counter", "Seconds of gathering candidates' weights."
+)
+COMPUTING = Metric("evo_pool_computing_seconds", "counter", "Seconds of computing candidates' NLL.")
 HOURS = Metric("evo_pool_hours", "gauge", "Hours that the run has gone on, over all its starts.")
 GPU_HOURS = Metric("evo_pool_gpu_hours", "gauge", "GPU-hours that its workers were held for.")
 
 POOL_TAGS = ("run",)
 POOL = (
-    WANTED, ALIVE, BUSY, QUEUED, UNITS_PER_SECOND, UNITS, RESTARTS, HOURS, GPU_HOURS,
+    WANTED, ALIVE, BUSY, QUEUED, UNITS_PER_SECOND, UNITS, RESTARTS, GATHERING, COMPUTING, HOURS,
+    GPU_HOURS,
 )  # fmt: skip
 
 LOSS = Metric("evo_pretrain_loss", "gauge", "Training loss of the last logged step, nats.")
@@ -110,9 +115,10 @@ TOKENS_PER_SECOND = Metric("evo_pretrain_tokens_per_second", "gauge", "Tokens pe
 UTILISATION = Metric(
     "evo_pretrain_utilisation", "gauge", "Share of the measured matrix product's FLOP rate."
 )
+SKIPPED = Metric("evo_pretrain_skipped", "gauge", "Steps without an update: it was not finite.")
 DATA_SECONDS = Metric("evo_pretrain_data_seconds", "counter", "Seconds waiting for data.")
 
 PRETRAIN_TAGS = ("run",)
 PRETRAIN = (
-    LOSS, VALIDATION, STEP, TOKENS, FLOPS, TOKENS_PER_SECOND, UTILISATION, DATA_SECONDS,
+    LOSS, VALIDATION, STEP, TOKENS, FLOPS, TOKENS_PER_SECOND, UTILISATION, SKIPPED, DATA_SECONDS,
 )  # fmt: skip

@@ -41,17 +41,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class Files(LoadScopeScheduling):
     """Gives whole files to the process that is ready first, those that use Ray to a single one.
 
-    They share a Ray, and must not compete with others of their kind for its CPUs.
+    They share a Ray, and must not compete with others of their kind for its CPUs. The files that
+    start clusters are a second such group, as the first alone would take longer than all others.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "ray" if _uses_ray(file) else file
+        return _group(file) or file
 
 
 @cache
-def _uses_ray(file: str) -> bool:
-    return "pytest.mark.ray" in (ROOT / file).read_text()
+def _group(file: str) -> str | None:
+    text = (ROOT / file).read_text()
+    return next((mark for mark in ("own_cluster", "ray") if f"pytest.mark.{mark}" in text), None)
 
 
 @pytest.hookimpl(optionalhook=True)

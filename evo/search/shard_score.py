@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,8 @@ class ShardScore:
         divergence: KL divergence from the teacher, summed like the NLL; None where the fitness
             does not need it.
         latency: femtoseconds in which one token is decoded; None where it was not measured.
+        gathering: the part of the seconds in which the candidate's weights were gathered from the
+            teacher's; 0 where the worker had them.
     """
 
     nll: tuple[float, ...]
@@ -27,6 +29,7 @@ class ShardScore:
     failure: str | None = None
     divergence: tuple[float, ...] | None = None
     latency: int | None = None
+    gathering: float = field(default=0.0, compare=False)
 
     @classmethod
     def failed(cls, reason: str, seconds: float = 0.0) -> ShardScore:

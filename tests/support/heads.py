@@ -30,9 +30,17 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class Head:
-    """A running head node."""
+    """A running head node.
+
+    Attributes:
+        environment: of a process that uses it.
+        variables: what of that environment is the head's: its address and its token.
+        dashboard: the address of its dashboard.
+        metrics: the address at which Prometheus finds its metrics.
+    """
 
     environment: dict[str, str]
+    variables: dict[str, str]
     dashboard: str
     metrics: str
 
@@ -42,13 +50,10 @@ def running_head() -> Iterator[Head]:
     """Start it on ports of its own, and end it and all that it has started."""
     directory = Path(tempfile.mkdtemp(prefix="evo-", dir="/tmp"))  # sockets need a short path
     (directory / "token").write_text(secrets.token_hex(32))
-    environment = {
-        **os.environ,
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(directory / "token"),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
     ports = [free_port() for _ in range(5)]
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(directory / "token")}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | token | {"PATH": path}
     command = [
         RAY, "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={directory}/ray",
         f"--port={ports[0]}", f"--dashboard-port={ports[1]}", f"--metrics-export-port={ports[2]}",
@@ -61,7 +66,12 @@ def running_head() -> Iterator[Head]:
         command, env=environment, stdout=log, stderr=log, start_new_session=True
     )
     try:
-        found = Head(environment, f"http://127.0.0.1:{ports[1]}", f"http://127.0.0.1:{ports[2]}")
+        found = Head(
+            environment=environment,
+            variables=token | {"RAY_ADDRESS": f"127.0.0.1:{ports[0]}"},
+            dashboard=f"http://127.0.0.1:{ports[1]}",
+            metrics=f"http://127.0.0.1:{ports[2]}",
+        )
 
         def is_up() -> bool:
             assert process.poll() is None, (directory / "log").read_text()

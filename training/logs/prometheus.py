@@ -18,6 +18,7 @@ COLUMNS = {
     names.FLOPS: "flops",
     names.TOKENS_PER_SECOND: "tokens_per_second",
     names.UTILISATION: "mfu",
+    names.SKIPPED: "skipped",
 }
 """The column of the log that each gauge shows the last value of."""
 

@@ -158,6 +158,7 @@ class Scorer:
             began = time.perf_counter()
             model = self.model(genome, candidate_id)
             extracted = time.perf_counter()
+            gathering = extracted - began
         with self._running:  # for which it may have waited
             began += time.perf_counter() - extracted
             nll, divergence = self.losses(model, rows, micro_batch)
@@ -172,6 +173,7 @@ class Scorer:
             seconds,
             divergence=None if divergence is None else tuple(divergence.tolist()),
             latency=self._latency(model) if rows[0] == 0 else None,
+            gathering=gathering,
         )
 
     def _latency(self, model: GPT) -> int | None:

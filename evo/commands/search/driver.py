@@ -105,7 +105,7 @@ class Driver:
                 for name in dict.fromkeys(unit.search for unit, _ in scored):
                     self._advance(self.searches[name])
                 self.display.pool(self.pool.workers, self._rate())
-                self.pool_metrics.show(len(scored), self._rate())
+                self.pool_metrics.show([result for _, result in scored], self._rate())
             self.spent.write()
         if unfinished := [name for name, each in self.searches.items() if not each.ended]:
             raise RuntimeError(f"nothing is left to score, but these go on: {unfinished}")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
+from collections.abc import Iterable
 
 import numpy as np
 
 from evo import metrics as names
+from evo.model.gate_gradients import GateGradients
 from evo.ray_metrics import RayMetrics
 from evo.search.search import Search
+from evo.search.shard_score import ShardScore
 from evo.search.spent import Spent
 from workers.pool.pool import Pool
 from workers.pool.shared_pool import SharedPool
@@ -92,18 +96,23 @@ class PoolMetrics:
 
     def __init__(self, pool: Pool | SharedPool, run: str, spent: Spent) -> None:
         self._pool, self._spent = pool, spent
-        self._restarts = self._scored = 0
+        self._restarts = 0
+        self._counted: defaultdict[names.Metric, float] = defaultdict(float)
         self._shown = -math.inf
         self._metrics = RayMetrics(names.POOL, {"run": run})
 
-    def show(self, scored: int, units_per_second: float) -> None:
+    def show(self, scored: Iterable[ShardScore | GateGradients], units_per_second: float) -> None:
         """Show how the workers are, once a second: the loop that feeds them calls this each time.
 
         Args:
-            scored: units that have come in since this was called last.
+            scored: results of the units that have come in since this was called last.
             units_per_second: of late.
         """
-        self._scored += scored
+        for result in scored:
+            self._counted[names.UNITS] += 1
+            if isinstance(result, ShardScore):
+                self._counted[names.GATHERING] += result.gathering
+                self._counted[names.COMPUTING] += result.seconds - result.gathering
         if (now := time.monotonic()) < self._shown + SHOW_SECONDS:
             return
         self._shown = now
@@ -119,14 +128,18 @@ class PoolMetrics:
                 names.GPU_HOURS: self._spent.gpu_seconds / 3600,
             }
         )
-        self._metrics.count(names.UNITS, self._scored)
-        self._scored = 0
-        self._metrics.count(names.RESTARTS, state.restarts - self._restarts)
+        self._counted[names.RESTARTS] += state.restarts - self._restarts
         self._restarts = state.restarts
+        self._count()
 
     def __enter__(self) -> PoolMetrics:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._metrics.count(names.UNITS, self._scored)
+        self._count()
         self._metrics.stop()
+
+    def _count(self) -> None:
+        for metric, amount in self._counted.items():
+            self._metrics.count(metric, amount)
+        self._counted.clear()

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[4]
 GENERATIONS = 4
 """So many that the search goes on while metrics are reported several times."""
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.own_cluster]
 
 
 @pytest.fixture(scope="module")
