@@ -11,8 +11,15 @@ from typing import Literal
 
 Kind = Literal["gauge", "counter", "histogram"]
 
-FITNESS_BOUNDARIES = tuple(round(0.1 * step, 1) for step in range(10, 121))
-"""Upper ends of the histogram's buckets, nats per token: a perplexity of 2.7 to one of 160,000."""
+FITNESS_BOUNDARIES = (
+    *(round(1 + 0.1 * step, 2) for step in range(10)),
+    *(round(2 + 0.05 * step, 2) for step in range(80)),
+    *(round(6 + 0.25 * step, 2) for step in range(25)),
+)
+"""Upper ends of the histogram's buckets, nats per token: a perplexity of 2.7 to one of 160,000.
+
+They are narrowest where populations end, from a perplexity of 7 to one of 400.
+"""
 
 
 @dataclass(frozen=True)

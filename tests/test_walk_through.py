@@ -21,7 +21,7 @@ from tests.support.pages import blocks, fresh_home, run, smaller
 pytestmark = [pytest.mark.ray, pytest.mark.own_cluster, pytest.mark.slow]
 
 SEARCH = {
-    "search": "--population 6 --generations 20 --max-tokens 2000 --workers 1 --sequence-length 64"
+    "search": "--population 4 --generations 12 --max-tokens 2000 --workers 1 --sequence-length 64"
     " --no-score-cache"
 }
 
@@ -112,7 +112,7 @@ def _submitted_and_lost(walk: Walk, submit: str) -> None:
     for name in ("coarse-uniform@40%", "coarse-uniform@60%", "fine-layerwise@40%",
                  "fine-layerwise@60%"):  # fmt: skip
         assert f"{name}: " in listed
-    assert "generation 1/20" in walk.does("evo logs study")
+    assert "generation 1/12" in walk.does("evo logs study")
     found = walk.driver()
     assert found is not None
     found.kill()
@@ -142,7 +142,7 @@ def _extended_and_stopped(walk: Walk, block: str) -> None:
     assert said.count("ended: budget") == 4
     wait_until(lambda: "finished (attempt 4)" in walk.jobs(), 60, walk.said)
     assert "is finished" in walk.is_refused("evo resume study")
-    assert walk.generations() == 23
+    assert walk.generations() == 15
 
     # Neither the loss nor the pauses have changed anything of the result.
     alone = re.sub(r"^evo submit .*?-- search", "evo search", submit)

@@ -75,7 +75,7 @@ class Queries:
             query: of a counter that may not have counted yet, and so does not exist.
             always: a gauge of the same group that does.
         """
-        return f"{query} or 0 * {self.value(always)}"
+        return f"{query} or on ({self._labels()}) 0 * {self.value(always)}"
 
     def histogram_rate(self, metric: Metric) -> str:
         """A histogram's growth per bucket, all lines together, for a heat map."""

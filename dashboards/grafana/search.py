@@ -120,9 +120,10 @@ def _cost() -> tuple[Panel, ...]:
         ),
         Panel(
             "Saved by rungs",
-            "Share of the full scoring's targets that were not needed.",
+            "Share of the full scoring's targets that were not needed; too low while the first "
+            "generations go on, whose full scoring is counted at their ends.",
             "percentunit",
-            (Query(f"1 - {_tokens} / {_full_tokens}", NAME),),
+            (Query(f"clamp_min(1 - {_tokens} / {_full_tokens}, 0)", NAME),),
         ),
         Panel(
             "Screened out",

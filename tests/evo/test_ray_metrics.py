@@ -7,7 +7,7 @@ from tests.support.rays import own_ray
 
 pytestmark = pytest.mark.ray
 
-HALF_A_BUCKET = 0.05
+HALF_A_BUCKET = 0.125  # of the widest
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -40,7 +40,7 @@ SMALLER = {
     "385M-426M": "40%",
     "--gpus-per-worker 1": "--gpus-per-worker 0",
     "--workers 8": "--workers 1",
-    "--generations 150": "--generations 22",
+    "--generations 150": "--generations 14",
     "--samples 4": "--samples 1",
     "--stride 512": "--stride 32",
     "alpha=0.1,0.2 init=weights,random": "alpha=0.1 init=weights",

@@ -29,13 +29,15 @@ def picture(dashboard: Dashboard, series: Series, path: Path) -> set[str]:
     lines = [line for row in dashboard.rows.values() for line in _lines(row)]
     figure = plt.figure(figsize=(16, 2.9 * len(lines)), layout="constrained")
     figure.suptitle(dashboard.title)
-    grid = figure.add_gridspec(len(lines), WIDTH)
     drawn = set()
-    for place, line in enumerate(lines):
-        column = 0
-        for panel in line:
-            axes = figure.add_subplot(grid[place, column : column + panel.width])
-            column += panel.width
+    parts = np.atleast_1d(figure.subfigures(len(lines)))
+    for part, line in zip(parts, lines, strict=True):
+        rest = WIDTH - sum(panel.width for panel in line)
+        widths = [panel.width for panel in line] + [rest] * (rest > 0)
+        places = np.atleast_1d(part.subplots(1, len(widths), width_ratios=widths))
+        for axes in places[len(line) :]:
+            axes.set_axis_off()
+        for axes, panel in zip(places, line, strict=False):
             axes.set_title(panel.title, fontsize=10, loc="left")
             if _draw(axes, panel, series):
                 drawn.add(panel.title)
@@ -62,7 +64,7 @@ def _draw(axes: Axes, panel: Panel, series: Series) -> bool:
     ]
     if panel.kind == "numbers":
         text = "\n".join(f"{name}: {values[-1, 1]:.4g}" for name, values in found)
-        axes.text(0.02, 0.5, text, va="center", fontsize=11, wrap=True)
+        axes.text(0.02, 0.95, text, va="top", fontsize=11)
         axes.set_axis_off()
     elif panel.kind == "heatmap":
         _heatmap(axes, found)
@@ -84,7 +86,10 @@ def _heatmap(axes: Axes, found: list[tuple[str, np.ndarray]]) -> None:
         for time, value in values:
             counts[row, times.index(time)] = value
     plain = np.diff(counts, axis=0, prepend=0)
-    axes.pcolormesh(np.array(times) - times[0], [bound for bound, _ in buckets[:-1]], plain[:-1])
+    bounds = [bound for bound, _ in buckets[:-1]]
+    axes.pcolormesh(np.array(times) - times[0], bounds, plain[:-1])
+    filled = np.flatnonzero(plain[:-1].sum(axis=1) > 0)
+    axes.set_ylim(bounds[max(filled[0] - 2, 0)], bounds[min(filled[-1] + 2, len(bounds) - 1)])
 
 
 def legend(template: str, labels: dict[str, str]) -> str:

@@ -93,8 +93,8 @@ def _pretrain(root: Path) -> None:
     config = PretrainConfig(
         model=tiny_checkpoints.neox(root / "model"), text=tiny_checkpoints.text(root / "text.npy"),
         validation_text=tiny_checkpoints.text(root / "held-out.npy", blocks=4, seed=1),
-        tokens=400 * 6 * 17, batch_tokens=6 * 17, sequence_length=17, out=root / "pretrained",
-        validate_every=50, checkpoint_every=200, threads=1,
+        tokens=2000 * 6 * 17, batch_tokens=6 * 17, sequence_length=17, out=root / "pretrained",
+        validate_every=100, checkpoint_every=200, threads=1,
     )  # fmt: skip
     pretrain(config, launch=launch_here)
 
