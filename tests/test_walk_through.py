@@ -15,7 +15,7 @@ import pytest
 
 from evo.embedded import teacher_path
 from tests.support.corpora import random_documents
-from tests.support.heads import wait_until
+from tests.support.heads import free_port, wait_until
 from tests.support.pages import blocks, fresh_home, run, smaller
 
 pytestmark = [pytest.mark.ray, pytest.mark.own_cluster, pytest.mark.slow]
@@ -42,6 +42,9 @@ class Walk:
     def does(self, script: str) -> str:
         """Run commands, which must succeed; what they say."""
         text = smaller(script, SEARCH).replace("/shared", str(self.shared))
+        # The Ray of the tests beside these may have the port that this one would have.
+        agent = f"--dashboard-agent-listen-port={free_port()}"
+        text = text.replace("ray start --head", f"ray start --head {agent}")
         return run(text, self.shared, self.environment)
 
     def is_refused(self, command: str) -> str:

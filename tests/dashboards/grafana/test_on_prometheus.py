@@ -26,7 +26,7 @@ from evo.commands.search.driver import search
 from tests.support import tiny_checkpoints
 from tests.support.alone import launch_here
 from tests.support.endpoint import FAST
-from tests.support.heads import wait_until
+from tests.support.heads import free_port, wait_until
 from tests.support.panel_pictures import picture
 from tests.support.prometheus import Prometheus, running_prometheus, without_variables
 from tests.support.rays import own_ray
@@ -67,7 +67,9 @@ def scene(
     copy_to(root / "dashboards")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(PROVISIONING, str(root / "dashboards"))
-        with own_ray(num_cpus=2, include_dashboard=True, _system_config=FAST):
+        with own_ray(
+            num_cpus=2, include_dashboard=True, dashboard_port=free_port(), _system_config=FAST
+        ):
             node = ray.nodes()[0]
             target = f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}"
             rules = root / "dashboards" / "evo-alerts.yaml"
