@@ -25,6 +25,8 @@ SEARCH = {
     " --no-score-cache"
 }
 
+DASHBOARD = "http://grafana:3000/d/evo-search?var-run=study"
+
 
 class Walk:
     """A user who goes through the page.
@@ -36,7 +38,8 @@ class Walk:
 
     def __init__(self, shared: Path, environment: dict[str, str]) -> None:
         self.shared = shared
-        self.environment = environment | {"COLUMNS": "400", "RAY_AUTH_MODE": "token"}
+        grafana = {"RAY_GRAFANA_HOST": "http://grafana:3000"}
+        self.environment = environment | {"COLUMNS": "400", "RAY_AUTH_MODE": "token"} | grafana
         self.study = shared / "runs" / "study"
 
     def does(self, script: str) -> str:
@@ -107,6 +110,7 @@ def _submitted_and_lost(walk: Walk, submit: str) -> None:
     said = walk.does(submit)
     assert said.startswith("job study: evo search --population")
     assert "http://127.0.0.1:8265/#/jobs/study\n" in said
+    assert f"{DASHBOARD}\n" in said
     again = walk.is_refused("evo submit --name study -- search --teacher a --text b --bins 40%"
                             f" --out {walk.study}")  # fmt: skip
     assert "`evo pause study` first" in again
@@ -115,7 +119,9 @@ def _submitted_and_lost(walk: Walk, submit: str) -> None:
     for name in ("coarse-uniform@40%", "coarse-uniform@60%", "fine-layerwise@40%",
                  "fine-layerwise@60%"):  # fmt: skip
         assert f"{name}: " in listed
-    assert "generation 1/12" in walk.does("evo logs study")
+    log = walk.does("evo logs study")
+    assert "generation 1/12" in log
+    assert f"watch: {DASHBOARD}\n" in log
     found = walk.driver()
     assert found is not None
     found.kill()

@@ -15,8 +15,9 @@ from evo.jobs.job import Attempt
 
 logger = logging.getLogger("evo.jobs")
 
-JOB, RETRIES = "EVO_JOB", "EVO_JOB_RETRIES"
-"""The environment of a command that was submitted: its job, and how often it may be lost."""
+JOB, RETRIES, WATCH = "EVO_JOB", "EVO_JOB_RETRIES", "EVO_JOB_WATCH"
+"""The environment of a command that was submitted: its job, how often it may be lost, and the
+address of its dashboard."""
 
 NAMESPACE = "evo-jobs"
 LOOK_SECONDS = 5.0
@@ -25,6 +26,8 @@ LOOK_SECONDS = 5.0
 
 def keep() -> None:
     """See to it that this process' job is submitted again when it is lost; Ray runs already."""
+    if link := os.environ.get(WATCH):
+        logger.info("watch: %s", link)
     job, retries = os.environ.get(JOB), os.environ.get(RETRIES, "0")
     if job is None or retries == "0":
         return

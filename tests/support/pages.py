@@ -15,7 +15,7 @@ import psutil
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "docs/search.md", "docs/pretraining.md", "docs/evaluation.md",
-         "docs/cluster.md"]  # fmt: skip
+         "docs/cluster.md", "docs/watching.md"]  # fmt: skip
 
 
 def blocks(page: str) -> list[str]:

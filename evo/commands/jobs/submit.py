@@ -11,6 +11,7 @@ from typing import Any
 from evo.commands.jobs.config import SubmitConfig, Submitted
 from evo.errors import UserError
 from evo.flags import command_line
+from evo.jobs.grafana_link import grafana_link
 
 STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
 """What tells Ray how long a driver may take to end."""
@@ -29,6 +30,9 @@ def run(config: SubmitConfig, submitted: Submitted) -> None:
     name = config.name or _name(submitted)
     cluster = Cluster(config.address)
     metadata = describe(submitted)
+    link = grafana_link(submitted.name, metadata["out"], os.environ)
+    if link is not None:
+        metadata["grafana"] = link
     before = cluster.jobs().get(name)
     if before is not None:
         last = before[-1]
@@ -46,6 +50,8 @@ def run(config: SubmitConfig, submitted: Submitted) -> None:
         keeper.RETRIES: str(config.retries),
         STOP_WAIT: str(STOP_SECONDS),
     }
+    if link is not None:
+        environment[keeper.WATCH] = link
     runtime_env: dict[str, Any] = {"env_vars": environment}
     if config.working_dir is not None:
         runtime_env["working_dir"] = str(config.working_dir)
@@ -62,6 +68,8 @@ def run(config: SubmitConfig, submitted: Submitted) -> None:
     print(f"  evo logs {name} --follow      what it says")
     print("  evo jobs" + " " * (len(name) + 15) + "how far it is")
     print(f"  {cluster.address}/#/jobs/{attempt.id}")
+    if link is not None:
+        print(f"  {link}")
     if config.follow:
         cluster.follow(attempt, lambda text: print(text, end="", flush=True))
 
